@@ -1,0 +1,57 @@
+//! What became true. The same list feeds the stored tables, the state in memory and the watchers.
+
+use crate::record::{
+    Checkpoint, ClusterRecord, Demand, ModelRecord, NodeRecord, Placement, WorkerRecord,
+};
+use ollamamax_proto::{AssignmentId, Millis, ModelName, NodeId, Revision, WorkerId};
+use serde::{Deserialize, Serialize};
+
+/// One fact. Stored and sent to watchers: variants are only added at the end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Change {
+    /// The cluster got its identity.
+    ClusterPut(ClusterRecord),
+    /// A node is or changed.
+    NodePut(NodeRecord),
+    /// A node is gone.
+    NodeRemoved(NodeId),
+    /// A model name is or changed.
+    ModelPut(Box<ModelRecord>),
+    /// A model name is gone.
+    ModelRemoved(ModelName),
+    /// A model is wanted.
+    DemandPut(Demand),
+    /// It is no longer.
+    DemandRemoved(ModelName),
+    /// A worker is or changed.
+    WorkerPut(WorkerRecord),
+    /// A worker is gone.
+    WorkerRemoved(WorkerId),
+    /// An assignment is or changed.
+    PlacementPut(Placement),
+    /// An assignment is gone.
+    PlacementRemoved(AssignmentId),
+    /// A checkpoint is or changed.
+    CheckpointPut(Checkpoint),
+    /// A checkpoint is gone.
+    CheckpointRemoved(String),
+    /// Counters, always the last change of a command that changed something.
+    Advanced(Counters),
+}
+
+/// Numbers that only grow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    /// Commands that changed something.
+    pub revision: Revision,
+    /// Commands that changed what the planner looks at: workers, models, demands, placements.
+    pub placement_revision: Revision,
+    /// The latest time seen.
+    pub clock: Millis,
+    /// The last node id given out.
+    pub last_node: NodeId,
+    /// The last assignment id given out.
+    pub last_assignment: AssignmentId,
+    /// The last generation given out.
+    pub last_generation: u64,
+}

@@ -1,0 +1,229 @@
+//! What can be asked of the state, and what comes back.
+//!
+//! Commands are stored in the log: variants and fields are only ever added at the end, never changed or reordered, and golden
+//! bytes pin each one.
+
+use crate::record::{ClusterRecord, Demand};
+use ollamamax_proto::model::ModelVersion;
+use ollamamax_proto::placement::{Assignment, Device, Phase, WorkerStatus};
+use ollamamax_proto::{
+    AssignmentId, Generation, Incarnation, Millis, ModelName, NodeId, Revision, WorkerId,
+};
+use serde::{Deserialize, Serialize};
+
+/// A command in its place in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The log index of the batch it came in.
+    pub index: u64,
+    /// When it was proposed, by the proposer's clock; the state never lets time go back.
+    pub at: Millis,
+    /// What is asked.
+    pub command: Command,
+}
+
+/// What is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// Gives the cluster its identity and its first node. Accepted once.
+    Bootstrap {
+        /// The identity.
+        cluster: ClusterRecord,
+        /// host:port of the first node's gateway.
+        http: String,
+        /// host:port of the first node's gRPC services.
+        raft: String,
+    },
+    /// Allocates a node id for a process that wants to join. The same gRPC address gets the same id as long as that node
+    /// has not been told to leave.
+    AdmitNode {
+        /// host:port of its gateway.
+        http: String,
+        /// host:port of its gRPC services.
+        raft: String,
+        /// Whether it shall vote.
+        voter: bool,
+    },
+    /// A node tells where it is now and as which process.
+    AnnounceNode {
+        /// Which node.
+        node: NodeId,
+        /// host:port of its gateway.
+        http: String,
+        /// host:port of its gRPC services.
+        raft: String,
+        /// Its process id.
+        pid: u32,
+    },
+    /// Makes a learner vote.
+    PromoteNode {
+        /// Which node.
+        node: NodeId,
+    },
+    /// Tells a node to leave; refused when it would leave the cluster without a node.
+    RemoveNode {
+        /// Which node.
+        node: NodeId,
+    },
+    /// Forgets a node that has left the membership.
+    ForgetNode {
+        /// Which node.
+        node: NodeId,
+    },
+    /// Points a name at a version, replacing what it stood for.
+    PutModel {
+        /// The name.
+        name: ModelName,
+        /// The version.
+        version: Box<ModelVersion>,
+    },
+    /// Points another name at the same version.
+    CopyModel {
+        /// The existing name.
+        source: ModelName,
+        /// The name to point.
+        destination: ModelName,
+    },
+    /// Removes a name, its demand and its placements.
+    DeleteModel {
+        /// The name.
+        name: ModelName,
+    },
+    /// Wants a model loaded, or renews that wish; replicas never shrink by renewal.
+    DemandModel {
+        /// What is wanted; `lifetime` `Until` is computed from the entry's time and `keep_alive_ms`.
+        demand: Demand,
+    },
+    /// No longer wants a model loaded.
+    ReleaseModel {
+        /// The name.
+        name: ModelName,
+    },
+    /// Drops demands whose time is over as of the entry's time.
+    ExpireDemands,
+    /// A worker came up, or came back.
+    RegisterWorker {
+        /// Its identity.
+        id: WorkerId,
+        /// Which life: older ones than the known are refused.
+        incarnation: Incarnation,
+        /// For people.
+        name: String,
+        /// host:port of its gRPC service.
+        address: String,
+        /// What it computes with.
+        device: Device,
+        /// Its process id.
+        pid: u32,
+    },
+    /// A worker's usability changed.
+    SetWorkerStatus {
+        /// Which worker.
+        id: WorkerId,
+        /// In which life.
+        incarnation: Incarnation,
+        /// What it is now.
+        status: WorkerStatus,
+        /// Why, in words.
+        reason: String,
+    },
+    /// Forgets a worker and its placements.
+    RemoveWorker {
+        /// Which worker.
+        id: WorkerId,
+    },
+    /// Changes who runs what; refused when the state has moved on since it was planned.
+    ApplyPlan {
+        /// The placement revision the plan was computed from.
+        base: Revision,
+        /// What to do, in order.
+        steps: Vec<PlanStep>,
+    },
+    /// What a worker said about its assignments, where it differs from what is known.
+    ReportPlacements {
+        /// Which worker.
+        worker: WorkerId,
+        /// In which life.
+        incarnation: Incarnation,
+        /// The transitions.
+        transitions: Vec<Transition>,
+    },
+    /// Sets a checkpoint.
+    PutCheckpoint {
+        /// Its name.
+        name: String,
+        /// The new value.
+        value: Vec<u8>,
+        /// `None`: whatever is there; `Some(0)`: only if absent; else only at this revision.
+        expected: Option<Revision>,
+    },
+    /// Removes a checkpoint.
+    DeleteCheckpoint {
+        /// Its name.
+        name: String,
+        /// `None`: whatever is there; else only at this revision.
+        expected: Option<Revision>,
+    },
+}
+
+/// One step of a plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PlanStep {
+    /// Give a worker a stage. The assignment's id and generation are allocated when the plan is applied.
+    Assign {
+        /// Who shall hold it.
+        worker: WorkerId,
+        /// What; `id` and `generation` are ignored.
+        assignment: Assignment,
+    },
+    /// Take a stage away.
+    Unassign {
+        /// Which one.
+        id: AssignmentId,
+    },
+}
+
+/// A placement's change of phase, as its worker reported it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Transition {
+    /// Which assignment.
+    pub id: AssignmentId,
+    /// Of which generation.
+    pub generation: Generation,
+    /// Where it stands now.
+    pub phase: Phase,
+    /// Memory it takes.
+    pub resident_bytes: u64,
+    /// How long loading took, in nanoseconds.
+    pub load_ns: u64,
+}
+
+/// What an accepted command answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// Done; `changed` tells whether anything is different now.
+    Done {
+        /// Whether the state changed.
+        changed: bool,
+        /// The revision after it.
+        revision: Revision,
+    },
+    /// The id of an admitted node and the cluster it belongs to.
+    Admitted {
+        /// The node's id.
+        node: NodeId,
+        /// The cluster's id.
+        cluster: String,
+        /// The revision after it.
+        revision: Revision,
+    },
+}
+
+impl Outcome {
+    /// The revision after the command.
+    pub fn revision(&self) -> Revision {
+        match self {
+            Self::Done { revision, .. } | Self::Admitted { revision, .. } => *revision,
+        }
+    }
+}

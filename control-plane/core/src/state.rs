@@ -1,0 +1,100 @@
+//! The state everyone agrees on: tables of records in persistent maps, so that a snapshot for readers is one cheap clone.
+
+use crate::change::{Change, Counters};
+use crate::record::{
+    Checkpoint, ClusterRecord, Demand, ModelRecord, NodeRecord, Placement, WorkerRecord,
+};
+use imbl::OrdMap;
+use ollamamax_proto::{AssignmentId, ModelName, NodeId, Revision, WorkerId};
+
+/// Everything the cluster agrees on. Cloning is O(1): the maps share their structure.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    /// Absent before the bootstrap.
+    pub cluster: Option<ClusterRecord>,
+    /// Members and those about to be.
+    pub nodes: OrdMap<NodeId, NodeRecord>,
+    /// The catalogue.
+    pub models: OrdMap<ModelName, ModelRecord>,
+    /// What shall be loaded.
+    pub demands: OrdMap<ModelName, Demand>,
+    /// Who can load it.
+    pub workers: OrdMap<WorkerId, WorkerRecord>,
+    /// Who loads what: the partition map.
+    pub placements: OrdMap<AssignmentId, Placement>,
+    /// Named values.
+    pub checkpoints: OrdMap<String, Checkpoint>,
+    /// Numbers that only grow.
+    pub counters: Counters,
+}
+
+impl State {
+    /// How many commands have changed something.
+    pub fn revision(&self) -> Revision {
+        self.counters.revision
+    }
+
+    /// Makes a change true. Total: what `decide` returned always applies.
+    pub fn evolve(&mut self, change: &Change) {
+        match change.clone() {
+            Change::ClusterPut(record) => self.cluster = Some(record),
+            Change::NodePut(record) => {
+                self.nodes.insert(record.id, record);
+            }
+            Change::NodeRemoved(id) => {
+                self.nodes.remove(&id);
+            }
+            Change::ModelPut(record) => {
+                self.models.insert(record.name.clone(), *record);
+            }
+            Change::ModelRemoved(name) => {
+                self.models.remove(&name);
+            }
+            Change::DemandPut(demand) => {
+                self.demands.insert(demand.model.clone(), demand);
+            }
+            Change::DemandRemoved(name) => {
+                self.demands.remove(&name);
+            }
+            Change::WorkerPut(record) => {
+                self.workers.insert(record.id, record);
+            }
+            Change::WorkerRemoved(id) => {
+                self.workers.remove(&id);
+            }
+            Change::PlacementPut(placement) => {
+                self.placements.insert(placement.assignment.id, placement);
+            }
+            Change::PlacementRemoved(id) => {
+                self.placements.remove(&id);
+            }
+            Change::CheckpointPut(checkpoint) => {
+                self.checkpoints.insert(checkpoint.name.clone(), checkpoint);
+            }
+            Change::CheckpointRemoved(name) => {
+                self.checkpoints.remove(&name);
+            }
+            Change::Advanced(counters) => self.counters = counters,
+        }
+    }
+
+    /// The state as the changes that rebuild it from nothing: for snapshots and new watchers.
+    pub fn to_changes(&self) -> Vec<Change> {
+        let cluster = self.cluster.iter().cloned().map(Change::ClusterPut);
+        let nodes = self.nodes.values().cloned().map(Change::NodePut);
+        let models = self.models.values().cloned().map(Box::new).map(Change::ModelPut);
+        let demands = self.demands.values().cloned().map(Change::DemandPut);
+        let workers = self.workers.values().cloned().map(Change::WorkerPut);
+        let placements = self.placements.values().cloned().map(Change::PlacementPut);
+        let checkpoints = self.checkpoints.values().cloned().map(Change::CheckpointPut);
+        cluster
+            .chain(nodes)
+            .chain(models)
+            .chain(demands)
+            .chain(workers)
+            .chain(placements)
+            .chain(checkpoints)
+            .chain([Change::Advanced(self.counters)])
+            .collect()
+    }
+}

@@ -1,0 +1,139 @@
+//! Who runs what: devices, stages, assignments and their states.
+
+use crate::ids::{AssignmentId, Digest, Generation, ModelName};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// What a worker computes with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// `cpu` or `cuda`.
+    pub kind: String,
+    /// As the system names it.
+    pub name: String,
+    /// Bytes usable for weights and KV cache.
+    pub memory_bytes: u64,
+    /// Compute threads on a CPU, else 0.
+    pub threads: u32,
+}
+
+/// A part of a model. The whole model on one worker is one stage with everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Stage {
+    /// First layer.
+    pub first_layer: u32,
+    /// One past the last layer.
+    pub end_layer: u32,
+    /// Starts from tokens instead of activations.
+    pub embedding: bool,
+    /// Ends in sampled tokens instead of activations.
+    pub head: bool,
+    /// Which shard of each layer.
+    pub shard: u32,
+    /// How many shards each layer is split into.
+    pub shards: u32,
+}
+
+impl Stage {
+    /// The whole model of `layers` layers.
+    pub fn whole(layers: u32) -> Self {
+        Self { first_layer: 0, end_layer: layers, embedding: true, head: true, shard: 0, shards: 1 }
+    }
+
+    /// Whether this stage needs no other.
+    pub fn is_whole(&self, layers: u32) -> bool {
+        *self == Self::whole(layers)
+    }
+}
+
+/// One stage of one model version that one worker must hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assignment {
+    /// Its identity.
+    pub id: AssignmentId,
+    /// Fences it: a worker refuses an older one.
+    pub generation: Generation,
+    /// The model's name when it was placed.
+    pub model: ModelName,
+    /// The GGUF to load.
+    pub blob: Digest,
+    /// Its size.
+    pub blob_bytes: u64,
+    /// The part of the model.
+    pub stage: Stage,
+    /// Tokens a sequence may hold.
+    pub context_length: u32,
+    /// Sequences run at once.
+    pub sequences_max: u32,
+}
+
+/// Where an assignment stands. Transitions come from the worker's reports, proposed by the leader.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Phase {
+    /// Decided, not yet confirmed by the worker.
+    Pending,
+    /// The worker fetches bytes or builds the model.
+    Loading,
+    /// Requests may be sent.
+    Ready,
+    /// It cannot be held there, and why.
+    Failed {
+        /// The worker's words.
+        reason: String,
+    },
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pending => "pending",
+            Self::Loading => "loading",
+            Self::Ready => "ready",
+            Self::Failed { .. } => "failed",
+        })
+    }
+}
+
+/// What a worker says about one assignment, in each heartbeat.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AssignmentReport {
+    /// Which one.
+    pub id: AssignmentId,
+    /// Of which generation.
+    pub generation: Generation,
+    /// Where it stands there.
+    pub phase: Phase,
+    /// Memory it takes.
+    pub resident_bytes: u64,
+    /// Sequences in flight.
+    pub running: u32,
+    /// Requests queued.
+    pub waiting: u32,
+    /// How long loading took, in nanoseconds; 0 while unknown.
+    pub load_ns: u64,
+}
+
+/// Whether a worker can be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WorkerStatus {
+    /// Heard of lately.
+    Ready,
+    /// Silent for a while: gets no new requests.
+    Suspect,
+    /// Silent too long: its assignments move.
+    Down,
+    /// Finishes what it runs and takes nothing new.
+    Draining,
+}
+
+impl fmt::Display for WorkerStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ready => "ready",
+            Self::Suspect => "suspect",
+            Self::Down => "down",
+            Self::Draining => "draining",
+        })
+    }
+}
