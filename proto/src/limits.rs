@@ -59,10 +59,61 @@ pub const RPC_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 /// How long to try to connect to another process before calling it unreachable.
 pub const CONNECT_TIMEOUT_MS: u64 = 1_000;
 
+/// Silence of the quorum after which writes and reads fail at once instead of waiting: longer than any election.
+pub const QUORUM_LOST_MS: u64 = 1_500;
+/// Pause before a proposal that reached nobody who leads is tried again.
+pub const PROPOSE_RETRY_MS: u64 = 50;
+/// Batches of commands on their way at once: the next one gathers while the first is flushed.
+pub const BATCHES_IN_FLIGHT: usize = 2;
+/// Log entries applied with one batch into the storage: bounds the memory of a long replay.
+pub const APPLY_ENTRIES: usize = 256;
+/// Entries a learner may lack and still be let vote: it catches up within a heartbeat or two.
+pub const PROMOTE_LAG_ENTRIES: u64 = 64;
+/// How long sending one snapshot may take: beyond it the receiver is taken for dead.
+pub const SNAPSHOT_TIMEOUT_MS: u64 = 120_000;
+/// How long one change of the membership may take before the leader looks again.
+pub const MEMBERSHIP_TIMEOUT_MS: u64 = 5_000;
+/// How long a stopping node waits for its requests in flight.
+pub const DRAIN_TIMEOUT_MS: u64 = 10_000;
+/// How long a stopping leader waits for its successor: an election without a timeout takes a few round trips.
+pub const HANDOVER_TIMEOUT_MS: u64 = 1_500;
+/// Pause before a hand-over that had no effect is tried again: a few round trips on a loaded core.
+pub const HANDOVER_RETRY_MS: u64 = 250;
+/// How long bytes no model refers to stay in the blob store: an upload precedes the model that names it.
+pub const BLOB_GRACE_MS: u64 = 3_600_000;
+/// How often a node looks for blobs it lacks or no longer needs, when no change wakes it.
+pub const BLOB_SWEEP_MS: u64 = 5_000;
+/// Silence in a blob transfer between nodes after which another peer is tried.
+pub const BLOB_STALL_MS: u64 = 5_000;
+/// Silence of a worker after which the leader tries its port: a refused connection means its process is gone.
+pub const WORKER_PROBE_MS: u64 = 900;
+/// How long such a try may take.
+pub const WORKER_PROBE_TIMEOUT_MS: u64 = 300;
+/// How often the leader judges its workers.
+pub const WORKER_CHECK_MS: u64 = 200;
+/// How long a node tries to join before it gives up.
+pub const JOIN_TIMEOUT_MS: u64 = 30_000;
+/// Threads of the runtime that carries Raft: one for its core, one for its network.
+pub const RAFT_THREADS_COUNT: usize = 2;
+
 /// Largest record in the write-ahead log: refuses a corrupt length before it becomes an allocation.
 pub const WAL_RECORD_BYTES: usize = 32 * 1024 * 1024;
 /// Size of one write-ahead log segment, preallocated so that an append does not change file metadata.
 pub const WAL_SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
+/// Bytes the log writer gathers under one sync: group commit without letting one sync delay the next too long.
+pub const WAL_BATCH_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes waiting for the log writer: past it an append waits, so that a slow disk cannot fill the memory.
+pub const WAL_QUEUE_BYTES: usize = 64 * 1024 * 1024;
+/// Bytes of recent entries kept decoded: followers that keep up and the apply never read the disk.
+pub const WAL_CACHE_BYTES: usize = 32 * 1024 * 1024;
+/// Bytes of entries one read for a lagging follower returns: bounds the memory of one message.
+pub const WAL_READ_BYTES: usize = 4 * 1024 * 1024;
+/// How long a report of the committed position may wait for company before it is written alone.
+pub const WAL_COMMITTED_DELAY_MS: u64 = 50;
+/// Longest cluster id: it is part of every segment head.
+pub const CLUSTER_ID_CHARS: usize = 100;
+/// How long opening and checking the materialised state may take before it is given up and rebuilt.
+pub const STATE_VERIFY_TIMEOUT_MS: u64 = 60_000;
 /// Changes kept for watchers that resume: older ones get a fresh snapshot.
 pub const WATCH_RING_CHANGES: usize = 8_192;
 
@@ -95,6 +146,22 @@ pub const LOAD_TIMEOUT_MS: u64 = 300_000;
 pub const STREAM_STALL_MS: u64 = 10_000;
 /// Attempts (first one included) a request may make over workers.
 pub const ATTEMPTS_COUNT: u32 = 4;
+/// How long a broken stream waits for another worker: the planner needs about [`WORKER_DOWN_MS`] to notice and a load to repair.
+pub const RESUME_TIMEOUT_MS: u64 = 30_000;
+/// How long a request waits while no worker at all can be used: a worker that restarts is back by then.
+pub const NO_WORKER_TIMEOUT_MS: u64 = 5_000;
+/// How long a client may leave a full stream unread before its sequence is given up.
+pub const CLIENT_STALL_MS: u64 = 120_000;
+/// HTTP/2 window of one token stream: what a slow client can make a gateway hold, beside its buffered chunks.
+pub const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
+/// HTTP/2 window of all token streams of one worker together: stalled ones must not hold up the others.
+pub const STREAMS_WINDOW_BYTES: u32 = 256 * 1024 * 1024;
+/// How often a gateway pings a worker it has streams from, and how long it waits for the answer: a dead host says nothing.
+pub const WORKER_PING_MS: u64 = 2_000;
+/// Replicas a model gets when a request is the first to want it: one may fail.
+pub const DEMAND_REPLICAS_COUNT: u32 = 2;
+/// Ready-made text a stream gathers into one write when several chunks wait.
+pub const STREAM_WRITE_BYTES: usize = 16 * 1024;
 /// Default time a model stays loaded after its last use (`OLLAMA_KEEP_ALIVE`).
 pub const KEEP_ALIVE_MS: i64 = 300_000;
 /// Chunks buffered between a worker's stream and a slow client.
@@ -106,6 +173,12 @@ pub const STOPS_COUNT: usize = 64;
 /// Bytes of one stop string: the detokeniser holds that much text back.
 pub const STOP_BYTES: usize = 1_024;
 
+/// Blocks and parentheses nested in a Go template: real ones reach five, the parser recurses.
+pub const TEMPLATE_DEPTH: usize = 64;
+/// Work one rendering of a chat template may do, in minijinja's units (an instruction, or 64 bytes made): the longest
+/// conversations take a tenth of it, a hostile template stops within 128 MB and a fraction of a second.
+pub const TEMPLATE_FUEL: u64 = 2_000_000;
+
 /// Requests waiting in one worker's scheduler.
 pub const WORKER_WAITING_COUNT: usize = 256;
 /// Sequences one worker runs at once per model.
@@ -116,6 +189,31 @@ pub const CONTEXT_TOKENS: u32 = 4_096;
 pub const STEP_TOKENS_CPU: usize = 128;
 /// Tokens per KV block on a CPU.
 pub const KV_BLOCK_TOKENS: usize = 16;
+/// Assignments one worker accepts: each is a loaded model with a thread of its own.
+pub const WORKER_ASSIGNMENTS_COUNT: usize = 64;
+/// How long a worker that drains lets running sequences finish before it breaks them off.
+pub const WORKER_DRAIN_MS: u64 = 30_000;
+/// Bytes of blobs no assignment needs that a worker keeps for a quick return.
+pub const WORKER_BLOB_CACHE_BYTES: u64 = 64 * 1024 * 1024 * 1024;
+/// Rounds over all nodes that a worker tries to fetch one blob before it reports the assignment as failed.
+pub const WORKER_FETCH_ROUNDS: u32 = 8;
+/// Silence in the middle of a blob transfer after which a worker turns to another node.
+pub const WORKER_FETCH_STALL_MS: u64 = 5_000;
+/// Longest wait of a worker for the answer to a call that should be quick, before it tries another node.
+pub const WORKER_CALL_TIMEOUT_MS: u64 = 750;
+/// Pings on a worker's quiet connection: with the timeout below a dead node is noticed within about a second.
+pub const WORKER_PING_PERIOD_MS: u64 = 300;
+/// Silence after a ping that means the other side is gone.
+pub const WORKER_PING_TIMEOUT_MS: u64 = 700;
+/// Calls one gateway connection may have open at a worker: more than the queues of its models, so that the refusal
+/// comes from them, with its reason.
+pub const WORKER_STREAMS_COUNT: u32 = 4_096;
+/// First window of a worker's waits between attempts to reach the control plane.
+pub const WORKER_RETRY_FIRST_MS: u64 = 100;
+/// Largest window of these waits: a control plane that comes back is found within it.
+pub const WORKER_RETRY_MAX_MS: u64 = 2_000;
+/// Control-plane addresses a worker remembers: the quorum, a few former members and the configured ones.
+pub const WORKER_CONTROL_PLANES_COUNT: usize = 32;
 
 /// Metadata entries in a GGUF: real files have under a hundred.
 pub const GGUF_METADATA_COUNT: u64 = 65_536;
@@ -125,3 +223,34 @@ pub const GGUF_TENSORS_COUNT: u64 = 1_048_576;
 pub const GGUF_STRING_BYTES: u64 = 16 * 1024 * 1024;
 /// Elements of one GGUF array: vocabularies reach a few hundred thousand.
 pub const GGUF_ARRAY_COUNT: u64 = 16 * 1024 * 1024;
+/// Bytes of a GGUF before its tensor data: the largest vocabularies with merges take tens of megabytes.
+pub const GGUF_HEADER_BYTES: u64 = 256 * 1024 * 1024;
+
+/// Longest name of a cluster or worker: shown to people, kept in every node's memory.
+pub const DISPLAY_NAME_CHARS: usize = 200;
+/// Longest host:port: a DNS name has at most 253 characters.
+pub const ADDRESS_CHARS: usize = 300;
+/// Longest reason kept with a worker or placement: a sentence, not a trace; longer ones are cut.
+pub const REASON_CHARS: usize = 1_000;
+/// Most assignments in the whole cluster: they live in every node's memory and the planner walks them.
+pub const PLACEMENTS_COUNT: usize = 100_000;
+/// Most steps of one plan: it travels through Raft as one command; the next plan does the rest.
+pub const PLAN_STEPS_COUNT: usize = 1_000;
+/// How long a worker that could not load a model is left alone with it.
+pub const PLACEMENT_RETRY_MS: u64 = 60_000;
+/// States the planner's search for a better packing may visit before it keeps the best one found.
+pub const PLAN_SEARCH_COUNT: u32 = 20_000;
+/// Failures in a row after which a worker's breaker opens: one or two may be the request's own fault.
+pub const BREAKER_FAILURES_COUNT: u32 = 3;
+/// How long a breaker stays open the first time; doubles with each failed probe.
+pub const BREAKER_OPEN_MS: u64 = 1_000;
+/// Longest time a breaker stays open: a repaired worker is found again within it.
+pub const BREAKER_OPEN_MAX_MS: u64 = 30_000;
+/// Workers compared by the least-outstanding pick: bounds the pick while the best of so many is near the best of all.
+pub const PICK_SCAN_COUNT: usize = 32;
+/// Time constant of latency averages: long enough to smooth tokens, short enough to forget a slow minute.
+pub const LATENCY_DECAY_MS: u64 = 10_000;
+/// Load a worker may have for a cached prefix to win, in percent of the mean load.
+pub const PREFIX_LOAD_PERCENT: u64 = 125;
+/// Missing replicas times ready workers up to which the planner searches for a better packing at all: beyond, the search sees too little.
+pub const PLAN_SEARCH_PAIRS_COUNT: usize = 256;

@@ -39,6 +39,28 @@ pub enum Change {
     Advanced(Counters),
 }
 
+impl Change {
+    /// Whether the planner looks at what this changes: workers, models, demands, placements.
+    pub fn concerns_placement(&self) -> bool {
+        match self {
+            Self::ModelPut(_)
+            | Self::ModelRemoved(_)
+            | Self::DemandPut(_)
+            | Self::DemandRemoved(_)
+            | Self::WorkerPut(_)
+            | Self::WorkerRemoved(_)
+            | Self::PlacementPut(_)
+            | Self::PlacementRemoved(_) => true,
+            Self::ClusterPut(_)
+            | Self::NodePut(_)
+            | Self::NodeRemoved(_)
+            | Self::CheckpointPut(_)
+            | Self::CheckpointRemoved(_)
+            | Self::Advanced(_) => false,
+        }
+    }
+}
+
 /// Numbers that only grow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {

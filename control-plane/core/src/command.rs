@@ -1,7 +1,7 @@
 //! What can be asked of the state, and what comes back.
 //!
-//! Commands are stored in the log: variants and fields are only ever added at the end, never changed or reordered, and golden
-//! bytes pin each one.
+//! Commands are stored in the log, in an encoding that names no fields: variants are only ever added at the end, never changed
+//! or reordered, and a variant's fields stay as they are (a new need is a new variant). Golden bytes pin each one.
 
 use crate::record::{ClusterRecord, Demand};
 use ollamamax_proto::model::ModelVersion;

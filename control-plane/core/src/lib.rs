@@ -9,13 +9,30 @@
 
 #![forbid(unsafe_code)]
 
+pub mod admission;
+pub mod breaker;
 pub mod change;
+pub mod codec;
 pub mod command;
+pub mod decide;
+pub mod ewma;
+pub mod feed;
+pub mod invariant;
+pub mod liveness;
+pub mod plan;
 pub mod record;
 pub mod rejection;
+pub mod route;
 pub mod state;
+pub mod table;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use change::Change;
 pub use command::{Command, Entry, Outcome};
+pub use decide::{Decision, apply, decide};
 pub use rejection::Rejection;
 pub use state::State;

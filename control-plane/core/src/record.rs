@@ -72,6 +72,16 @@ pub struct Demand {
     pub keep_alive_ms: i64,
 }
 
+impl Demand {
+    /// Whether the model is still wanted at `now`.
+    pub fn is_live(&self, now: Millis) -> bool {
+        match self.lifetime {
+            Lifetime::Forever => true,
+            Lifetime::Until(end) => end > now,
+        }
+    }
+}
+
 /// A process that runs models.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerRecord {

@@ -20,7 +20,9 @@ pub enum ControlError {
     Rejected(#[from] Rejection),
     /// No leader with a quorum could be reached in time. For a proposal it is unknown whether it will still happen when
     /// `proposed` is true; nothing was proposed otherwise.
-    #[error("the control plane has no quorum: {reason}; running models are still served, changes have to wait")]
+    #[error(
+        "the control plane has no quorum: {reason}; running models are still served, changes have to wait"
+    )]
     NoQuorum {
         /// What was seen.
         reason: String,

@@ -1,0 +1,142 @@
+//! `control-plane`: one node of the quorum, until it is told to stop.
+
+use crate::daemon::{self, StopSignals};
+use crate::exit::Failure;
+use crate::{human, out};
+use ollamamax_control_plane::{ControlPlaneNode, NodeConfig};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How to start a node.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    node: NodeArgs,
+    /// Start a new cluster with this node as its first
+    #[arg(long, conflicts_with = "join")]
+    bootstrap: bool,
+    /// Join the cluster that answers at one of these URLs, e.g. http://10.0.0.1:11434
+    #[arg(long, value_name = "URL", num_args = 1.., value_delimiter = ',')]
+    join: Vec<String>,
+    /// Name of a new cluster
+    #[arg(long, default_value = "ollamamax")]
+    name: String,
+}
+
+/// How to join a cluster with a node on this machine.
+#[derive(Clone, Debug, clap::Args)]
+pub struct JoinArgs {
+    /// URLs of nodes of the cluster, e.g. http://10.0.0.1:11434
+    #[arg(required = true, value_name = "URL")]
+    urls: Vec<String>,
+    #[command(flatten)]
+    node: NodeArgs,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
+struct NodeArgs {
+    /// Where the node keeps everything; a directory that holds a node goes on as that node
+    #[arg(long, value_name = "DIR")]
+    data_dir: PathBuf,
+    /// Where the API listens
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:11434")]
+    listen: SocketAddr,
+    /// Where the gRPC services for nodes and workers listen
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400")]
+    raft_listen: SocketAddr,
+    /// host:port others reach the API by
+    #[arg(long, value_name = "HOST:PORT")]
+    advertise_http: Option<String>,
+    /// host:port others reach the gRPC services by
+    #[arg(long, value_name = "HOST:PORT")]
+    advertise_raft: Option<String>,
+    /// Only follow: do not vote
+    #[arg(long)]
+    learner: bool,
+    /// How long a model stays loaded after its last use
+    #[arg(long, value_name = "DURATION", env = "OLLAMA_KEEP_ALIVE", allow_hyphen_values = true)]
+    keep_alive: Option<String>,
+    /// Requests held for one model before more are refused
+    #[arg(long, value_name = "N", env = "OLLAMA_MAX_QUEUE")]
+    max_queue: Option<usize>,
+    /// How long a request waits for its model to be loaded
+    #[arg(long, value_name = "DURATION", env = "OLLAMA_LOAD_TIMEOUT")]
+    load_timeout: Option<String>,
+    #[command(flatten)]
+    daemon: daemon::Args,
+}
+
+impl From<JoinArgs> for Args {
+    fn from(args: JoinArgs) -> Self {
+        let JoinArgs { urls, node } = args;
+        Self { node, bootstrap: false, join: urls, name: String::new() }
+    }
+}
+
+/// Runs it.
+pub async fn run(args: Args) -> Result<(), Failure> {
+    daemon::log(args.node.daemon.log_format)?;
+    let mut signals = StopSignals::listen(args.node.daemon.exit_with_stdin)?;
+    let config = config(args)?;
+    let started = tokio::select! {
+        started = ControlPlaneNode::start(config) => started,
+        reason = signals.asked() => {
+            tracing::info!(reason, "stopped before the node was up");
+            return Ok(());
+        }
+    };
+    let running = started.map_err(|error| Failure::Daemon {
+        code: error.exit_code(),
+        message: error.to_string(),
+    })?;
+    tokio::select! {
+        reason = signals.asked() => tracing::info!(reason, "stopping"),
+        failure = running.failed() => {
+            let failed = Failure::Daemon { code: failure.exit_code(), message: failure.to_string() };
+            running.stop().await;
+            if failure.exit_code() == 0 {
+                out::say(&failure.to_string());
+                return Ok(());
+            }
+            return Err(failed);
+        }
+    }
+    signals.next_kills();
+    running.stop().await;
+    Ok(())
+}
+
+fn config(args: Args) -> Result<NodeConfig, Failure> {
+    let Args { node, bootstrap, join, name } = args;
+    let mut config = NodeConfig::new(node.data_dir);
+    config.http_listen = node.listen;
+    config.raft_listen = node.raft_listen;
+    config.http_advertise = node.advertise_http;
+    config.raft_advertise = node.advertise_raft;
+    config.bootstrap = bootstrap;
+    config.join = join;
+    config.voter = !node.learner;
+    if !name.is_empty() {
+        config.cluster_name = name;
+    }
+    let duration = |flag: &str, text: &str| {
+        human::parse_duration_ms(text).ok_or_else(|| {
+            Failure::Usage(format!("{flag} `{text}` is no duration; expected e.g. 300, 5m or -1"))
+        })
+    };
+    if let Some(text) = &node.keep_alive {
+        config.gateway.keep_alive_ms = duration("--keep-alive", text)?;
+    }
+    if let Some(requests) = node.max_queue {
+        config.gateway.requests_queued = requests;
+    }
+    if let Some(text) = &node.load_timeout {
+        let ms = duration("--load-timeout", text)?;
+        // As Ollama has it: no time at all means no limit.
+        let ms = u64::try_from(ms).ok().filter(|ms| *ms > 0).unwrap_or(u64::from(u32::MAX));
+        config.gateway.load_timeout = Duration::from_millis(ms);
+    }
+    Ok(config)
+}

@@ -1,0 +1,166 @@
+//! `ollamamax`: the one binary. This file reads the command line and calls; each command has a file of its own.
+//!
+//! ```text
+//! up ----------- starts --> control-plane, worker      (daemons: the same binary, other processes)
+//! run, list, ... -- HTTP -> any node                   (client, which goes on to the next node)
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod client;
+mod cluster;
+mod control_plane;
+mod copy;
+mod create;
+mod daemon;
+mod exit;
+mod generate;
+mod host;
+mod human;
+mod known_nodes;
+mod list;
+mod modelfile;
+mod ndjson;
+mod out;
+mod progress;
+mod ps;
+mod pull;
+mod remove;
+mod repl;
+mod run;
+mod show;
+mod source;
+mod stop;
+mod table;
+mod up;
+mod upload;
+mod version;
+mod worker;
+
+use clap::{Parser, Subcommand};
+use client::Client;
+use exit::{EXIT_CODES_HELP, Failure};
+use std::process::ExitCode;
+
+/// Many machines behind one Ollama- and OpenAI-compatible endpoint
+#[derive(Debug, Parser)]
+#[command(name = "ollamamax", after_help = EXIT_CODES_HELP, disable_version_flag = true)]
+struct Cli {
+    /// Node to talk to, or several with commas between: host[:port] or http[s]://host[:port][/path]
+    #[arg(long, global = true, env = "OLLAMA_HOST", value_name = "HOST")]
+    host: Option<String>,
+    /// Show the version and that of the server
+    #[arg(short = 'v', long)]
+    version: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start a local cluster, supervise it, and serve a model
+    Up(up::Args),
+    /// Run one control-plane node
+    ControlPlane(control_plane::Args),
+    /// Run one worker
+    Worker(worker::Args),
+    /// See and change the control plane's members
+    #[command(subcommand)]
+    Cluster(cluster::Args),
+    /// Run a model: one prompt, or a conversation
+    Run(run::Args),
+    /// Create a model from a Modelfile
+    Create(create::Args),
+    /// List models
+    #[command(visible_alias = "ls")]
+    List(list::Args),
+    /// List models that are loaded
+    Ps(ps::Args),
+    /// Show what a model is
+    Show(show::Args),
+    /// Remove models
+    Rm(remove::Args),
+    /// Copy a model under another name
+    Cp(copy::Args),
+    /// Get a model from the catalogue, a file or a URL
+    Pull(pull::Args),
+    /// Unload a model
+    Stop(stop::Args),
+    /// Show the version and that of the server
+    Version(version::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return report(&Failure::Other(format!("cannot start threads: {error}"))),
+    };
+    let done = runtime.block_on(dispatch(cli));
+    // A blocking read of a terminal must not hold the process back.
+    runtime.shutdown_background();
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => report(&failure),
+    }
+}
+
+fn report(failure: &Failure) -> ExitCode {
+    let text: String =
+        failure.to_string().chars().filter(|c| *c == '\n' || !c.is_control()).collect();
+    out::say(&format!("Error: {text}"));
+    failure.exit_code()
+}
+
+async fn dispatch(cli: Cli) -> Result<(), Failure> {
+    let host = cli.host.as_deref();
+    let Some(command) = cli.command else {
+        if cli.version {
+            return talk(host, async |client| version::run(client, &version::Args::default()).await)
+                .await;
+        }
+        return Err(Failure::Usage(
+            "no command given; `ollamamax up` starts a cluster, `ollamamax help` lists everything"
+                .to_owned(),
+        ));
+    };
+    match command {
+        Command::Up(args) => up::run(args).await,
+        Command::ControlPlane(args) => control_plane::run(args).await,
+        Command::Worker(args) => worker::run(args).await,
+        Command::Cluster(cluster::Args::Join(args)) => control_plane::run(args.into()).await,
+        Command::Cluster(args) => talk(host, async |c| cluster::run(c, &args).await).await,
+        Command::Run(args) => talk(host, async |c| run::run(c, &args).await).await,
+        Command::Create(args) => talk(host, async |c| create::run(c, &args).await).await,
+        Command::List(args) => talk(host, async |c| list::run(c, &args).await).await,
+        Command::Ps(args) => talk(host, async |c| ps::run(c, &args).await).await,
+        Command::Show(args) => talk(host, async |c| show::run(c, &args).await).await,
+        Command::Rm(args) => talk(host, async |c| remove::run(c, &args).await).await,
+        Command::Cp(args) => talk(host, async |c| copy::run(c, &args).await).await,
+        Command::Pull(args) => talk(host, async |c| pull::run(c, &args).await).await,
+        Command::Stop(args) => talk(host, async |c| stop::run(c, &args).await).await,
+        Command::Version(args) => talk(host, async |c| version::run(c, &args).await).await,
+    }
+}
+
+/// Runs a command that talks to a server, and learns the cluster's addresses for the next one.
+async fn talk(
+    host: Option<&str>,
+    command: impl AsyncFnOnce(&Client) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let client = Client::new(host)?;
+    let done = command(&client).await;
+    client.learn().await;
+    done
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

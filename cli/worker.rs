@@ -1,0 +1,74 @@
+//! `worker`: one process that runs models, until it is told to stop.
+
+use crate::daemon::{self, StopSignals};
+use crate::exit::Failure;
+use ollamamax_worker::{WorkerConfig, WorkerNode};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// How to start a worker.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// Where its identity and the models' bytes are kept
+    #[arg(long, value_name = "DIR")]
+    data_dir: PathBuf,
+    /// Where its gRPC service listens
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7500")]
+    listen: SocketAddr,
+    /// host:port nodes reach it by
+    #[arg(long, value_name = "HOST:PORT")]
+    advertise: Option<String>,
+    /// gRPC addresses of control-plane nodes; one that answers is enough
+    #[arg(long, value_name = "HOST:PORT", required = true, num_args = 1.., value_delimiter = ',')]
+    control_plane: Vec<String>,
+    /// Compute threads; 0: what the machine offers
+    #[arg(long, default_value_t = 0)]
+    threads: u32,
+    /// Bytes for weights and KV cache; 0: what is free, less some headroom
+    #[arg(long, value_name = "BYTES", default_value_t = 0)]
+    memory: u64,
+    /// Its name, for people
+    #[arg(long, default_value = "worker")]
+    name: String,
+    /// Directories on this machine that may hold models' bytes already
+    #[arg(long, value_name = "DIR", hide = true)]
+    blob_hint: Vec<PathBuf>,
+    /// Milliseconds that running answers may take to finish when it stops
+    #[arg(long, value_name = "MS")]
+    drain_ms: Option<u64>,
+    #[command(flatten)]
+    daemon: daemon::Args,
+}
+
+/// Runs it.
+pub async fn run(args: Args) -> Result<(), Failure> {
+    daemon::log(args.daemon.log_format)?;
+    let mut signals = StopSignals::listen(args.daemon.exit_with_stdin)?;
+    let mut config = WorkerConfig::new(args.data_dir, args.listen, args.control_plane);
+    config.advertise = args.advertise;
+    config.name = args.name;
+    config.threads = args.threads;
+    config.memory_bytes = args.memory;
+    config.blob_hints = args.blob_hint;
+    if let Some(drain_ms) = args.drain_ms {
+        config.drain_ms = drain_ms;
+    }
+    let failed = |message: String| Failure::Daemon { message, code: 1 };
+    let mut running =
+        WorkerNode::start(config).await.map_err(|error| failed(error.to_string()))?;
+    let ended = tokio::select! {
+        reason = signals.asked() => {
+            tracing::info!(reason, "draining");
+            None
+        }
+        ended = running.ended() => Some(ended),
+    };
+    match ended {
+        Some(ended) => Err(failed(ended.to_string())),
+        None => {
+            signals.next_kills();
+            running.stop().await;
+            Ok(())
+        }
+    }
+}

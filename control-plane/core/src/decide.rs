@@ -1,0 +1,103 @@
+//! Answers a command: either a rejection, or an outcome and the changes that make it true.
+//!
+//! ```text
+//! decide(&State, &Entry) -> Draft (a cheap copy) -> one file per table pushes changes -> Advanced(counters) last
+//! ```
+//!
+//! Everything here is replayed from the log, by newer programs too: a rule may only get looser for commands that were once
+//! accepted, and nothing here may depend on a cost formula or a hash that could be improved later.
+
+mod check;
+mod checkpoints;
+mod draft;
+mod models;
+mod nodes;
+mod placement;
+mod workers;
+
+use crate::change::Change;
+use crate::command::{Command, Entry, Outcome};
+use crate::rejection::Rejection;
+use crate::state::State;
+use draft::Draft;
+use ollamamax_proto::NodeId;
+
+/// What an accepted command answers and what it makes true.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// The answer for whoever asked.
+    pub outcome: Outcome,
+    /// Empty when nothing is different now; else the last one is [`Change::Advanced`].
+    pub changes: Vec<Change>,
+}
+
+/// Answers `entry` from `state` alone: the same on every node.
+///
+/// # Errors
+/// A [`Rejection`] when the command is refused; it then changes nothing.
+pub fn decide(state: &State, entry: &Entry) -> Result<Decision, Rejection> {
+    let mut draft = Draft::begin(state, entry.at);
+    let admitted = dispatch(&mut draft, &entry.command)?;
+    let cluster = draft.state().cluster.as_ref().map(|c| c.id.clone()).unwrap_or_default();
+    let changes = draft.finish();
+    let changed = !changes.is_empty();
+    let revision = if changed { state.revision().next() } else { state.revision() };
+    let outcome = match admitted {
+        Some(node) => Outcome::Admitted { node, cluster, revision },
+        None => Outcome::Done { changed, revision },
+    };
+    Ok(Decision { outcome, changes })
+}
+
+/// Decides and evolves in one go; the changes are what was applied.
+pub fn apply(state: &mut State, entry: &Entry) -> (Result<Outcome, Rejection>, Vec<Change>) {
+    match decide(state, entry) {
+        Ok(decision) => {
+            decision.changes.iter().for_each(|change| state.evolve(change));
+            (Ok(decision.outcome), decision.changes)
+        }
+        Err(rejection) => (Err(rejection), Vec::new()),
+    }
+}
+
+fn dispatch(draft: &mut Draft, command: &Command) -> Result<Option<NodeId>, Rejection> {
+    use Command as C;
+    if let C::Bootstrap { cluster, http, raft } = command {
+        return nodes::bootstrap(draft, cluster, http, raft).map(Some);
+    }
+    if draft.state().cluster.is_none() {
+        return Err(Rejection::NotBootstrapped);
+    }
+    match command {
+        C::Bootstrap { .. } => {}
+        C::AdmitNode { http, raft, voter } => {
+            return nodes::admit(draft, http, raft, *voter).map(Some);
+        }
+        C::AnnounceNode { node, http, raft, pid } => {
+            nodes::announce(draft, *node, http, raft, *pid)?;
+        }
+        C::PromoteNode { node } => nodes::promote(draft, *node)?,
+        C::RemoveNode { node } => nodes::remove(draft, *node)?,
+        C::ForgetNode { node } => nodes::forget(draft, *node)?,
+        C::PutModel { name, version } => models::put(draft, name, version)?,
+        C::CopyModel { source, destination } => models::copy(draft, source, destination)?,
+        C::DeleteModel { name } => models::delete(draft, name)?,
+        C::DemandModel { demand } => models::demand(draft, demand)?,
+        C::ReleaseModel { name } => models::release(draft, name)?,
+        C::ExpireDemands => models::expire(draft),
+        C::RegisterWorker { .. } => workers::register(draft, command)?,
+        C::SetWorkerStatus { id, incarnation, status, reason } => {
+            workers::set_status(draft, *id, *incarnation, *status, reason)?;
+        }
+        C::RemoveWorker { id } => workers::remove(draft, *id)?,
+        C::ApplyPlan { base, steps } => placement::apply_plan(draft, *base, steps)?,
+        C::ReportPlacements { worker, incarnation, transitions } => {
+            placement::report(draft, *worker, *incarnation, transitions)?;
+        }
+        C::PutCheckpoint { name, value, expected } => {
+            checkpoints::put(draft, name, value, *expected)?;
+        }
+        C::DeleteCheckpoint { name, expected } => checkpoints::delete(draft, name, *expected)?,
+    }
+    Ok(None)
+}

@@ -1,0 +1,41 @@
+//! Every record lies under its own identity.
+
+use crate::state::State;
+
+pub(super) fn check(state: &State) -> Vec<String> {
+    let nodes = state.nodes.iter().filter(|(id, node)| node.id != **id);
+    let models = state.models.iter().filter(|(name, model)| model.name != **name);
+    let demands = state.demands.iter().filter(|(name, demand)| demand.model != **name);
+    let workers = state.workers.iter().filter(|(id, worker)| worker.id != **id);
+    let placements = state.placements.iter().filter(|(id, p)| p.assignment.id != **id);
+    let checkpoints = state.checkpoints.iter().filter(|(name, c)| c.name != **name);
+    let nodes = nodes.map(|(id, _)| format!("node `{id}`"));
+    let models = models.map(|(name, _)| format!("model `{name}`"));
+    let demands = demands.map(|(name, _)| format!("demand `{name}`"));
+    let workers = workers.map(|(id, _)| format!("worker `{id}`"));
+    let placements = placements.map(|(id, _)| format!("placement `{id}`"));
+    let checkpoints = checkpoints.map(|(name, _)| format!("checkpoint `{name}`"));
+    nodes.chain(models).chain(demands).chain(workers).chain(placements).chain(checkpoints).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::invariant;
+    use crate::testing::World;
+    use ollamamax_proto::WorkerId;
+
+    fn violating() -> State {
+        let mut world = World::with(&[1_000], &[]);
+        let record = world.worker(1).clone();
+        world.state.workers.insert(WorkerId(2), record);
+        world.state
+    }
+
+    #[test]
+    fn the_violating_state_is_found_out_by_this_invariant_alone() {
+        let found: Vec<&str> =
+            invariant::check(&violating()).iter().map(|violation| violation.invariant).collect();
+        assert_eq!(found, ["keys_match"]);
+    }
+}

@@ -1,0 +1,44 @@
+//! Tables and wishes stay within their limits.
+
+use crate::state::State;
+use ollamamax_proto::limits;
+
+pub(super) fn check(state: &State) -> Vec<String> {
+    let tables = [
+        ("nodes", state.nodes.len(), limits::NODES_COUNT),
+        ("models", state.models.len(), limits::MODELS_COUNT),
+        ("workers", state.workers.len(), limits::WORKERS_COUNT),
+        ("placements", state.placements.len(), limits::PLACEMENTS_COUNT),
+        ("checkpoints", state.checkpoints.len(), limits::CHECKPOINTS_COUNT),
+    ];
+    let tables = tables.into_iter().filter(|(_, count, limit)| count > limit);
+    let tables = tables.map(|(name, count, limit)| format!("{count} {name}, at most {limit}"));
+    let wishes = state
+        .demands
+        .values()
+        .filter(|demand| demand.replicas == 0 || demand.replicas > limits::REPLICAS_COUNT);
+    let wishes = wishes.map(|d| format!("{} replicas of '{}'", d.replicas, d.model));
+    tables.chain(wishes).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::invariant;
+    use crate::testing::World;
+    use crate::testing::{demand, name};
+
+    fn violating() -> State {
+        let mut world = World::with(&[], &[100]);
+        world.demand("m0", 1);
+        world.state.demands.insert(name("m0"), demand("m0", 0));
+        world.state
+    }
+
+    #[test]
+    fn the_violating_state_is_found_out_by_this_invariant_alone() {
+        let found: Vec<&str> =
+            invariant::check(&violating()).iter().map(|violation| violation.invariant).collect();
+        assert_eq!(found, ["sizes_bounded"]);
+    }
+}

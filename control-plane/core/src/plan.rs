@@ -1,0 +1,94 @@
+//! Who should run what: a value computed from the state, proposed with the revision it was computed from.
+//!
+//! ```text
+//! placements --sort--> drop | serve | small | leave (draining) | cool (failed)      view.rs
+//! missing replicas --score--> best worker, first replicas of all models first      score.rs, search.rs
+//! steps: unassign first, assign then;  report: why a replica waits                 room.rs, report.rs
+//! ```
+//!
+//! Planning is a fixpoint: the plan of a state to which a plan was applied is empty, until a report or a demand changes it.
+//! Data replicas only: each replica is the whole model on one worker.
+
+mod memory;
+mod report;
+mod room;
+mod score;
+mod search;
+mod step;
+mod view;
+
+pub use memory::{kv_bytes, need_bytes, usable_bytes};
+pub use report::{Note, Why};
+pub use score::Score;
+
+use crate::command::PlanStep;
+use crate::state::State;
+use ollamamax_proto::{Millis, Revision, WorkerId, limits};
+use std::collections::BTreeMap;
+
+/// What the leader sees beside the state.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// Requests running and queued on each worker; absent: none.
+    pub busy: BTreeMap<WorkerId, u32>,
+}
+
+/// What bounds a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlanLimits {
+    /// Share of a worker's memory kept free, in percent.
+    pub headroom_percent: u64,
+    /// Tokens a sequence may hold when nobody asked for another number.
+    pub context_tokens: u32,
+    /// Most sequences run at once per placement.
+    pub sequences_max: u32,
+    /// How long a worker that failed to load a model is left alone with it, in milliseconds.
+    pub retry_ms: u64,
+    /// Most steps.
+    pub steps_max: usize,
+}
+
+impl Default for PlanLimits {
+    fn default() -> Self {
+        Self {
+            headroom_percent: limits::WORKER_HEADROOM_PERCENT,
+            context_tokens: limits::CONTEXT_TOKENS,
+            sequences_max: limits::SEQUENCES_COUNT,
+            retry_ms: limits::PLACEMENT_RETRY_MS,
+            steps_max: limits::PLAN_STEPS_COUNT,
+        }
+    }
+}
+
+/// What to do, and why not more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The placement revision it was computed from: `ApplyPlan` is refused at any other.
+    pub base: Revision,
+    /// In order: everything taken away comes first.
+    pub steps: Vec<PlanStep>,
+    /// For people, in the order of the models' names.
+    pub report: Vec<Note>,
+}
+
+/// Plans placements for what is demanded at `now`.
+pub fn plan(state: &State, observed: &Observed, limits: &PlanLimits, now: Millis) -> Plan {
+    let mut room = room::Room::new(state, observed, limits);
+    let (mut views, mut drops) = view::sort(state, limits, now, &mut room);
+    let missing = step::missing(&views, room.ready_count());
+    let mut chosen = score::place(&views, &missing, &mut room);
+    if chosen.len() < missing.len() {
+        chosen = search::improve(&views, &missing, chosen, &mut room);
+    }
+    step::replace_in_place(&mut views, &mut chosen, &mut drops, &mut room);
+    let mut report = Vec::new();
+    for (index, view) in views.iter().enumerate() {
+        let chosen_count = chosen.iter().filter(|choice| choice.view == index).count();
+        step::let_go(view, chosen_count, &mut drops);
+        report.extend(report::notes(view, chosen_count, &room, limits));
+    }
+    let mut steps: Vec<PlanStep> = drops.into_iter().map(|id| PlanStep::Unassign { id }).collect();
+    steps.extend(step::assignments(&views, &chosen, &mut room, limits));
+    steps.truncate(limits.steps_max);
+    Plan { base: state.counters.placement_revision, steps, report }
+}

@@ -1,0 +1,168 @@
+//! Why the plan does not do more, for the people who wait.
+
+use super::PlanLimits;
+use super::room::Room;
+use super::view::View;
+use ollamamax_proto::placement::{Phase, WorkerStatus};
+use ollamamax_proto::{Millis, ModelName, WorkerId};
+use std::fmt;
+
+/// One line of a report.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// Replicas that have no place.
+    Waits {
+        /// Of which model.
+        model: ModelName,
+        /// How many.
+        replicas: usize,
+        /// For what.
+        why: Why,
+    },
+    /// A worker that could not load a model is left alone with it for a while.
+    Failed {
+        /// Which model.
+        model: ModelName,
+        /// Which worker.
+        worker: WorkerId,
+        /// Its words.
+        reason: String,
+        /// When it may be tried again.
+        retry_at: Millis,
+    },
+    /// A draining worker keeps a model until its successor serves.
+    Leaves {
+        /// Which model.
+        model: ModelName,
+        /// Which worker.
+        worker: WorkerId,
+    },
+    /// A placement with a shorter context than wanted serves until its successor does.
+    Short {
+        /// Which model.
+        model: ModelName,
+        /// Which worker.
+        worker: WorkerId,
+        /// Tokens it holds.
+        holds: u32,
+        /// Tokens wanted.
+        wanted: u32,
+    },
+}
+
+/// What a replica waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// No worker is ready.
+    NoReadyWorker,
+    /// Every ready worker holds the model already.
+    TooFewWorkers {
+        /// How many are ready.
+        ready: usize,
+    },
+    /// The only workers left failed lately.
+    CoolingDown {
+        /// When the first of them may be tried again.
+        until: Millis,
+    },
+    /// It fits nowhere.
+    Memory {
+        /// What it takes with one sequence.
+        needs_bytes: u64,
+        /// What the emptiest worker open to it has left.
+        free_bytes: u64,
+    },
+}
+
+pub(super) fn notes(
+    view: &View<'_>,
+    chosen_count: usize,
+    room: &Room,
+    limits: &PlanLimits,
+) -> Vec<Note> {
+    let model = view.name();
+    let mut notes = Vec::new();
+    let replicas = view.missing().saturating_sub(chosen_count);
+    if replicas > 0 {
+        notes.push(Note::Waits { model: model.clone(), replicas, why: why(view, room, limits) });
+    }
+    for placement in &view.cooling {
+        let reason = match &placement.phase {
+            Phase::Failed { reason } => reason.clone(),
+            phase => phase.to_string(),
+        };
+        let retry_at = placement.since.plus(limits.retry_ms);
+        let worker = placement.worker;
+        notes.push(Note::Failed { model: model.clone(), worker, reason, retry_at });
+    }
+    let successor_comes = chosen_count > 0 || !view.serving.is_empty() || !view.small.is_empty();
+    if successor_comes && !view.has_ready() {
+        let leaves = |worker| Note::Leaves { model: model.clone(), worker };
+        notes.extend(view.leaving.iter().map(|placement| leaves(placement.worker)));
+    }
+    notes.extend(view.small.iter().map(|placement| Note::Short {
+        model: model.clone(),
+        worker: placement.worker,
+        holds: placement.assignment.context_length,
+        wanted: view.context,
+    }));
+    notes
+}
+
+fn why(view: &View<'_>, room: &Room, limits: &PlanLimits) -> Why {
+    let ready = room.ready_count();
+    if ready == 0 {
+        return Why::NoReadyWorker;
+    }
+    let open = room.seats.values().filter(|seat| seat.is_open_to(view.name()));
+    if let Some(free_bytes) = open.map(|seat| seat.free_bytes()).max() {
+        return Why::Memory { needs_bytes: view.least_bytes, free_bytes };
+    }
+    let is_ready = |worker: &WorkerId| {
+        room.seats.get(worker).is_some_and(|seat| seat.status == WorkerStatus::Ready)
+    };
+    let cooling = view.cooling.iter().filter(|placement| is_ready(&placement.worker));
+    match cooling.map(|placement| placement.since.plus(limits.retry_ms)).min() {
+        Some(until) => Why::CoolingDown { until },
+        None => Why::TooFewWorkers { ready },
+    }
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Waits { model, replicas, why } => {
+                write!(f, "{model}: {replicas} more wanted, {why}")
+            }
+            Self::Failed { model, worker, reason, .. } => {
+                write!(f, "{model}: worker `{worker}` could not load it: {reason}")
+            }
+            Self::Leaves { model, worker } => {
+                write!(f, "{model}: draining worker `{worker}` keeps it until its successor serves")
+            }
+            Self::Short { model, worker, holds, wanted } => {
+                write!(f, "{model}: worker `{worker}` holds {holds} tokens, {wanted} are wanted")
+            }
+        }
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoReadyWorker => f.write_str("no worker is ready"),
+            Self::TooFewWorkers { ready } => {
+                write!(f, "each of the {ready} ready workers holds it already")
+            }
+            Self::CoolingDown { .. } => f.write_str("every worker left has just failed to load it"),
+            Self::Memory { needs_bytes, free_bytes } => {
+                let short = needs_bytes.saturating_sub(*free_bytes);
+                write!(
+                    f,
+                    "it needs {needs_bytes} bytes with one sequence, the emptiest worker has \
+                     {free_bytes} left: needs {short} more"
+                )
+            }
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! The workers as the plan fills them.
+
+use super::memory::{need_bytes, usable_bytes};
+use super::{Observed, PlanLimits};
+use crate::record::Placement;
+use crate::state::State;
+use ollamamax_proto::model::ModelVersion;
+use ollamamax_proto::placement::{Assignment, WorkerStatus};
+use ollamamax_proto::{ModelName, WorkerId};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// One worker.
+#[derive(Clone, Debug)]
+pub(super) struct Seat {
+    pub(super) status: WorkerStatus,
+    pub(super) usable_bytes: u64,
+    pub(super) taken_bytes: u64,
+    pub(super) placements: u32,
+    pub(super) busy: u32,
+    /// Models it holds, or is left alone with after a failure.
+    pub(super) models: BTreeSet<ModelName>,
+}
+
+impl Seat {
+    pub(super) fn free_bytes(&self) -> u64 {
+        self.usable_bytes.saturating_sub(self.taken_bytes)
+    }
+
+    /// Whether it can be given `model`, memory aside.
+    pub(super) fn is_open_to(&self, model: &ModelName) -> bool {
+        self.status == WorkerStatus::Ready && !self.models.contains(model)
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Room {
+    pub(super) seats: BTreeMap<WorkerId, Seat>,
+}
+
+impl Room {
+    pub(super) fn new(state: &State, observed: &Observed, limits: &PlanLimits) -> Self {
+        let seat = |worker: &crate::record::WorkerRecord| Seat {
+            status: worker.status,
+            usable_bytes: usable_bytes(&worker.device, limits.headroom_percent),
+            taken_bytes: 0,
+            placements: 0,
+            busy: observed.busy.get(&worker.id).copied().unwrap_or(0),
+            models: BTreeSet::new(),
+        };
+        Self { seats: state.workers.values().map(|worker| (worker.id, seat(worker))).collect() }
+    }
+
+    pub(super) fn ready_count(&self) -> usize {
+        self.seats.values().filter(|seat| seat.status == WorkerStatus::Ready).count()
+    }
+
+    pub(super) fn take(&mut self, worker: WorkerId, model: &ModelName, bytes: u64) {
+        if let Some(seat) = self.seats.get_mut(&worker) {
+            seat.taken_bytes = seat.taken_bytes.saturating_add(bytes);
+            seat.placements += 1;
+            seat.models.insert(model.clone());
+        }
+    }
+
+    pub(super) fn give_back(&mut self, worker: WorkerId, model: &ModelName, bytes: u64) {
+        if let Some(seat) = self.seats.get_mut(&worker) {
+            seat.taken_bytes = seat.taken_bytes.saturating_sub(bytes);
+            seat.placements = seat.placements.saturating_sub(1);
+            seat.models.remove(model);
+        }
+    }
+}
+
+/// What a placement takes: as computed, or as its worker reports where that is more.
+pub(super) fn held_bytes(version: &ModelVersion, placement: &Placement) -> u64 {
+    let Assignment { stage, context_length, sequences_max, .. } = &placement.assignment;
+    need_bytes(version, stage, *context_length, *sequences_max).max(placement.resident_bytes)
+}

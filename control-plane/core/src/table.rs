@@ -1,0 +1,166 @@
+//! The state as rows of a sorted key-value store: each change is one row put or removed, and all rows together are the state.
+//!
+//! ```text
+//! key   = table byte, then the record's identity (numbers big-endian, so that they sort; names as text)
+//! value = format byte, then the record in postcard
+//! ```
+
+use crate::change::Change;
+use crate::codec::{CodecError, decode, encode};
+use crate::state::State;
+use ollamamax_proto::limits;
+use serde::Serialize;
+
+/// The table bytes: fixed numbers, stored on disk.
+pub mod prefix {
+    /// The cluster, one row.
+    pub const CLUSTER: u8 = 1;
+    /// Counters, one row.
+    pub const COUNTERS: u8 = 2;
+    /// Nodes by id.
+    pub const NODE: u8 = 3;
+    /// Models by name.
+    pub const MODEL: u8 = 4;
+    /// Demands by model name.
+    pub const DEMAND: u8 = 5;
+    /// Workers by id.
+    pub const WORKER: u8 = 6;
+    /// Placements by assignment id.
+    pub const PLACEMENT: u8 = 7;
+    /// Checkpoints by name.
+    pub const CHECKPOINT: u8 = 8;
+}
+
+/// One row to put or remove.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// Where.
+    pub key: Vec<u8>,
+    /// What; `None` removes the row.
+    pub value: Option<Vec<u8>>,
+}
+
+/// Rows that are no state: the store is damaged or foreign.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LoadError {
+    /// A key of no table.
+    #[error("row `{0}` belongs to no known table; a newer version of the program wrote it")]
+    UnknownTable(String),
+    /// A key that is not the one of its value.
+    #[error("row `{key}` holds the record of row `{expected}`")]
+    Misplaced {
+        /// Where it was found, in hex.
+        key: String,
+        /// Where it belongs, in hex.
+        expected: String,
+    },
+    /// A value that cannot be read.
+    #[error("row `{key}` cannot be read")]
+    Value {
+        /// Where, in hex.
+        key: String,
+        /// Why.
+        #[source]
+        source: CodecError,
+    },
+}
+
+/// The row that `change` puts or removes.
+///
+/// # Errors
+/// When a record is longer than a command may be, which nothing that `decide` returned is.
+pub fn row(change: &Change) -> Result<Row, CodecError> {
+    let key = key(change);
+    let value = match change {
+        Change::ClusterPut(record) => Some(value(record)?),
+        Change::NodePut(record) => Some(value(record)?),
+        Change::ModelPut(record) => Some(value(record)?),
+        Change::DemandPut(record) => Some(value(record)?),
+        Change::WorkerPut(record) => Some(value(record)?),
+        Change::PlacementPut(record) => Some(value(record)?),
+        Change::CheckpointPut(record) => Some(value(record)?),
+        Change::Advanced(counters) => Some(value(counters)?),
+        Change::NodeRemoved(_)
+        | Change::ModelRemoved(_)
+        | Change::DemandRemoved(_)
+        | Change::WorkerRemoved(_)
+        | Change::PlacementRemoved(_)
+        | Change::CheckpointRemoved(_) => None,
+    };
+    Ok(Row { key, value })
+}
+
+/// The state that `rows` hold, in any order.
+///
+/// # Errors
+/// When a row is no row of this program's.
+pub fn load<K: AsRef<[u8]>, V: AsRef<[u8]>>(
+    rows: impl IntoIterator<Item = (K, V)>,
+) -> Result<State, LoadError> {
+    let mut state = State::default();
+    for (key, value) in rows {
+        state.evolve(&change(key.as_ref(), value.as_ref())?);
+    }
+    Ok(state)
+}
+
+/// The change that put this row.
+///
+/// # Errors
+/// When it is no row of this program's.
+pub fn change(key_found: &[u8], bytes: &[u8]) -> Result<Change, LoadError> {
+    let fail = |source| LoadError::Value { key: hex(key_found), source };
+    let change = match key_found.first().copied() {
+        Some(prefix::CLUSTER) => Change::ClusterPut(read(bytes).map_err(fail)?),
+        Some(prefix::COUNTERS) => Change::Advanced(read(bytes).map_err(fail)?),
+        Some(prefix::NODE) => Change::NodePut(read(bytes).map_err(fail)?),
+        Some(prefix::MODEL) => Change::ModelPut(read(bytes).map_err(fail)?),
+        Some(prefix::DEMAND) => Change::DemandPut(read(bytes).map_err(fail)?),
+        Some(prefix::WORKER) => Change::WorkerPut(read(bytes).map_err(fail)?),
+        Some(prefix::PLACEMENT) => Change::PlacementPut(read(bytes).map_err(fail)?),
+        Some(prefix::CHECKPOINT) => Change::CheckpointPut(read(bytes).map_err(fail)?),
+        _ => return Err(LoadError::UnknownTable(hex(key_found))),
+    };
+    let expected = key(&change);
+    if expected != key_found {
+        return Err(LoadError::Misplaced { key: hex(key_found), expected: hex(&expected) });
+    }
+    Ok(change)
+}
+
+fn key(change: &Change) -> Vec<u8> {
+    let with = |table: u8, rest: &[u8]| [&[table], rest].concat();
+    match change {
+        Change::ClusterPut(_) => with(prefix::CLUSTER, &[]),
+        Change::Advanced(_) => with(prefix::COUNTERS, &[]),
+        Change::NodePut(record) => with(prefix::NODE, &record.id.0.to_be_bytes()),
+        Change::NodeRemoved(id) => with(prefix::NODE, &id.0.to_be_bytes()),
+        Change::ModelPut(record) => with(prefix::MODEL, record.name.to_string().as_bytes()),
+        Change::ModelRemoved(name) => with(prefix::MODEL, name.to_string().as_bytes()),
+        Change::DemandPut(record) => with(prefix::DEMAND, record.model.to_string().as_bytes()),
+        Change::DemandRemoved(name) => with(prefix::DEMAND, name.to_string().as_bytes()),
+        Change::WorkerPut(record) => with(prefix::WORKER, &record.id.0.to_be_bytes()),
+        Change::WorkerRemoved(id) => with(prefix::WORKER, &id.0.to_be_bytes()),
+        Change::PlacementPut(record) => {
+            with(prefix::PLACEMENT, &record.assignment.id.0.to_be_bytes())
+        }
+        Change::PlacementRemoved(id) => with(prefix::PLACEMENT, &id.0.to_be_bytes()),
+        Change::CheckpointPut(record) => with(prefix::CHECKPOINT, record.name.as_bytes()),
+        Change::CheckpointRemoved(name) => with(prefix::CHECKPOINT, name.as_bytes()),
+    }
+}
+
+/// A record is at most a command and the few numbers the state adds to it.
+const RECORD_BYTES: usize = limits::COMMAND_BYTES + 4_096;
+
+fn value<T: Serialize>(record: &T) -> Result<Vec<u8>, CodecError> {
+    encode("record", record, RECORD_BYTES)
+}
+
+fn read<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+    decode("record", bytes, RECORD_BYTES)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

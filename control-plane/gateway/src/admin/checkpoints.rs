@@ -1,0 +1,103 @@
+//! `GET`, `PUT` and `DELETE /admin/v1/checkpoints/{name}`: small named values with compare-and-set.
+//!
+//! The revision of a value is its `ETag`; `If-Match` changes only what is still there, `If-None-Match: *` only what is not.
+
+use crate::error::{Failure, Problem};
+use crate::{Gateway, body, stream};
+use axum::body::Body;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::response::Response;
+use ollamamax_core::Command;
+use ollamamax_proto::{Revision, limits};
+use serde::Deserialize;
+use serde_json::json;
+use std::sync::Arc;
+
+/// The revision of the whole state that a local read was answered from.
+const READ_AT: HeaderName = HeaderName::from_static("x-revision");
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Consistency {
+    #[serde(default)]
+    consistency: Option<String>,
+}
+
+/// Reads a value: everything acknowledged before is seen, unless `?consistency=local`.
+pub(crate) async fn get(
+    State(gateway): State<Arc<Gateway>>,
+    Path(name): Path<String>,
+    Query(Consistency { consistency }): Query<Consistency>,
+) -> Result<Response, Problem> {
+    let state = match consistency.as_deref() {
+        None | Some("linearizable") => gateway.control.linearizable().await?,
+        Some("local") => gateway.control.state(),
+        Some(other) => {
+            return Err(Failure::invalid(format!(
+                "`consistency` is `{other}`, expected `linearizable` or `local`"
+            ))
+            .into());
+        }
+    };
+    let unknown = || Failure::NotFound(format!("checkpoint `{name}` not found"));
+    let checkpoint = state.checkpoints.get(&name).ok_or_else(unknown)?;
+    let mut response = stream::typed("application/octet-stream", checkpoint.value.clone());
+    let headers = response.headers_mut();
+    headers.insert(header::ETAG, etag(checkpoint.revision));
+    headers.insert(READ_AT, HeaderValue::from(state.revision().0));
+    Ok(response)
+}
+
+/// Sets a value.
+pub(crate) async fn put(
+    State(gateway): State<Arc<Gateway>>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let expected = expected(&headers)?;
+    let value = body::read(body, limits::CHECKPOINT_VALUE_BYTES).await?.to_vec();
+    let command = Command::PutCheckpoint { name: name.clone(), value, expected };
+    let revision = gateway.control.propose(command).await?.revision();
+    let mut response = stream::plain_json(&json!({"name": name, "revision": revision}));
+    response.headers_mut().insert(header::ETAG, etag(revision));
+    Ok(response)
+}
+
+/// Removes a value.
+pub(crate) async fn delete(
+    State(gateway): State<Arc<Gateway>>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let expected = expected(&headers)?;
+    let command = Command::DeleteCheckpoint { name: name.clone(), expected };
+    let revision = gateway.control.propose(command).await?.revision();
+    Ok(stream::plain_json(&json!({"name": name, "revision": revision})))
+}
+
+fn etag(revision: Revision) -> HeaderValue {
+    HeaderValue::from_str(&format!("\"{revision}\"")).expect("digits in quotes are a header value")
+}
+
+fn expected(headers: &HeaderMap) -> Result<Option<Revision>, Failure> {
+    let text = |name: HeaderName| -> Result<Option<String>, Failure> {
+        let value = headers.get(&name).map(|value| value.to_str().map(str::to_owned));
+        value.transpose().map_err(|_| Failure::invalid(format!("`{name}` is not plain text")))
+    };
+    match (text(header::IF_MATCH)?, text(header::IF_NONE_MATCH)?) {
+        (None, None) => Ok(None),
+        (None, Some(any)) if any.trim() == "*" => Ok(Some(Revision(0))),
+        (Some(tag), None) => {
+            let digits = tag.trim().trim_matches('"').parse().ok();
+            let revision = digits.filter(|revision| *revision > 0).map(Revision);
+            let wrong = || {
+                Failure::invalid(format!("`If-Match` is `{tag}`, expected a revision in quotes"))
+            };
+            revision.map(Some).ok_or_else(wrong)
+        }
+        _ => Err(Failure::invalid(
+            "expected `If-Match` with a revision in quotes, or `If-None-Match: *`, or neither",
+        )),
+    }
+}

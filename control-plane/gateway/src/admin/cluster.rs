@@ -1,0 +1,119 @@
+//! The cluster: its nodes, its workers, and who runs what.
+
+use crate::error::{Failure, Problem};
+use crate::{Gateway, body, stream};
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::response::Response;
+use ollamamax_core::record::WorkerRecord;
+use ollamamax_core::{Command, Outcome, State as Snapshot};
+use ollamamax_proto::NodeId;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// `GET /admin/v1/cluster`: everything at a glance, as this node sees it.
+pub(crate) async fn get(State(gateway): State<Arc<Gateway>>) -> Response {
+    let state = gateway.control.state();
+    let quorum = gateway.control.quorum();
+    let placements = state.placements.values().map(|placement| {
+        json!({
+            "id": placement.assignment.id,
+            "generation": placement.assignment.generation,
+            "model": placement.assignment.model,
+            "worker": placement.worker,
+            "phase": placement.phase.to_string(),
+            "reason": match &placement.phase {
+                ollamamax_proto::placement::Phase::Failed { reason } => Some(reason),
+                _ => None,
+            },
+            "since": placement.since,
+            "resident_bytes": placement.resident_bytes,
+            "context_length": placement.assignment.context_length,
+        })
+    });
+    stream::plain_json(&json!({
+        "leader": quorum.leader,
+        "term": quorum.term,
+        "revision": state.revision(),
+        "nodes": quorum.nodes,
+        "workers": workers(&gateway, &state),
+        "node": quorum.node,
+        "cluster": quorum.cluster,
+        "name": state.cluster.as_ref().map(|cluster| cluster.name.as_str()),
+        "applied": quorum.applied,
+        "placements": placements.collect::<Vec<_>>(),
+    }))
+}
+
+/// `GET /admin/v1/workers`.
+pub(crate) async fn list_workers(State(gateway): State<Arc<Gateway>>) -> Response {
+    let state = gateway.control.state();
+    let workers = workers(&gateway, &state);
+    stream::plain_json(&json!({"revision": state.revision(), "workers": workers}))
+}
+
+fn workers(gateway: &Gateway, state: &Snapshot) -> Vec<Value> {
+    let worker = |worker: &WorkerRecord| {
+        let held = state.placements.values().filter(|placement| placement.worker == worker.id);
+        let models: Vec<_> = held.map(|placement| placement.assignment.model.to_string()).collect();
+        json!({
+            "id": worker.id,
+            "name": worker.name,
+            "status": worker.status,
+            "reason": worker.reason,
+            "device": worker.device.kind,
+            "device_name": worker.device.name,
+            "memory_bytes": worker.device.memory_bytes,
+            "threads": worker.device.threads,
+            "address": worker.address,
+            "pid": worker.pid,
+            "incarnation": worker.incarnation,
+            "since": worker.since,
+            "models": models,
+            "outstanding_tokens": gateway.workers.outstanding_tokens(worker.id),
+        })
+    };
+    state.workers.values().map(worker).collect()
+}
+
+#[derive(Debug, Deserialize)]
+struct Join {
+    http: String,
+    raft: String,
+    #[serde(default = "yes")]
+    voter: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// `POST /admin/v1/cluster/nodes`: a process wants to become a node.
+pub(crate) async fn admit(
+    State(gateway): State<Arc<Gateway>>,
+    body: Body,
+) -> Result<Response, Problem> {
+    let Join { http, raft, voter } = body::json(body, gateway.config.body_bytes).await?;
+    match gateway.control.propose(Command::AdmitNode { http, raft, voter }).await? {
+        Outcome::Admitted { node, cluster, revision } => {
+            let admitted = json!({"node": node, "cluster": cluster, "revision": revision});
+            Ok(stream::plain_json(&admitted))
+        }
+        Outcome::Done { .. } => {
+            Err(Failure::Internal("the cluster admitted the node without an id".to_owned()).into())
+        }
+    }
+}
+
+/// `DELETE /admin/v1/cluster/nodes/{id}`: a node shall leave.
+pub(crate) async fn remove(
+    State(gateway): State<Arc<Gateway>>,
+    Path(id): Path<String>,
+) -> Result<Response, Problem> {
+    let node = id.parse().map(NodeId);
+    let node =
+        node.map_err(|_| Failure::invalid(format!("`{id}` is no node id; expected a number")))?;
+    let outcome = gateway.control.propose(Command::RemoveNode { node }).await?;
+    Ok(stream::plain_json(&json!({"node": node, "revision": outcome.revision()})))
+}

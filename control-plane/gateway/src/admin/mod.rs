@@ -1,0 +1,5 @@
+//! Our own endpoints under `/admin/v1/`.
+
+pub mod checkpoints;
+pub mod cluster;
+pub mod models;

@@ -1,0 +1,66 @@
+//! What a node tells its gateway at start.
+
+use ollamamax_proto::limits;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Renders the metrics of this process in Prometheus' text format.
+pub type RenderMetrics = Arc<dyn Fn() -> String + Send + Sync>;
+
+/// The Ollama version whose contract is met: clients compare it with what they need.
+pub const OLLAMA_VERSION: &str = "0.33.0";
+
+/// Settings of one gateway. The defaults are the documented limits.
+#[derive(Clone)]
+pub struct Config {
+    /// What `GET /metrics` answers.
+    pub metrics: RenderMetrics,
+    /// How long a model stays wanted after its last use when nobody says otherwise, in milliseconds; negative: forever.
+    pub keep_alive_ms: i64,
+    /// On how many workers a model is wanted when a request is the first to want it.
+    pub replicas: u32,
+    /// How long a request waits for its model to be loaded somewhere.
+    pub load_timeout: Duration,
+    /// How long a request waits while no worker at all can be used.
+    pub no_worker_timeout: Duration,
+    /// Silence of a worker in the middle of a stream after which the stream goes on elsewhere.
+    pub stall: Duration,
+    /// How long a broken stream waits for another worker that can go on with it.
+    pub resume_timeout: Duration,
+    /// How long a client may leave a full stream unread.
+    pub client_stall: Duration,
+    /// Attempts over workers, the first included.
+    pub attempts: u32,
+    /// Largest body of an API request other than a blob, in bytes.
+    pub body_bytes: usize,
+    /// Requests held for one model before their first token.
+    pub requests_queued: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            metrics: Arc::new(String::new),
+            keep_alive_ms: limits::KEEP_ALIVE_MS,
+            replicas: limits::DEMAND_REPLICAS_COUNT,
+            load_timeout: Duration::from_millis(limits::LOAD_TIMEOUT_MS),
+            no_worker_timeout: Duration::from_millis(limits::NO_WORKER_TIMEOUT_MS),
+            stall: Duration::from_millis(limits::STREAM_STALL_MS),
+            resume_timeout: Duration::from_millis(limits::RESUME_TIMEOUT_MS),
+            client_stall: Duration::from_millis(limits::CLIENT_STALL_MS),
+            attempts: limits::ATTEMPTS_COUNT,
+            body_bytes: limits::BODY_BYTES,
+            requests_queued: limits::REQUESTS_QUEUED,
+        }
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("keep_alive_ms", &self.keep_alive_ms)
+            .field("replicas", &self.replicas)
+            .finish_non_exhaustive()
+    }
+}

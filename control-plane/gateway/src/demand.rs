@@ -1,0 +1,372 @@
+//! Getting a model loaded: wanting it in the shared state, then waiting until some worker has it.
+//!
+//! ```text
+//! absent -> propose DemandModel -> planner places it -> worker loads -> placement ready -> the request goes on
+//! ```
+//!
+//! Steady traffic does not write: a wish is only renewed when less than half of its time is left, and then in the background,
+//! so that a lost quorum delays no request whose model is loaded.
+
+use crate::Gateway;
+use crate::error::Failure;
+use crate::keep_alive::KeepAlive;
+use crate::ports::ControlError;
+use crate::workers::candidates;
+use ollamamax_core::record::{Demand, Lifetime, ModelRecord};
+use ollamamax_core::{Command, Rejection, State};
+use ollamamax_proto::placement::{Phase, WorkerStatus};
+use ollamamax_proto::{Millis, ModelName, limits};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::time::{Duration, Instant};
+
+/// What a request asks about its model beside the answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Want {
+    /// How long it shall stay loaded; `None`: as it is.
+    pub keep_alive: Option<KeepAlive>,
+    /// Tokens a sequence shall hold; `None`: as it is.
+    pub context_tokens: Option<u32>,
+    /// On how many workers; `None`: as it is.
+    pub replicas: Option<u32>,
+}
+
+/// What a gateway remembers about the wishes of its requests.
+#[derive(Default)]
+pub struct Demands {
+    book: Mutex<Book>,
+}
+
+#[derive(Default)]
+struct Book {
+    /// Models whose renewal is under way.
+    renewing: HashSet<ModelName>,
+    /// Requests by model that have not ended.
+    in_use: HashMap<ModelName, usize>,
+    /// Models to release when the last of their requests here ends.
+    release_when_idle: HashSet<ModelName>,
+    /// Requests by model that wait for their first text.
+    waiting: HashMap<ModelName, usize>,
+}
+
+/// A request in the book; it leaves when dropped.
+pub struct Use {
+    gateway: Arc<Gateway>,
+    model: ModelName,
+    waiting: bool,
+}
+
+impl Use {
+    /// The request has its first text and waits no longer.
+    pub fn started(&mut self) {
+        if std::mem::take(&mut self.waiting) {
+            self.gateway.demands.leave_queue(&self.model);
+        }
+    }
+}
+
+impl Drop for Use {
+    fn drop(&mut self) {
+        self.started();
+        if self.gateway.demands.leave(&self.model) {
+            let (gateway, model) = (Arc::clone(&self.gateway), self.model.clone());
+            tokio::spawn(async move {
+                if let Err(error) = gateway.release(&model).await {
+                    tracing::warn!(%model, error = %error, "could not release the idle model");
+                }
+            });
+        }
+    }
+}
+
+impl Demands {
+    fn book(&self) -> std::sync::MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn leave_queue(&self, model: &ModelName) {
+        decrement(&mut self.book().waiting, model);
+    }
+
+    /// Whether this was the last request of a model that is to be released.
+    fn leave(&self, model: &ModelName) -> bool {
+        let mut book = self.book();
+        decrement(&mut book.in_use, model) && book.release_when_idle.remove(model)
+    }
+}
+
+/// Counts one down; tells whether none is left.
+fn decrement(counts: &mut HashMap<ModelName, usize>, model: &ModelName) -> bool {
+    let Some(count) = counts.get_mut(model) else { return true };
+    *count = count.saturating_sub(1);
+    let none_left = *count == 0;
+    if none_left {
+        counts.remove(model);
+    }
+    none_left
+}
+
+impl Gateway {
+    /// Enters a request into the book; refused when too many of its kind wait already.
+    pub(crate) fn enter(self: &Arc<Self>, model: &ModelName, want: Want) -> Result<Use, Failure> {
+        let mut book = self.demands.book();
+        let waiting = book.waiting.entry(model.clone()).or_default();
+        if *waiting >= self.config.requests_queued {
+            return Err(Failure::queue_full());
+        }
+        *waiting += 1;
+        *book.in_use.entry(model.clone()).or_default() += 1;
+        match want.keep_alive {
+            Some(keep) if keep.is_unload() => {
+                book.release_when_idle.insert(model.clone());
+            }
+            Some(_) => {
+                book.release_when_idle.remove(model);
+            }
+            None => {}
+        }
+        Ok(Use { gateway: Arc::clone(self), model: model.clone(), waiting: true })
+    }
+
+    /// Returns when some worker can answer for the model, wanting it first where nobody does.
+    pub(crate) async fn ensure_loaded(
+        self: &Arc<Self>,
+        model: &ModelRecord,
+        want: Want,
+    ) -> Result<(), Failure> {
+        let state = self.control.state();
+        let loaded = !candidates(&state, model).is_empty();
+        if let Some(demand) = self.renewal(&state, &model.name, want) {
+            if loaded {
+                self.renew_in_background(demand);
+            } else {
+                self.propose_demand(demand).await?;
+            }
+        }
+        if loaded { Ok(()) } else { self.wait_until_loaded(model, want).await }
+    }
+
+    /// Keeps the wish alive while a long request runs.
+    pub(crate) fn touch(self: &Arc<Self>, model: &ModelName) {
+        if let Some(demand) = self.renewal(&self.control.state(), model, Want::default()) {
+            self.renew_in_background(demand);
+        }
+    }
+
+    /// Wants the model no longer: at once when no request of this gateway uses it, else when the last one ends.
+    pub(crate) async fn unload(&self, model: &ModelName) -> Result<(), Failure> {
+        {
+            let mut book = self.demands.book();
+            if book.in_use.contains_key(model) {
+                book.release_when_idle.insert(model.clone());
+                return Ok(());
+            }
+        }
+        self.release(model).await
+    }
+
+    async fn release(&self, model: &ModelName) -> Result<(), Failure> {
+        if !self.control.state().demands.contains_key(model) {
+            return Ok(());
+        }
+        match self.control.propose(Command::ReleaseModel { name: model.clone() }).await {
+            Ok(_) | Err(ControlError::Rejected(Rejection::UnknownModel(_))) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The wish to propose, if one is needed.
+    fn renewal(&self, state: &State, model: &ModelName, want: Want) -> Option<Demand> {
+        let known = state.demands.get(model);
+        // Unloading happens when the request ends; until then the model is wanted as usual.
+        let asked = want.keep_alive.filter(|keep| !keep.is_unload()).map(|keep| keep.0.max(-1));
+        let usual = known.map_or(self.config.keep_alive_ms, |demand| demand.keep_alive_ms);
+        let keep_alive_ms = asked.unwrap_or(usual);
+        let context_length = want.context_tokens.unwrap_or(0);
+        let replicas = want.replicas.unwrap_or(self.config.replicas);
+        if let Some(demand) = known {
+            let fresh = match demand.lifetime {
+                Lifetime::Forever => true,
+                Lifetime::Until(end) => {
+                    let left_ms = end.since(Millis::now());
+                    left_ms > demand.keep_alive_ms.unsigned_abs() / 2
+                }
+            };
+            let same = keep_alive_ms == demand.keep_alive_ms.max(-1)
+                && want.replicas.is_none_or(|replicas| replicas <= demand.replicas);
+            if fresh && same {
+                return None;
+            }
+        }
+        Some(Demand {
+            model: model.clone(),
+            replicas: known.map_or(replicas, |demand| want.replicas.unwrap_or(demand.replicas)),
+            lifetime: if keep_alive_ms < 0 {
+                Lifetime::Forever
+            } else {
+                Lifetime::Until(Millis::now().plus(keep_alive_ms.unsigned_abs()))
+            },
+            context_length: known.map_or(context_length, |demand| demand.context_length),
+            keep_alive_ms,
+        })
+    }
+
+    /// Proposes a wish; a refusal is the caller's.
+    pub(crate) async fn propose_demand(&self, demand: Demand) -> Result<(), Failure> {
+        let model = demand.model.clone();
+        match self.control.propose(Command::DemandModel { demand }).await {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                tracing::debug!(%model, error = %error, "could not demand the model");
+                Err(error.into())
+            }
+        }
+    }
+
+    fn renew_in_background(self: &Arc<Self>, demand: Demand) {
+        let model = demand.model.clone();
+        if !self.demands.book().renewing.insert(model.clone()) {
+            return;
+        }
+        let gateway = Arc::clone(self);
+        tokio::spawn(async move {
+            // Without a quorum the model stays loaded where it is: nothing to tell the client.
+            let failed = gateway.propose_demand(demand).await.is_err();
+            if failed {
+                tokio::time::sleep(Duration::from_millis(limits::RECONCILE_PERIOD_MS)).await;
+            }
+            gateway.demands.book().renewing.remove(&model);
+        });
+    }
+
+    async fn wait_until_loaded(
+        self: &Arc<Self>,
+        model: &ModelRecord,
+        want: Want,
+    ) -> Result<(), Failure> {
+        let mut revisions = self.control.revisions();
+        let started = Instant::now();
+        let mut stuck: Option<(Instant, Failure)> = None;
+        loop {
+            revisions.borrow_and_update();
+            let state = self.control.state();
+            let patience = match self.progress(&state, model) {
+                Progress::Ready => return Ok(()),
+                Progress::Hopeless(failure) => return Err(failure),
+                Progress::Stuck(failure) => {
+                    let since = stuck.map_or_else(Instant::now, |(since, _)| since);
+                    stuck = Some((since, failure));
+                    since + self.config.no_worker_timeout
+                }
+                Progress::Waiting => {
+                    stuck = None;
+                    started + self.config.load_timeout
+                }
+                Progress::Forgotten => {
+                    // Somebody released it between our wish and now; the request still wants it.
+                    if let Some(demand) = self.renewal(&state, &model.name, want) {
+                        self.propose_demand(demand).await?;
+                    }
+                    started + self.config.load_timeout
+                }
+            };
+            let patience = patience.min(started + self.config.load_timeout);
+            if Instant::now() >= patience {
+                let late = || Failure::unavailable(self.lateness(&state, model));
+                return Err(stuck.map_or_else(late, |(_, failure)| failure));
+            }
+            // A lost wake-up must not cost the whole timeout: the state is looked at once a second anyway.
+            let wake = patience.min(Instant::now() + Duration::from_secs(1));
+            tokio::select! {
+                changed = revisions.changed() => if changed.is_err() {
+                    return Err(Failure::unavailable("the node is shutting down"));
+                },
+                () = tokio::time::sleep_until(wake) => {}
+            }
+        }
+    }
+
+    fn progress(&self, state: &State, model: &ModelRecord) -> Progress {
+        if !candidates(state, model).is_empty() {
+            return Progress::Ready;
+        }
+        match state.models.get(&model.name) {
+            Some(now) if now.version.blob == model.version.blob => {}
+            _ => return Progress::Hopeless(Failure::unknown_model(&model.name.to_string())),
+        }
+        let name = &model.name;
+        let ready: Vec<_> =
+            state.workers.values().filter(|w| w.status == WorkerStatus::Ready).collect();
+        let needed = model.version.facts.weight_bytes();
+        match ready.iter().map(|worker| worker.device.memory_bytes).max() {
+            None => {
+                let reason = no_worker(state);
+                return Progress::Stuck(Failure::unavailable(format!(
+                    "no worker can serve '{name}': {reason}"
+                )));
+            }
+            Some(largest) if largest < needed => {
+                return Progress::Stuck(Failure::unavailable(format!(
+                    "no worker can hold '{name}': it needs {needed} bytes, the largest worker has {largest}"
+                )));
+            }
+            Some(_) => {}
+        }
+        let placed = state.placements.values().filter(|p| p.assignment.blob == model.version.blob);
+        let (mut live, mut failed) = (0, Vec::new());
+        for placement in placed {
+            match &placement.phase {
+                Phase::Failed { reason } => failed.push((placement.worker, reason)),
+                _ => live += 1,
+            }
+        }
+        if live == 0
+            && let Some((_, reason)) = failed.first()
+        {
+            let failure = Failure::Internal(format!("loading '{name}' failed: {reason}"));
+            let everywhere =
+                ready.iter().all(|worker| failed.iter().any(|(at, _)| *at == worker.id));
+            return if everywhere { Progress::Hopeless(failure) } else { Progress::Stuck(failure) };
+        }
+        if state.demands.contains_key(name) { Progress::Waiting } else { Progress::Forgotten }
+    }
+
+    fn lateness(&self, state: &State, model: &ModelRecord) -> String {
+        let seconds = self.config.load_timeout.as_secs();
+        let phases: Vec<String> = state
+            .placements
+            .values()
+            .filter(|placement| placement.assignment.blob == model.version.blob)
+            .map(|placement| format!("worker {} {}", placement.worker, placement.phase))
+            .collect();
+        let seen = if phases.is_empty() { "placed nowhere".to_owned() } else { phases.join(", ") };
+        format!("'{}' was not loaded within {seconds} s: {seen}", model.name)
+    }
+}
+
+/// How far a wish has come.
+enum Progress {
+    /// Some worker can answer.
+    Ready,
+    /// It is on its way.
+    Waiting,
+    /// Nobody wants it any more.
+    Forgotten,
+    /// As things are it will not come; things may change in a moment.
+    Stuck(Failure),
+    /// It will not come.
+    Hopeless(Failure),
+}
+
+fn no_worker(state: &State) -> String {
+    if state.workers.is_empty() {
+        return "no worker has registered".to_owned();
+    }
+    let all: Vec<String> = state
+        .workers
+        .values()
+        .take(5)
+        .map(|worker| format!("worker {} is {} ({})", worker.name, worker.status, worker.reason))
+        .collect();
+    all.join(", ")
+}

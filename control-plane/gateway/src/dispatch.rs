@@ -1,0 +1,302 @@
+//! The request path: from a model and a prompt to a stream of text that survives its worker.
+//!
+//! ```text
+//!   job -> loaded? -> pick -> Generate(resume = tokens so far) -> text to the client
+//!            ^                          |
+//!            +---- broken, stalled -----+        at most `attempts` tries
+//! ```
+//!
+//! One task per request owns the whole of it. Tokens decide what a worker has to continue from, text is only ever appended:
+//! what a client has seen stays, and what follows is what would have followed. When the client goes, the task is dropped and
+//! with it the call, which is how a worker learns to stop.
+
+mod attempt;
+
+use crate::Gateway;
+use crate::demand::{Use, Want};
+use crate::error::Failure;
+use crate::telemetry;
+use crate::workers::{Candidate, Outstanding, candidates};
+use attempt::{Attempt, End};
+use ollamamax_core::record::ModelRecord;
+use ollamamax_proto::inference::{FinishReason, Options, Predict, Prompt};
+use ollamamax_proto::{Incarnation, Millis, WorkerId, backoff, limits};
+use std::collections::HashSet;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio::time::{Duration, Instant};
+use tracing::Instrument;
+
+/// What is to be generated.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// For logs, here and at the worker.
+    pub request_id: String,
+    /// The model as resolved.
+    pub model: ModelRecord,
+    /// What it continues.
+    pub prompt: Prompt,
+    /// How; the seed is set.
+    pub options: Options,
+    /// What the request asks about its model.
+    pub want: Want,
+}
+
+/// What a client gets to see of a generation.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// More text.
+    Text(String),
+    /// The end.
+    Done(Box<Summary>),
+}
+
+/// How a generation went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// Why it ended.
+    pub reason: FinishReason,
+    /// Tokens of the prompt, cached ones included.
+    pub prompt_tokens: u32,
+    /// Tokens generated.
+    pub output_tokens: u32,
+    /// From the request to a worker that has the model, in nanoseconds.
+    pub load_ns: u64,
+    /// Spent on the prompt, in nanoseconds.
+    pub prompt_ns: u64,
+    /// Spent on the output, in nanoseconds.
+    pub output_ns: u64,
+    /// From the request to the end, in nanoseconds.
+    pub total_ns: u64,
+    /// Tokens of prompt and output, to continue from.
+    pub context: Vec<u32>,
+    /// How often it went on at another worker.
+    pub resumes: u32,
+}
+
+/// A running generation. Dropping it cancels it.
+pub struct Generation {
+    first: Option<Event>,
+    events: mpsc::Receiver<Result<Event, Failure>>,
+}
+
+impl Generation {
+    /// The next event; `None` after the last.
+    pub async fn next(&mut self) -> Option<Result<Event, Failure>> {
+        match self.first.take() {
+            Some(event) => Some(Ok(event)),
+            None => self.events.recv().await,
+        }
+    }
+
+    /// The next event, if it is there already.
+    pub fn try_next(&mut self) -> Option<Result<Event, Failure>> {
+        self.first.take().map(Ok).or_else(|| self.events.try_recv().ok())
+    }
+
+    /// Everything at once.
+    pub async fn whole(mut self) -> Result<(String, Summary), Failure> {
+        let mut text = String::new();
+        while let Some(event) = self.next().await {
+            match event? {
+                Event::Text(more) => text.push_str(&more),
+                Event::Done(summary) => return Ok((text, *summary)),
+            }
+        }
+        Err(Failure::Internal("the generation ended without a result".to_owned()))
+    }
+}
+
+impl Gateway {
+    /// Starts a generation and returns when its first event is there, so that what fails before can still have a status.
+    pub(crate) async fn generate(self: &Arc<Self>, job: Job) -> Result<Generation, Failure> {
+        let entry = self.enter(&job.model.name, job.want)?;
+        let (sender, mut events) = mpsc::channel(limits::STREAM_CHUNKS_BUFFERED);
+        let span =
+            tracing::info_span!("generate", request = %job.request_id, model = %job.model.name);
+        let gateway = Arc::clone(self);
+        let task = async move {
+            let _in_flight = telemetry::InFlight::new();
+            let mut run = Run::new(gateway, job, entry, sender.clone());
+            tokio::select! {
+                () = sender.closed() => telemetry::attempt("cancelled"),
+                result = run.drive() => if let Err(failure) = result {
+                    // Nobody may be listening any more, which is as good.
+                    let _ = sender.send(Err(failure)).await;
+                }
+            }
+        };
+        tokio::spawn(task.instrument(span));
+        match events.recv().await {
+            Some(Ok(first)) => Ok(Generation { first: Some(first), events }),
+            Some(Err(failure)) => Err(failure),
+            None => Err(Failure::Internal("the generation ended without a result".to_owned())),
+        }
+    }
+}
+
+/// One request on its way over workers.
+struct Run {
+    gateway: Arc<Gateway>,
+    job: Job,
+    entry: Use,
+    sender: mpsc::Sender<Result<Event, Failure>>,
+    started: Instant,
+    load_ns: u64,
+    first_text: Option<Instant>,
+    /// All tokens so far: what the next worker has to continue from.
+    tokens: Vec<u32>,
+    attempts: u32,
+    resumes: u32,
+    tried: HashSet<(WorkerId, Incarnation, u64)>,
+    /// Whether every try so far was refused for lack of room.
+    only_busy: bool,
+    last_touch: Instant,
+}
+
+impl Run {
+    fn new(
+        gateway: Arc<Gateway>,
+        job: Job,
+        entry: Use,
+        sender: mpsc::Sender<Result<Event, Failure>>,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            gateway,
+            job,
+            entry,
+            sender,
+            started: now,
+            load_ns: 0,
+            first_text: None,
+            tokens: Vec::new(),
+            attempts: 0,
+            resumes: 0,
+            tried: HashSet::new(),
+            only_busy: true,
+            last_touch: now,
+        }
+    }
+
+    async fn drive(&mut self) -> Result<(), Failure> {
+        self.gateway.ensure_loaded(&self.job.model, self.job.want).await?;
+        self.load_ns = nanos(self.started.elapsed());
+        let mut last: Option<Failure> = None;
+        loop {
+            let Some((candidate, work)) = self.next_candidate().await else {
+                let failure = Failure::unavailable("every worker that had the model is gone");
+                return Err(last.unwrap_or(failure));
+            };
+            self.tried.insert(candidate.identity());
+            let before = self.tokens.len();
+            if !self.tokens.is_empty() {
+                self.resumes += 1;
+                telemetry::resumed(&self.job.model.name.to_string());
+                tracing::info!(worker = %candidate.worker.id, tokens = before, "resuming the stream");
+            }
+            let attempt = self.attempts;
+            self.attempts += 1;
+            let end = Attempt { run: self, candidate: &candidate, work, attempt }.go().await;
+            telemetry::attempt(end.name());
+            let now = Millis::now();
+            self.only_busy &= matches!(end, End::Busy(_));
+            match end {
+                End::Done | End::ClientGone => {
+                    self.gateway.workers.record(&candidate.worker, true, now);
+                    self.gateway.touch(&self.job.model.name);
+                    return Ok(());
+                }
+                End::Refused(failure) => return Err(failure),
+                End::Busy(why) => last = Some(Failure::unavailable(why)),
+                End::Stale(why) => last = Some(Failure::unavailable(why)),
+                End::Broken(why) => {
+                    self.gateway.workers.record(&candidate.worker, false, now);
+                    tracing::warn!(worker = %candidate.worker.id, attempt, why, "worker failed");
+                    let id = candidate.worker.id;
+                    last = Some(Failure::unavailable(format!("worker {id} failed: {why}")));
+                }
+            }
+            if self.attempts >= self.gateway.config.attempts {
+                return Err(last.unwrap_or_else(|| Failure::unavailable("too many attempts")));
+            }
+        }
+    }
+
+    /// The worker to try next. Untried ones come first; when there is none, one that failed before gets a second chance after
+    /// a while, and the planner gets time to place the model somewhere else.
+    async fn next_candidate(&self) -> Option<(Candidate, Outstanding)> {
+        let mut revisions = self.gateway.control.revisions();
+        let deadline = Instant::now() + self.gateway.config.resume_timeout;
+        let wait_ms = backoff::delay_ms(self.attempts, 250, 4_000, rand::random());
+        let second_chance = Instant::now() + Duration::from_millis(wait_ms);
+        let work_tokens = estimate(&self.job.prompt, &self.job.options) + self.tokens.len() as u64;
+        loop {
+            revisions.borrow_and_update();
+            let state = self.gateway.control.state();
+            let all = candidates(&state, &self.job.model);
+            let now = Instant::now();
+            // One attempt is kept for a worker that was not tried yet.
+            let again = now >= second_chance && self.attempts + 1 < self.gateway.config.attempts;
+            let tried =
+                |candidate: &Candidate| !again && self.tried.contains(&candidate.identity());
+            let picked =
+                self.gateway.workers.pick(all, work_tokens, Millis::now(), rand::random(), tried);
+            if picked.is_some() {
+                return picked;
+            }
+            // Waiting inside a full system only makes it fuller; the client is told when to come back.
+            let overloaded = self.only_busy && !self.tried.is_empty() && self.tokens.is_empty();
+            if now >= deadline || overloaded {
+                return None;
+            }
+            let wake = if again { deadline } else { second_chance.max(now).min(deadline) };
+            let wake = wake.min(now + Duration::from_secs(1)).max(now + Duration::from_millis(1));
+            tokio::select! {
+                changed = revisions.changed() => if changed.is_err() {
+                    return None;
+                },
+                () = tokio::time::sleep_until(wake) => {}
+            }
+        }
+    }
+
+    async fn send(&mut self, event: Event) -> bool {
+        if let Event::Text(_) = event
+            && self.first_text.is_none()
+        {
+            self.first_text = Some(Instant::now());
+            self.entry.started();
+            let model = self.job.model.name.to_string();
+            telemetry::first_token(&model, self.started.elapsed());
+        }
+        if self.last_touch.elapsed() > Duration::from_secs(5) {
+            self.last_touch = Instant::now();
+            self.gateway.touch(&self.job.model.name);
+        }
+        self.sender.send_timeout(Ok(event), self.gateway.config.client_stall).await.is_ok()
+    }
+}
+
+/// Tokens of work a request is thought to be: four bytes of prompt a token, and what it may generate.
+fn estimate(prompt: &Prompt, options: &Options) -> u64 {
+    /// What a request without a limit is thought to generate.
+    const USUAL_OUTPUT_TOKENS: u64 = 256;
+    let prompt_tokens = match prompt {
+        Prompt::Text(text) => text.len() as u64 / 4,
+        Prompt::Tokens(tokens) => tokens.len() as u64,
+        Prompt::Chat { messages, context, .. } => {
+            let bytes: usize = messages.iter().map(|message| message.content.len()).sum();
+            (bytes / 4 + context.len()) as u64
+        }
+    };
+    let output_tokens = match options.predict {
+        Predict::AtMost(tokens) => u64::from(tokens).min(4 * USUAL_OUTPUT_TOKENS),
+        Predict::UntilDone | Predict::FillContext => USUAL_OUTPUT_TOKENS,
+    };
+    prompt_tokens + output_tokens
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,261 @@
+//! What goes wrong, and what a client sees of it. The only file that knows status codes.
+//!
+//! Code behind it returns a [`Failure`]; the three families of endpoints wrap it in their own shape: [`OllamaError`],
+//! [`OpenAiError`], [`Problem`].
+
+use crate::ports::{BlobError, ControlError};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use ollamamax_core::Rejection;
+use serde_json::{Value, json};
+use std::io;
+
+/// Why a request got no answer, or only half of one.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// The request makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+    /// What it names is not there.
+    #[error("{0}")]
+    NotFound(String),
+    /// No such path.
+    #[error("404 page not found")]
+    NoPath,
+    /// The path is there, the method is not.
+    #[error("405 method not allowed")]
+    NoMethod,
+    /// The request collides with what is there.
+    #[error("{0}")]
+    Conflict(String),
+    /// A compare-and-set lost.
+    #[error("{0}")]
+    Precondition(String),
+    /// More bytes than accepted.
+    #[error("the body has more than {limit} bytes")]
+    TooLarge {
+        /// The limit.
+        limit: u64,
+    },
+    /// It could be answered later, or by somebody else.
+    #[error("{reason}")]
+    Unavailable {
+        /// Why not now.
+        reason: String,
+        /// When to try again, in seconds.
+        retry_after_s: u32,
+    },
+    /// The disk has no room.
+    #[error("{0}")]
+    StorageFull(String),
+    /// It is our fault.
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl Failure {
+    /// A request that makes no sense.
+    pub fn invalid(text: impl Into<String>) -> Self {
+        Self::Invalid(text.into())
+    }
+
+    /// A model that is not in the catalogue, in Ollama's words.
+    pub fn unknown_model(name: &str) -> Self {
+        let name: String = name.chars().take(500).collect();
+        Self::NotFound(format!("model '{name}' not found"))
+    }
+
+    /// Something that may work in a moment.
+    pub fn unavailable(reason: impl Into<String>) -> Self {
+        Self::Unavailable { reason: reason.into(), retry_after_s: 1 }
+    }
+
+    /// The queue of a model is full, in Ollama's words (two spaces included).
+    pub fn queue_full() -> Self {
+        Self::unavailable("server busy, please try again.  maximum pending requests exceeded")
+    }
+
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Invalid(_) => StatusCode::BAD_REQUEST,
+            Self::NotFound(_) | Self::NoPath => StatusCode::NOT_FOUND,
+            Self::NoMethod => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Conflict(_) => StatusCode::CONFLICT,
+            Self::Precondition(_) => StatusCode::PRECONDITION_FAILED,
+            Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::StorageFull(_) => StatusCode::INSUFFICIENT_STORAGE,
+            Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// The body of an OpenAI error, which is also what a broken event stream ends with.
+    pub fn openai_body(&self) -> Value {
+        let (kind, code) = match self.status() {
+            StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE => {
+                ("invalid_request_error", Value::Null)
+            }
+            StatusCode::NOT_FOUND if matches!(self, Self::NotFound(_)) => {
+                ("not_found_error", json!("model_not_found"))
+            }
+            StatusCode::NOT_FOUND => ("not_found_error", Value::Null),
+            StatusCode::METHOD_NOT_ALLOWED => ("invalid_request_error", Value::Null),
+            _ => ("api_error", Value::Null),
+        };
+        json!({"error": {"message": self.to_string(), "type": kind, "param": null, "code": code}})
+    }
+
+    /// The body of an Ollama error, which is also the last line of a broken stream.
+    pub fn ollama_body(&self) -> Value {
+        json!({"error": self.to_string()})
+    }
+
+    fn respond(&self, content_type: &'static str, body: &Value) -> Response {
+        let status = self.status();
+        if status.is_server_error() {
+            tracing::warn!(%status, error = %self, "request failed");
+        } else {
+            tracing::debug!(%status, error = %self, "request refused");
+        }
+        let mut response = (status, body.to_string()).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+        if let Self::Unavailable { retry_after_s, .. } = self {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(*retry_after_s));
+        }
+        response
+    }
+}
+
+/// A failure as Ollama's endpoints answer it.
+#[derive(Debug)]
+pub struct OllamaError(pub Failure);
+
+/// A failure as OpenAI's endpoints answer it.
+#[derive(Debug)]
+pub struct OpenAiError(pub Failure);
+
+/// A failure as our own endpoints answer it: problem details (RFC 9457), with `error` beside for clients that read only that.
+#[derive(Debug)]
+pub struct Problem(pub Failure);
+
+impl IntoResponse for OllamaError {
+    fn into_response(self) -> Response {
+        self.0.respond("application/json; charset=utf-8", &self.0.ollama_body())
+    }
+}
+
+impl IntoResponse for OpenAiError {
+    fn into_response(self) -> Response {
+        self.0.respond("application/json", &self.0.openai_body())
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = self.0.status();
+        let body = json!({
+            "type": "about:blank",
+            "title": status.canonical_reason(),
+            "status": status.as_u16(),
+            "detail": self.0.to_string(),
+            "error": self.0.to_string(),
+        });
+        self.0.respond("application/problem+json", &body)
+    }
+}
+
+macro_rules! wraps_failures {
+    ($($name:ident),*) => {$(
+        impl<T: Into<Failure>> From<T> for $name {
+            fn from(failure: T) -> Self {
+                Self(failure.into())
+            }
+        }
+    )*};
+}
+
+wraps_failures!(OllamaError, OpenAiError, Problem);
+
+impl From<Rejection> for Failure {
+    fn from(rejection: Rejection) -> Self {
+        let text = rejection.to_string();
+        match rejection {
+            Rejection::NotBootstrapped => Self::unavailable(text),
+            Rejection::UnknownModel(_)
+            | Rejection::UnknownWorker(_)
+            | Rejection::UnknownNode(_)
+            | Rejection::UnknownAssignment(_)
+            | Rejection::UnknownCheckpoint(_) => Self::NotFound(text),
+            Rejection::CheckpointMoved { .. } => Self::Precondition(text),
+            Rejection::Invalid { .. } => Self::Invalid(text),
+            Rejection::AlreadyBootstrapped(_)
+            | Rejection::LastVoter(_)
+            | Rejection::StaleIncarnation { .. }
+            | Rejection::StalePlan { .. }
+            | Rejection::OverLimit { .. } => Self::Conflict(text),
+        }
+    }
+}
+
+impl From<ControlError> for Failure {
+    fn from(error: ControlError) -> Self {
+        match error {
+            ControlError::Rejected(rejection) => rejection.into(),
+            ControlError::TooLarge { limit, .. } => Self::TooLarge { limit: limit as u64 },
+            ControlError::NoQuorum { .. } | ControlError::Busy { .. } => {
+                Self::unavailable(error.to_string())
+            }
+        }
+    }
+}
+
+impl From<BlobError> for Failure {
+    fn from(error: BlobError) -> Self {
+        let text = error.to_string();
+        match error {
+            BlobError::Mismatch { .. } | BlobError::Upload(_) => Self::Invalid(text),
+            BlobError::NotFound(_) => Self::NotFound(text),
+            BlobError::TooLarge { limit } => Self::TooLarge { limit },
+            BlobError::Io(cause) if cause.kind() == io::ErrorKind::StorageFull => {
+                Self::StorageFull(text)
+            }
+            BlobError::Io(_) => Self::Internal(text),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_failure_has_its_status() {
+        let table = [
+            (Failure::invalid("x"), 400),
+            (Failure::unknown_model("x"), 404),
+            (Failure::NoPath, 404),
+            (Failure::NoMethod, 405),
+            (Failure::Conflict("x".into()), 409),
+            (Failure::Precondition("x".into()), 412),
+            (Failure::TooLarge { limit: 1 }, 413),
+            (Failure::Internal("x".into()), 500),
+            (Failure::queue_full(), 503),
+            (Failure::StorageFull("x".into()), 507),
+        ];
+        for (failure, status) in table {
+            assert_eq!(failure.status().as_u16(), status, "{failure:?}");
+        }
+        let response = OllamaError(Failure::queue_full()).into_response();
+        assert_eq!(response.headers()[header::RETRY_AFTER], "1");
+    }
+
+    #[test]
+    fn openai_errors_have_their_own_shape() {
+        let body = Failure::unknown_model("x").openai_body();
+        assert_eq!(
+            body.to_string(),
+            r#"{"error":{"message":"model 'x' not found","type":"not_found_error","param":null,"code":"model_not_found"}}"#
+        );
+    }
+}

@@ -1,0 +1,237 @@
+//! `POST /api/chat`: a conversation, continued.
+
+use super::{Asked, Head, Metrics, merged};
+use crate::demand::Want;
+use crate::dispatch::{Event, Job, Summary};
+use crate::error::{Failure, OllamaError};
+use crate::keep_alive::KeepAlive;
+use crate::request::RequestId;
+use crate::stream::{self, Render};
+use crate::{Gateway, body, names};
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::Response;
+use ollamamax_core::record::ModelRecord;
+use ollamamax_proto::inference::{Message, Prompt};
+use ollamamax_proto::limits;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::sync::Arc;
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct ChatRequest {
+    #[serde(default)]
+    model: Option<String>,
+    #[serde(default)]
+    messages: Option<Vec<ChatMessage>>,
+    #[serde(default)]
+    tools: Option<Vec<Value>>,
+    #[serde(default)]
+    stream: Option<bool>,
+    #[serde(default)]
+    format: Option<Value>,
+    #[serde(default)]
+    keep_alive: Option<KeepAlive>,
+    #[serde(default)]
+    options: Option<Map<String, Value>>,
+    #[serde(default)]
+    think: Option<Value>,
+    #[serde(default)]
+    logprobs: Option<bool>,
+    #[serde(default)]
+    top_logprobs: Option<i64>,
+    #[serde(default)]
+    truncate: Option<bool>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ChatMessage {
+    role: String,
+    #[serde(default)]
+    content: Option<String>,
+    #[serde(default)]
+    images: Option<Vec<String>>,
+    /// `thinking`, `tool_calls`, `tool_name`, `tool_call_id`: for the template.
+    #[serde(flatten)]
+    extra: Map<String, Value>,
+}
+
+#[derive(Serialize)]
+struct Record<'a> {
+    #[serde(flatten)]
+    head: Head<'a>,
+    message: Reply<'a>,
+    done: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    done_reason: Option<&'static str>,
+    #[serde(flatten)]
+    metrics: Metrics,
+}
+
+#[derive(Serialize)]
+struct Reply<'a> {
+    role: &'static str,
+    content: &'a str,
+}
+
+impl<'a> Record<'a> {
+    fn text(model: &'a str, content: &'a str) -> Self {
+        let message = Reply { role: "assistant", content };
+        let (head, metrics) = (Head::now(model), Metrics::default());
+        Self { head, message, done: false, done_reason: None, metrics }
+    }
+
+    fn last(model: &'a str, content: &'a str, summary: &Summary) -> Self {
+        Self {
+            done: true,
+            done_reason: Some(summary.reason.as_str()),
+            metrics: summary.into(),
+            ..Self::text(model, content)
+        }
+    }
+
+    fn loaded(model: &'a str, reason: &'static str) -> Self {
+        Self { done: true, done_reason: Some(reason), ..Self::text(model, "") }
+    }
+}
+
+/// The handler.
+pub(crate) async fn chat(
+    State(gateway): State<Arc<Gateway>>,
+    RequestId(request_id): RequestId,
+    body: Body,
+) -> Result<Response, OllamaError> {
+    let request: ChatRequest = body::json(body, gateway.config.body_bytes).await?;
+    let asked = names::named(request.model.clone(), None)?;
+    let model = names::resolve(&gateway.control.state(), &asked)?;
+    let name = model.name.to_string();
+    let images = |message: &ChatMessage| message.images.as_ref().is_some_and(|i| !i.is_empty());
+    Asked {
+        format: request.format.as_ref(),
+        think: request.think.as_ref(),
+        logprobs: request.logprobs,
+        top_logprobs: request.top_logprobs,
+        images: request.messages.iter().flatten().any(images),
+    }
+    .check(&name)?;
+    let options = merged(&model, request.options.as_ref(), request.truncate)?;
+    let keep_alive = request.keep_alive;
+    let want = Want { keep_alive, context_tokens: options.context_tokens, replicas: None };
+    let messages = messages(request.messages.unwrap_or_default())?;
+    if messages.is_empty() {
+        let reason = gateway.load_or_unload(&model, want).await?;
+        return Ok(stream::ollama_json(&Record::loaded(&asked, reason)));
+    }
+    let tools = request.tools.unwrap_or_default();
+    let prompt = gateway.conversation(&model, messages, &tools).await?;
+    let streamed = request.stream != Some(false);
+    let generation = gateway.generate(Job { request_id, model, prompt, options, want }).await?;
+    if streamed {
+        return Ok(stream::respond(generation, Lines { model: asked }));
+    }
+    let (text, summary) = generation.whole().await?;
+    Ok(stream::ollama_json(&Record::last(&asked, &text, &summary)))
+}
+
+fn messages(messages: Vec<ChatMessage>) -> Result<Vec<Message>, Failure> {
+    /// What templates read of a message beside role and content.
+    const PASSED_ON: [&str; 5] = ["thinking", "tool_calls", "tool_name", "tool_call_id", "name"];
+    check_count(messages.len())?;
+    let convert = |(index, mut message): (usize, ChatMessage)| {
+        let role = check_role(index, &message.role)?;
+        message.extra.retain(|key, value| PASSED_ON.contains(&key.as_str()) && !value.is_null());
+        Ok(Message {
+            role,
+            content: message.content.unwrap_or_default(),
+            extra_json: extra_json(message.extra),
+        })
+    };
+    messages.into_iter().enumerate().map(convert).collect()
+}
+
+/// Further fields of a message as the worker takes them.
+pub(crate) fn extra_json(extra: Map<String, Value>) -> String {
+    if extra.is_empty() { String::new() } else { Value::Object(extra).to_string() }
+}
+
+/// Bounds the number of messages.
+pub(crate) fn check_count(count: usize) -> Result<(), Failure> {
+    if count > limits::MESSAGES_COUNT {
+        let limit = limits::MESSAGES_COUNT;
+        return Err(Failure::invalid(format!(
+            "`messages` has {count} entries, at most {limit} are accepted"
+        )));
+    }
+    Ok(())
+}
+
+/// A role in lower case, if it is one.
+pub(crate) fn check_role(index: usize, role: &str) -> Result<String, Failure> {
+    let lower = role.to_lowercase();
+    match lower.as_str() {
+        "system" | "user" | "assistant" | "tool" => Ok(lower),
+        "developer" => Ok("system".to_owned()),
+        _ => {
+            let role: String = role.chars().take(100).collect();
+            Err(Failure::invalid(format!(
+                "invalid value for field `messages[{index}].role`: unknown role {role:?}, expected \"system\", \"user\", \"assistant\" or \"tool\""
+            )))
+        }
+    }
+}
+
+impl Gateway {
+    /// A conversation with what its model puts before it.
+    pub(crate) async fn conversation(
+        &self,
+        model: &ModelRecord,
+        messages: Vec<Message>,
+        tools: &[Value],
+    ) -> Result<Prompt, Failure> {
+        let version = &model.version;
+        if !tools.is_empty() && !self.capabilities(version, true).await.contains(&"tools") {
+            return Err(super::no_support(&model.name.to_string(), "tools"));
+        }
+        let plain = |role: &str, content: &str| Message {
+            role: role.to_owned(),
+            content: content.to_owned(),
+            extra_json: String::new(),
+        };
+        let mut all = Vec::new();
+        let own_system = messages.first().is_some_and(|message| message.role == "system");
+        if let Some(system) = version.system.as_ref().filter(|s| !own_system && !s.is_empty()) {
+            all.push(plain("system", system));
+        }
+        all.extend(version.messages.iter().map(|seed| plain(&seed.role, &seed.content)));
+        all.extend(messages);
+        Ok(Prompt::Chat {
+            messages: all,
+            template: version.template.clone(),
+            tools_json: if tools.is_empty() { String::new() } else { encode(tools) },
+            context: Vec::new(),
+        })
+    }
+}
+
+fn encode(tools: &[Value]) -> String {
+    serde_json::to_string(tools).expect("values that were parsed can be written")
+}
+
+struct Lines {
+    model: String,
+}
+
+impl Render for Lines {
+    const CONTENT_TYPE: &'static str = "application/x-ndjson";
+
+    fn event(&mut self, event: Event, out: &mut Vec<u8>) {
+        match event {
+            Event::Text(text) => stream::line(&Record::text(&self.model, &text), out),
+            Event::Done(summary) => stream::line(&Record::last(&self.model, "", &summary), out),
+        }
+    }
+
+    fn failure(&mut self, failure: &Failure, out: &mut Vec<u8>) {
+        stream::line(&failure.ollama_body(), out);
+    }
+}

@@ -1,0 +1,222 @@
+//! `POST /api/create`: a model from a GGUF that was uploaded, or from another model.
+//!
+//! Everything is checked before the first record goes out, so that a file that cannot be used still gets a status of its own.
+
+use super::chat::check_role;
+use super::model::read_gguf;
+use crate::error::{Failure, OllamaError};
+use crate::stream;
+use crate::{Gateway, body, names, options};
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::Response;
+use ollamamax_core::Command;
+use ollamamax_gguf::model_facts;
+use ollamamax_proto::model::{ModelFacts, ModelVersion, SeedMessage};
+use ollamamax_proto::{Digest, limits};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct CreateRequest {
+    #[serde(default)]
+    model: Option<String>,
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    from: Option<String>,
+    #[serde(default)]
+    files: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    adapters: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    template: Option<String>,
+    #[serde(default)]
+    system: Option<String>,
+    #[serde(default)]
+    license: Option<Texts>,
+    #[serde(default)]
+    parameters: Option<Map<String, Value>>,
+    #[serde(default)]
+    messages: Option<Vec<CreateMessage>>,
+    #[serde(default)]
+    quantize: Option<String>,
+    #[serde(default)]
+    stream: Option<bool>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Texts {
+    One(String),
+    Many(Vec<String>),
+}
+
+#[derive(Debug, Deserialize)]
+struct CreateMessage {
+    role: String,
+    #[serde(default)]
+    content: String,
+}
+
+/// The handler.
+pub(crate) async fn create(
+    State(gateway): State<Arc<Gateway>>,
+    body: Body,
+) -> Result<Response, OllamaError> {
+    let request: CreateRequest = body::json(body, gateway.config.body_bytes).await?;
+    let streamed = request.stream != Some(false);
+    let name = names::named(request.model.clone(), request.name.clone())?;
+    let name = names::well_formed(&name)?;
+    request.check()?;
+    let mut records = Vec::new();
+    let mut version = gateway.base(&request, &mut records).await?;
+    request.dress(&mut version)?;
+    version.digest = version.compute_digest();
+    let command = Command::PutModel { name, version: Box::new(version) };
+    gateway.control.propose(command).await?;
+    records.push(json!({"status": "writing manifest"}));
+    records.push(json!({"status": "success"}));
+    if !streamed {
+        return Ok(stream::ollama_json(&json!({"status": "success"})));
+    }
+    let mut lines = Vec::new();
+    records.iter().for_each(|record| stream::line(record, &mut lines));
+    Ok(stream::typed("application/x-ndjson", lines))
+}
+
+impl CreateRequest {
+    fn check(&self) -> Result<(), Failure> {
+        if self.quantize.as_ref().is_some_and(|text| !text.is_empty()) {
+            return Err(Failure::invalid(
+                "`quantize` is not supported yet; create from a file that is quantized already",
+            ));
+        }
+        if self.adapters.as_ref().is_some_and(|adapters| !adapters.is_empty()) {
+            return Err(Failure::invalid("`adapters` are not supported yet"));
+        }
+        let licenses = self.license.iter().flat_map(|license| match license {
+            Texts::One(text) => std::slice::from_ref(text),
+            Texts::Many(texts) => texts,
+        });
+        let texts = [("template", &self.template), ("system", &self.system)]
+            .into_iter()
+            .filter_map(|(field, text)| Some((field, text.as_ref()?)))
+            .chain(licenses.map(|text| ("license", text)));
+        for (field, text) in texts {
+            if text.len() > limits::MODEL_TEXT_BYTES {
+                let (bytes, limit) = (text.len(), limits::MODEL_TEXT_BYTES);
+                return Err(Failure::invalid(format!(
+                    "`{field}` has {bytes} bytes, at most {limit} are accepted"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// What the request says beside the bytes: parameters merge, the rest replaces.
+    fn dress(&self, version: &mut ModelVersion) -> Result<(), Failure> {
+        let filled = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+        version.template = filled(&self.template).or_else(|| version.template.take());
+        version.system = filled(&self.system).or_else(|| version.system.take());
+        match &self.license {
+            None => {}
+            Some(Texts::One(text)) if text.is_empty() => {}
+            Some(Texts::One(text)) => version.licenses = vec![text.clone()],
+            Some(Texts::Many(texts)) => version.licenses.clone_from(texts),
+        }
+        for (name, value) in self.parameters.iter().flatten() {
+            let texts = options::parameter_texts(name, value)?;
+            if !texts.is_empty() {
+                version.parameters.insert(name.clone(), texts);
+            }
+        }
+        if let Some(messages) = self.messages.as_ref().filter(|messages| !messages.is_empty()) {
+            let convert = |(index, message): (usize, &CreateMessage)| {
+                let role = check_role(index, &message.role)?;
+                Ok(SeedMessage { role, content: message.content.clone() })
+            };
+            version.messages =
+                messages.iter().enumerate().map(convert).collect::<Result<_, Failure>>()?;
+        }
+        Ok(())
+    }
+
+    /// The only file, when there are files.
+    fn file(&self) -> Result<Option<Digest>, Failure> {
+        let Some(files) = self.files.as_ref().filter(|files| !files.is_empty()) else {
+            return Ok(None);
+        };
+        if let Some(name) = files.keys().find(|name| !is_relative(name)) {
+            return Err(Failure::invalid(format!("file path must be relative: {name:?}")));
+        }
+        if files.len() > 1 {
+            let count = files.len();
+            return Err(Failure::invalid(format!(
+                "`files` names {count} files; models of several files are not supported yet"
+            )));
+        }
+        let digest = files.values().next().map(|text| text.parse());
+        digest.transpose().map_err(|_| Failure::invalid("invalid digest format"))
+    }
+}
+
+fn is_relative(name: &str) -> bool {
+    !name.is_empty()
+        && !name.starts_with(['/', '\\'])
+        && !name.contains('\0')
+        && name.split(['/', '\\']).all(|part| part != "..")
+}
+
+impl Gateway {
+    /// The version to start from: another model's, or the bare file's.
+    async fn base(
+        &self,
+        request: &CreateRequest,
+        records: &mut Vec<Value>,
+    ) -> Result<ModelVersion, Failure> {
+        if let Some(digest) = request.file()? {
+            records.push(json!({"status": "parsing GGUF"}));
+            let (facts, blob_bytes) = self.facts(digest).await?;
+            records.push(json!({"status": format!("using existing layer {digest}")}));
+            return Ok(bare(digest, blob_bytes, facts));
+        }
+        let from = request.from.as_ref().filter(|from| !from.is_empty());
+        let from =
+            from.ok_or_else(|| Failure::invalid("neither 'from' or 'files' was specified"))?;
+        let parent = names::resolve(&self.control.state(), from)?;
+        let blob = parent.version.blob;
+        records.push(json!({"status": format!("using existing layer {blob}")}));
+        Ok(ModelVersion { parent: Some(parent.name.to_string()), ..parent.version })
+    }
+
+    /// Reads a file's facts; whatever is wrong with it is the client's mistake, told with its offset.
+    async fn facts(&self, digest: Digest) -> Result<(ModelFacts, u64), Failure> {
+        let path = self.blobs.open(digest).await?;
+        let read = tokio::task::spawn_blocking(move || {
+            let (gguf, bytes) = read_gguf(&path)?;
+            let facts = model_facts(&gguf).map_err(|error| error.to_string())?;
+            Ok::<_, String>((facts, bytes))
+        });
+        let read = read.await;
+        read.map_err(|_| Failure::Internal("reading the file's header failed".to_owned()))?
+            .map_err(|why| Failure::invalid(format!("supplied file cannot be used: {why}")))
+    }
+}
+
+fn bare(blob: Digest, blob_bytes: u64, facts: ModelFacts) -> ModelVersion {
+    ModelVersion {
+        digest: blob,
+        blob,
+        blob_bytes,
+        facts,
+        template: None,
+        system: None,
+        parameters: BTreeMap::new(),
+        messages: Vec::new(),
+        licenses: Vec::new(),
+        parent: None,
+    }
+}

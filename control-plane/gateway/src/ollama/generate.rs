@@ -1,0 +1,208 @@
+//! `POST /api/generate`: a prompt, continued.
+
+use super::{Asked, Head, Metrics, merged, no_support};
+use crate::demand::Want;
+use crate::dispatch::{Event, Job, Summary};
+use crate::error::{Failure, OllamaError};
+use crate::keep_alive::KeepAlive;
+use crate::request::RequestId;
+use crate::stream::{self, Render};
+use crate::{Gateway, body, names};
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::Response;
+use ollamamax_core::record::ModelRecord;
+use ollamamax_proto::inference::{Message, Prompt};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::sync::Arc;
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct GenerateRequest {
+    #[serde(default)]
+    model: Option<String>,
+    #[serde(default)]
+    prompt: Option<String>,
+    #[serde(default)]
+    suffix: Option<String>,
+    #[serde(default)]
+    images: Option<Vec<String>>,
+    #[serde(default)]
+    format: Option<Value>,
+    #[serde(default)]
+    options: Option<Map<String, Value>>,
+    #[serde(default)]
+    system: Option<String>,
+    #[serde(default)]
+    template: Option<String>,
+    #[serde(default)]
+    context: Option<Vec<u32>>,
+    #[serde(default)]
+    stream: Option<bool>,
+    #[serde(default)]
+    raw: Option<bool>,
+    #[serde(default)]
+    keep_alive: Option<KeepAlive>,
+    #[serde(default)]
+    think: Option<Value>,
+    #[serde(default)]
+    logprobs: Option<bool>,
+    #[serde(default)]
+    top_logprobs: Option<i64>,
+    #[serde(default)]
+    truncate: Option<bool>,
+}
+
+#[derive(Serialize)]
+struct Record<'a> {
+    #[serde(flatten)]
+    head: Head<'a>,
+    response: &'a str,
+    done: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    done_reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "<[u32]>::is_empty")]
+    context: &'a [u32],
+    #[serde(flatten)]
+    metrics: Metrics,
+}
+
+impl<'a> Record<'a> {
+    fn text(model: &'a str, response: &'a str) -> Self {
+        let (head, metrics) = (Head::now(model), Metrics::default());
+        Self { head, response, done: false, done_reason: None, context: &[], metrics }
+    }
+
+    fn last(model: &'a str, response: &'a str, summary: &'a Summary, raw: bool) -> Self {
+        Self {
+            done: true,
+            done_reason: Some(summary.reason.as_str()),
+            context: if raw { &[] } else { &summary.context },
+            metrics: summary.into(),
+            ..Self::text(model, response)
+        }
+    }
+
+    fn loaded(model: &'a str, reason: &'static str) -> Self {
+        Self { done: true, done_reason: Some(reason), ..Self::text(model, "") }
+    }
+}
+
+/// The handler.
+pub(crate) async fn generate(
+    State(gateway): State<Arc<Gateway>>,
+    RequestId(request_id): RequestId,
+    body: Body,
+) -> Result<Response, OllamaError> {
+    let request: GenerateRequest = body::json(body, gateway.config.body_bytes).await?;
+    let asked = request.model.clone().unwrap_or_default();
+    let model = names::resolve(&gateway.control.state(), &asked)?;
+    request.check(&model)?;
+    let options = merged(&model, request.options.as_ref(), request.truncate)?;
+    let keep_alive = request.keep_alive;
+    let want = Want { keep_alive, context_tokens: options.context_tokens, replicas: None };
+    if request.prompt.as_deref().unwrap_or_default().is_empty() {
+        let reason = gateway.load_or_unload(&model, want).await?;
+        return Ok(stream::ollama_json(&Record::loaded(&asked, reason)));
+    }
+    let raw = request.raw == Some(true);
+    let streamed = request.stream != Some(false);
+    let job = Job { request_id, prompt: request.into_prompt(&model), model, options, want };
+    let generation = gateway.generate(job).await?;
+    if streamed {
+        return Ok(stream::respond(generation, Lines { model: asked, raw }));
+    }
+    let (text, summary) = generation.whole().await?;
+    Ok(stream::ollama_json(&Record::last(&asked, &text, &summary, raw)))
+}
+
+impl GenerateRequest {
+    fn check(&self, model: &ModelRecord) -> Result<(), Failure> {
+        let filled = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
+        let context = self.context.as_ref().is_some_and(|context| !context.is_empty());
+        if self.raw == Some(true) && (filled(&self.system) || filled(&self.template) || context) {
+            return Err(Failure::invalid("raw mode does not support template, system, or context"));
+        }
+        let name = model.name.to_string();
+        if filled(&self.suffix) {
+            return Err(no_support(&name, "insert"));
+        }
+        Asked {
+            format: self.format.as_ref(),
+            think: self.think.as_ref(),
+            logprobs: self.logprobs,
+            top_logprobs: self.top_logprobs,
+            images: self.images.as_ref().is_some_and(|images| !images.is_empty()),
+        }
+        .check(&name)
+    }
+
+    fn into_prompt(self, model: &ModelRecord) -> Prompt {
+        let prompt = self.prompt.unwrap_or_default();
+        if self.raw == Some(true) {
+            return Prompt::Text(prompt);
+        }
+        let message = |role: &str, content: String| Message {
+            role: role.to_owned(),
+            content,
+            extra_json: String::new(),
+        };
+        let version = &model.version;
+        let context = self.context.unwrap_or_default();
+        let system = self.system.or_else(|| version.system.clone());
+        let mut messages = Vec::new();
+        messages.extend(system.filter(|text| !text.is_empty()).map(|text| message("system", text)));
+        // A context already holds the model's own messages.
+        if context.is_empty() {
+            let seeds = version.messages.iter();
+            messages.extend(seeds.map(|seed| message(&seed.role, seed.content.clone())));
+        }
+        messages.push(message("user", prompt));
+        let template = self.template.filter(|text| !text.is_empty());
+        Prompt::Chat {
+            messages,
+            template: template.or_else(|| version.template.clone()),
+            tools_json: String::new(),
+            context,
+        }
+    }
+}
+
+struct Lines {
+    model: String,
+    raw: bool,
+}
+
+impl Render for Lines {
+    const CONTENT_TYPE: &'static str = "application/x-ndjson";
+
+    fn event(&mut self, event: Event, out: &mut Vec<u8>) {
+        match event {
+            Event::Text(text) => stream::line(&Record::text(&self.model, &text), out),
+            Event::Done(summary) => {
+                stream::line(&Record::last(&self.model, "", &summary, self.raw), out);
+            }
+        }
+    }
+
+    fn failure(&mut self, failure: &Failure, out: &mut Vec<u8>) {
+        stream::line(&failure.ollama_body(), out);
+    }
+}
+
+impl Gateway {
+    /// What an empty prompt asks for: the model in memory, or out of it. Answers the `done_reason`.
+    pub(crate) async fn load_or_unload(
+        self: &Arc<Self>,
+        model: &ModelRecord,
+        want: Want,
+    ) -> Result<&'static str, Failure> {
+        if want.keep_alive.is_some_and(KeepAlive::is_unload) {
+            self.unload(&model.name).await?;
+            return Ok("unload");
+        }
+        let _entry = self.enter(&model.name, want)?;
+        self.ensure_loaded(model, want).await?;
+        Ok("load")
+    }
+}

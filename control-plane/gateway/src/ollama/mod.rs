@@ -1,0 +1,146 @@
+//! Ollama's endpoints.
+
+pub mod blobs;
+pub mod chat;
+pub mod create;
+pub mod generate;
+pub mod model;
+pub mod models;
+pub mod show;
+
+use crate::dispatch::Summary;
+use crate::error::Failure;
+use crate::options;
+use crate::stream::timestamp;
+use ollamamax_core::record::ModelRecord;
+use ollamamax_proto::inference::Options;
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+/// Fields generate and chat share beside what they continue.
+#[derive(Debug, Default)]
+pub(crate) struct Asked<'a> {
+    pub format: Option<&'a Value>,
+    pub think: Option<&'a Value>,
+    pub logprobs: Option<bool>,
+    pub top_logprobs: Option<i64>,
+    pub images: bool,
+}
+
+impl Asked<'_> {
+    /// Refuses what the model or this server cannot do, plainly.
+    pub(crate) fn check(&self, name: &str) -> Result<(), Failure> {
+        if let Some(format) = self.format {
+            match format {
+                Value::Null => {}
+                Value::String(text) if text.is_empty() => {}
+                Value::String(text) if text != "json" => {
+                    return Err(Failure::invalid(format!(
+                        "invalid format: {text:?}; expected \"json\" or a valid JSON Schema object"
+                    )));
+                }
+                Value::String(_) | Value::Object(_) => {
+                    return Err(Failure::invalid("`format` is not supported yet"));
+                }
+                other => {
+                    return Err(Failure::invalid(format!(
+                        "invalid format: {other}; expected \"json\" or a valid JSON Schema object"
+                    )));
+                }
+            }
+        }
+        match self.think {
+            None | Some(Value::Null | Value::Bool(false)) => {}
+            Some(Value::Bool(true)) => return Err(no_support(name, "thinking")),
+            Some(Value::String(level))
+                if matches!(level.as_str(), "low" | "medium" | "high" | "max") =>
+            {
+                return Err(no_support(name, "thinking"));
+            }
+            Some(other) => {
+                return Err(Failure::invalid(format!(
+                    "invalid think value: {other} (must be \"high\", \"medium\", \"low\", \"max\", true, or false)"
+                )));
+            }
+        }
+        if !(0..=20).contains(&self.top_logprobs.unwrap_or(0)) {
+            return Err(Failure::invalid("top_logprobs must be between 0 and 20"));
+        }
+        if self.logprobs == Some(true) {
+            return Err(Failure::invalid("`logprobs` is not supported yet"));
+        }
+        if self.images {
+            return Err(no_support(name, "vision"));
+        }
+        Ok(())
+    }
+}
+
+/// What a model cannot do, in Ollama's words.
+pub(crate) fn no_support(name: &str, what: &str) -> Failure {
+    Failure::invalid(format!("{name:?} does not support {what}"))
+}
+
+/// A request's options over its model's.
+pub(crate) fn merged(
+    model: &ModelRecord,
+    request: Option<&Map<String, Value>>,
+    truncate: Option<bool>,
+) -> Result<Options, Failure> {
+    let none = Map::new();
+    let parameters = &model.version.parameters;
+    let mut options = options::merge(parameters, request.unwrap_or(&none), rand::random)?;
+    options.truncate = truncate.unwrap_or(true);
+    let trained = model.version.facts.context_length;
+    if trained > 0 {
+        options.context_tokens = options.context_tokens.map(|tokens| tokens.min(trained));
+    }
+    Ok(options)
+}
+
+/// The figures of a last record; zeros are left out, as Ollama does.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct Metrics {
+    #[serde(skip_serializing_if = "is_zero")]
+    total_duration: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    load_duration: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    prompt_eval_count: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    prompt_eval_duration: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    eval_count: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    eval_duration: u64,
+}
+
+fn is_zero(value: &u64) -> bool {
+    *value == 0
+}
+
+impl From<&Summary> for Metrics {
+    fn from(summary: &Summary) -> Self {
+        Self {
+            total_duration: summary.total_ns,
+            load_duration: summary.load_ns,
+            prompt_eval_count: summary.prompt_tokens.into(),
+            prompt_eval_duration: summary.prompt_ns,
+            eval_count: summary.output_tokens.into(),
+            eval_duration: summary.output_ns,
+        }
+    }
+}
+
+/// What every record starts with.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Head<'a> {
+    model: &'a str,
+    created_at: String,
+}
+
+impl<'a> Head<'a> {
+    pub(crate) fn now(model: &'a str) -> Self {
+        Self { model, created_at: timestamp() }
+    }
+}

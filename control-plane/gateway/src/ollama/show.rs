@@ -1,0 +1,68 @@
+//! `POST /api/show`: everything about one model.
+
+use super::model::{Details, modelfile, parameters_text};
+use crate::error::{Failure, OllamaError};
+use crate::stream::{self, timestamp_of};
+use crate::{Gateway, body, names};
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::Response;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use std::sync::Arc;
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct ShowRequest {
+    #[serde(default)]
+    model: Option<String>,
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    verbose: Option<bool>,
+    #[serde(default)]
+    system: Option<String>,
+}
+
+/// The handler.
+pub(crate) async fn show(
+    State(gateway): State<Arc<Gateway>>,
+    body: Body,
+) -> Result<Response, OllamaError> {
+    let request: ShowRequest = body::json(body, gateway.config.body_bytes).await?;
+    let asked = names::named(request.model, request.name)?;
+    let name = names::well_formed(&asked)?;
+    // Here Ollama names the model with its tag.
+    let model = names::resolve(&gateway.control.state(), &name.to_string())?;
+    let mut version = model.version.clone();
+    if let Some(system) = request.system.filter(|text| !text.is_empty()) {
+        version.system = Some(system);
+    }
+    let template = gateway.template(&version, true).await;
+    let metadata = serde_json::from_str::<Map<String, Value>>(&version.facts.metadata_json);
+    let mut shown = json!({
+        "license": version.licenses.join("\n"),
+        "modelfile": modelfile(&model.name.to_string(), &version, template.as_deref()),
+        "parameters": parameters_text(&version),
+        "template": template.unwrap_or_default(),
+        "system": version.system.clone().unwrap_or_default(),
+        "details": Details::from(&version),
+        "messages": version.messages,
+        "model_info": metadata.unwrap_or_default(),
+        "capabilities": gateway.capabilities(&version, true).await,
+        "modified_at": timestamp_of(model.modified_at),
+    });
+    if request.verbose == Some(true) {
+        let header = gateway.header(version.blob).await;
+        let header = header.ok_or_else(|| {
+            Failure::unavailable(format!("blob \"{}\" cannot be read", version.blob))
+        })?;
+        shown["tensors"] = Value::Array(header.tensors);
+    }
+    if let Value::Object(fields) = &mut shown {
+        // Ollama leaves these out when empty; clients test for the key.
+        let empty = |value: &Value| value == "" || value.as_array().is_some_and(Vec::is_empty);
+        let optional = ["license", "parameters", "system", "messages"];
+        fields.retain(|key, value| !(optional.contains(&key.as_str()) && empty(value)));
+    }
+    Ok(stream::ollama_json(&shown))
+}

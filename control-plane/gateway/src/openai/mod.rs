@@ -1,0 +1,4 @@
+//! OpenAI's endpoints.
+
+pub mod chat;
+pub mod models;

@@ -1,0 +1,111 @@
+//! Answers that come in pieces: NDJSON for Ollama's endpoints, server-sent events for OpenAI's.
+//!
+//! A body pulls from its generation, so a slow client holds at most the chunks buffered there; what is ready when it reads
+//! goes out in one write.
+
+use crate::dispatch::{Event, Generation};
+use crate::error::Failure;
+use axum::body::Body;
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use ollamamax_proto::limits::STREAM_WRITE_BYTES;
+use serde::Serialize;
+use std::convert::Infallible;
+
+/// How events look on the wire.
+pub trait Render: Send + 'static {
+    /// The content type of the body.
+    const CONTENT_TYPE: &'static str;
+
+    /// Appends an event.
+    fn event(&mut self, event: Event, out: &mut Vec<u8>);
+
+    /// Appends what a body ends with after a failure.
+    fn failure(&mut self, failure: &Failure, out: &mut Vec<u8>);
+}
+
+/// A body of all events of a generation.
+pub fn respond<R: Render>(generation: Generation, render: R) -> Response {
+    let body = futures_util::stream::unfold(Some((generation, render)), |state| async move {
+        let (mut generation, mut render) = state?;
+        let mut out = Vec::new();
+        let mut next = generation.next().await;
+        loop {
+            match next {
+                Some(Ok(event)) => {
+                    let last = matches!(event, Event::Done(_));
+                    render.event(event, &mut out);
+                    if last {
+                        return Some((Ok::<_, Infallible>(Bytes::from(out)), None));
+                    }
+                }
+                Some(Err(failure)) => {
+                    tracing::warn!(error = %failure, "the stream broke off");
+                    render.failure(&failure, &mut out);
+                    return Some((Ok(Bytes::from(out)), None));
+                }
+                None => {
+                    let failure = Failure::Internal("the generation broke off".to_owned());
+                    render.failure(&failure, &mut out);
+                    return Some((Ok(Bytes::from(out)), None));
+                }
+            }
+            if out.len() >= STREAM_WRITE_BYTES {
+                break;
+            }
+            match generation.try_next() {
+                Some(ready) => next = Some(ready),
+                None => break,
+            }
+        }
+        Some((Ok(Bytes::from(out)), Some((generation, render))))
+    });
+    typed(R::CONTENT_TYPE, Body::from_stream(body))
+}
+
+/// A body with its content type.
+pub fn typed(content_type: &'static str, body: impl Into<Body>) -> Response {
+    let mut response = body.into().into_response();
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+/// An Ollama JSON body.
+pub fn ollama_json(value: &impl Serialize) -> Response {
+    typed("application/json; charset=utf-8", encode(value))
+}
+
+/// An OpenAI JSON body, also that of our own endpoints.
+pub fn plain_json(value: &impl Serialize) -> Response {
+    typed("application/json", encode(value))
+}
+
+/// Appends one line of NDJSON.
+pub fn line(value: &impl Serialize, out: &mut Vec<u8>) {
+    out.extend_from_slice(&encode(value));
+    out.push(b'\n');
+}
+
+/// Appends one server-sent event.
+pub fn event(value: &impl Serialize, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"data: ");
+    out.extend_from_slice(&encode(value));
+    out.extend_from_slice(b"\n\n");
+}
+
+fn encode(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("our records have text keys and no failing serializers")
+}
+
+/// Now, as Ollama writes times: RFC 3339, UTC, nanoseconds.
+pub fn timestamp() -> String {
+    format!("{:.9}", jiff::Timestamp::now())
+}
+
+/// A stored moment in the same form.
+pub fn timestamp_of(moment: ollamamax_proto::Millis) -> String {
+    let ms = i64::try_from(moment.0).unwrap_or(i64::MAX);
+    // Only moments past the year 9999 have no such form.
+    jiff::Timestamp::from_millisecond(ms).map_or_else(|_| timestamp(), |time| format!("{time:.9}"))
+}

@@ -1,0 +1,152 @@
+//! Requests against a router, answers as values.
+
+use crate::control::{FakeBlobs, FakeControl};
+use crate::worker::{FakeWorker, Script};
+use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderMap, Request, StatusCode};
+use http_body_util::BodyExt;
+use ollamamax_gateway::{Config, Gateway};
+use serde_json::Value;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tower::ServiceExt;
+
+/// A gateway with everything around it.
+pub struct Bench {
+    pub control: Arc<FakeControl>,
+    pub blobs: Arc<FakeBlobs>,
+    pub router: Router,
+    pub workers: Vec<FakeWorker>,
+}
+
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub text: String,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|_| panic!("no JSON: {}", self.text))
+    }
+
+    pub fn lines(&self) -> Vec<Value> {
+        self.text.lines().map(|line| serde_json::from_str(line).expect(line)).collect()
+    }
+
+    /// The `data:` events of an event stream.
+    pub fn events(&self) -> Vec<String> {
+        let event = |event: &str| event.strip_prefix("data: ").expect(event).to_owned();
+        self.text.split("\n\n").filter(|event| !event.is_empty()).map(event).collect()
+    }
+
+    pub fn error(&self) -> String {
+        self.json()["error"].as_str().expect("an error").to_owned()
+    }
+}
+
+pub fn quick() -> Config {
+    Config {
+        load_timeout: Duration::from_secs(5),
+        no_worker_timeout: Duration::from_millis(200),
+        stall: Duration::from_millis(300),
+        resume_timeout: Duration::from_secs(5),
+        ..Config::default()
+    }
+}
+
+impl Bench {
+    /// A model `m:latest` and one worker for each script.
+    pub fn new(scripts: &[Script]) -> Self {
+        Self::with(scripts, quick())
+    }
+
+    pub fn with(scripts: &[Script], config: Config) -> Self {
+        let (control, blobs) = (FakeControl::new(), FakeBlobs::new());
+        control.put_model("m");
+        let workers: Vec<FakeWorker> =
+            scripts.iter().map(|script| FakeWorker::start(script.clone())).collect();
+        for (index, worker) in workers.iter().enumerate() {
+            control.add_worker(index as u128 + 1, &worker.address);
+        }
+        let router = Gateway::new(control.clone(), blobs.clone(), config).router();
+        Self { control, blobs, router, workers }
+    }
+
+    pub async fn send(&self, method: &str, path: &str, body: impl Into<Body>) -> Answer {
+        self.send_with(method, path, &[], body).await
+    }
+
+    pub async fn send_with(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Body>,
+    ) -> Answer {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(body.into()).unwrap();
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes();
+        assert!(parts.headers.contains_key("x-request-id"), "{path} has no request id");
+        Answer {
+            status: parts.status,
+            headers: parts.headers,
+            text: String::from_utf8(bytes.to_vec()).unwrap(),
+        }
+    }
+
+    pub async fn post(&self, path: &str, body: Value) -> Answer {
+        self.send("POST", path, body.to_string()).await
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.send("GET", path, Body::empty()).await
+    }
+
+    /// The worker that has a request running.
+    pub fn busy(&self) -> Option<usize> {
+        self.workers.iter().position(|worker| worker.running() > 0)
+    }
+}
+
+/// Waits until something is so.
+pub async fn until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !condition() {
+        assert!(Instant::now() < deadline, "not so within 10 s: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Replaces what differs from run to run, after checking its form.
+pub fn steady(mut value: Value) -> Value {
+    if let Value::Object(fields) = &mut value {
+        for (key, value) in fields.iter_mut() {
+            match key.as_str() {
+                "created_at" | "modified_at" | "expires_at" => {
+                    let time = value.as_str().expect("a time");
+                    assert_eq!(time.len(), "2026-01-01T00:00:00.000000000Z".len(), "{time}");
+                    *value = "T".into();
+                }
+                "total_duration" | "load_duration" => {
+                    assert!(value.as_u64().expect("nanoseconds") > 0);
+                    *value = 1.into();
+                }
+                "created" => *value = 1.into(),
+                "id" if value.as_str().is_some_and(|id| id.starts_with("chatcmpl-")) => {
+                    *value = "I".into();
+                }
+                _ => *value = steady(value.take()),
+            }
+        }
+    } else if let Value::Array(values) = &mut value {
+        values.iter_mut().for_each(|value| *value = steady(value.take()));
+    }
+    value
+}

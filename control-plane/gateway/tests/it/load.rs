@@ -1,0 +1,79 @@
+//! Many clients, and slow ones.
+
+use crate::http::{Bench, until};
+use crate::worker::{Script, text};
+use axum::body::Body;
+use axum::http::Request;
+use serde_json::json;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tower::ServiceExt;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sixteen_clients_get_sixteen_different_answers_over_two_workers() {
+    let bench = Bench::new(&[Script::Answer, Script::Answer]);
+    let one = |seed: u64| {
+        let bench = &bench;
+        async move {
+            let ask = json!({"model": "m", "prompt": "x", "stream": seed.is_multiple_of(2),
+                "options": {"seed": seed, "num_predict": 40}});
+            let answer = bench.post("/api/generate", ask).await;
+            let got: String = answer
+                .lines()
+                .iter()
+                .map(|line| line["response"].as_str().expect("a response").to_owned())
+                .collect();
+            assert_eq!(got, text(seed, 40));
+        }
+    };
+    futures_util::future::join_all((0..16).map(one)).await;
+    let shares: Vec<usize> = bench.workers.iter().map(|w| w.requests().len()).collect();
+    assert_eq!(shares.iter().sum::<usize>(), 16);
+    assert!(shares.iter().all(|share| *share >= 4), "{shares:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_does_not_read_holds_its_worker_back() {
+    let bench = Bench::new(&[Script::Forever(Duration::ZERO)]);
+    let ask = json!({"model": "m", "prompt": "x"}).to_string();
+    let request = Request::post("/api/generate").body(Body::from(ask)).unwrap();
+    let response = bench.router.clone().oneshot(request).await.unwrap();
+    let sent = || bench.workers[0].shared.sent.load(Ordering::SeqCst);
+    // Flow control must stop the worker: wait until it sends nothing for a while.
+    let mut before = 0;
+    for _ in 0..100 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let now = sent();
+        if now == before && now > 0 {
+            break;
+        }
+        before = now;
+    }
+    assert_eq!(sent(), before, "the worker never stopped");
+    assert!(before < 50_000, "{before} chunks are too many to hold");
+    drop(response);
+    until("the worker is free", || bench.workers[0].running() == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_closes_stops_its_worker() {
+    let bench = Bench::new(&[Script::Forever(Duration::from_millis(2))]);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = bench.router.clone();
+    let server = tokio::spawn(async move { axum::serve(listener, router).await });
+    let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
+    let body = json!({"model": "m", "prompt": "x"}).to_string();
+    let head = format!(
+        "POST /api/generate HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    client.write_all(head.as_bytes()).await.unwrap();
+    let mut some = [0; 64];
+    assert!(client.read(&mut some).await.unwrap() > 0);
+    assert!(some.starts_with(b"HTTP/1.1 200 OK"));
+    drop(client);
+    until("the worker is free", || bench.workers[0].running() == 0).await;
+    server.abort();
+}

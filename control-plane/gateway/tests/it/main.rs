@@ -1,0 +1,13 @@
+//! The gateway from outside: its router over a state decided by the real core, and scripted workers behind real gRPC.
+
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "tests")]
+
+mod admin;
+mod catalogue;
+mod control;
+mod errors;
+mod failover;
+mod http;
+mod load;
+mod shapes;
+mod worker;

@@ -1,0 +1,230 @@
+//! A worker with a script: deterministic tokens over real gRPC, and ways to fail.
+
+use ollamamax_proto::inference::{
+    Done, FinishReason, GenerateRequest, Predict, Prompt, Started, TokenChunk,
+};
+use ollamamax_proto::wire::inference_server::{Inference, InferenceServer};
+use ollamamax_proto::wire::{self, TokenizeReply, TokenizeRequest};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::runtime::Runtime;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Code, Request, Response, Status};
+
+/// What the next calls do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Script {
+    /// Everything asked.
+    Answer,
+    /// So many tokens, then an error.
+    FailAfter(usize),
+    /// So many tokens, then silence.
+    HangAfter(usize),
+    /// Nothing but a status.
+    Refuse(Code, &'static str),
+    /// A token each so often, without end.
+    Forever(Duration),
+    /// Repeats the resumed tokens before it goes on.
+    Repeat,
+    /// Says tokens the engine cannot mean.
+    Skip,
+}
+
+#[derive(Debug)]
+pub struct Shared {
+    pub script: Mutex<Script>,
+    pub requests: Mutex<Vec<GenerateRequest>>,
+    pub running: AtomicUsize,
+    pub sent: AtomicUsize,
+}
+
+/// A worker process of its own, as far as a test can have one: dropping it cuts its connections.
+pub struct FakeWorker {
+    pub address: String,
+    pub shared: Arc<Shared>,
+    runtime: Option<Runtime>,
+}
+
+impl FakeWorker {
+    pub fn start(script: Script) -> Self {
+        let shared = Arc::new(Shared {
+            script: Mutex::new(script),
+            requests: Mutex::default(),
+            running: AtomicUsize::new(0),
+            sent: AtomicUsize::new(0),
+        });
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.unwrap();
+        let service = Service(Arc::clone(&shared));
+        runtime.spawn(async move {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            let server = tonic::transport::Server::builder();
+            let mut server = server.tcp_nodelay(true);
+            let service = InferenceServer::new(service);
+            server.add_service(service).serve_with_incoming(TcpListenerStream::new(listener)).await
+        });
+        Self { address, shared, runtime: Some(runtime) }
+    }
+
+    pub fn script(&self, script: Script) {
+        *self.shared.script.lock().unwrap() = script;
+    }
+
+    pub fn requests(&self) -> Vec<GenerateRequest> {
+        self.shared.requests.lock().unwrap().clone()
+    }
+
+    pub fn running(&self) -> usize {
+        self.shared.running.load(Ordering::SeqCst)
+    }
+
+    /// Ends the process at once.
+    pub fn kill(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Drop for FakeWorker {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// The token at a place: a function of seed and place alone, as the engine promises.
+pub fn token(seed: u64, index: usize) -> u32 {
+    let mixed =
+        (seed ^ 0x9e37_79b9).wrapping_mul(index as u64 + 1).wrapping_mul(0x2545_f491_4f6c_dd1d);
+    (mixed >> 40) as u32 % 1000
+}
+
+/// The text of a whole generation.
+pub fn text(seed: u64, tokens: usize) -> String {
+    (0..tokens).map(|index| format!("t{} ", token(seed, index))).collect()
+}
+
+struct Service(Arc<Shared>);
+
+struct Running(Arc<Shared>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+type Chunks = Pin<Box<dyn Stream<Item = Result<wire::TokenChunk, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Inference for Service {
+    type GenerateStream = Chunks;
+
+    async fn generate(
+        &self,
+        request: Request<wire::GenerateRequest>,
+    ) -> Result<Response<Chunks>, Status> {
+        let request = GenerateRequest::try_from(request.into_inner())?;
+        self.0.requests.lock().unwrap().push(request.clone());
+        let script = self.0.script.lock().unwrap().clone();
+        if let Script::Refuse(code, text) = script {
+            return Err(Status::new(code, text));
+        }
+        self.0.running.fetch_add(1, Ordering::SeqCst);
+        let running = Running(Arc::clone(&self.0));
+        let steps = steps(&request, &script);
+        let stream =
+            futures_util::stream::unfold((steps, running, 0), |(steps, running, at)| async move {
+                let item = match steps(at)? {
+                    Step::Send(chunk) => Ok(chunk.into()),
+                    Step::SendAfter(wait, chunk) => {
+                        tokio::time::sleep(wait).await;
+                        Ok(chunk.into())
+                    }
+                    Step::Fail => Err(Status::unavailable("the test pulled the plug")),
+                    Step::Hang => std::future::pending().await,
+                };
+                running.0.sent.fetch_add(1, Ordering::SeqCst);
+                Some((item, (steps, running, at + 1)))
+            });
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    async fn tokenize(
+        &self,
+        _: Request<TokenizeRequest>,
+    ) -> Result<Response<TokenizeReply>, Status> {
+        Ok(Response::new(TokenizeReply::default()))
+    }
+}
+
+enum Step {
+    Send(TokenChunk),
+    SendAfter(Duration, TokenChunk),
+    Fail,
+    Hang,
+}
+
+type Steps = Box<dyn Fn(usize) -> Option<Step> + Send>;
+
+/// The steps of an answer by their place: started, one chunk a token, done.
+fn steps(request: &GenerateRequest, script: &Script) -> Steps {
+    let seed = request.options.sampling.seed;
+    let total = match request.options.predict {
+        Predict::AtMost(tokens) => tokens as usize,
+        _ => 8,
+    };
+    let prompt_tokens = match &request.prompt {
+        Prompt::Chat { messages, .. } => messages.len() as u32 * 3,
+        _ => 5,
+    };
+    let (first, script) = (request.resume.len(), script.clone());
+    let start = if script == Script::Repeat { 0 } else { first };
+    Box::new(move |at| {
+        if at == 0 {
+            let started = Some(Started { prompt_tokens, ..Started::default() });
+            return Some(Step::Send(TokenChunk {
+                index: start as u32,
+                started,
+                ..Default::default()
+            }));
+        }
+        let index = start + at - 1;
+        let sent = at - 1;
+        match script {
+            Script::FailAfter(tokens) if sent >= tokens => return Some(Step::Fail),
+            Script::HangAfter(tokens) if sent >= tokens => return Some(Step::Hang),
+            _ => {}
+        }
+        let endless = matches!(script, Script::Forever(_));
+        if index < total || endless {
+            let token = token(seed, index);
+            let place = if script == Script::Skip { index + 3 } else { index };
+            let text = format!("t{token} ");
+            let chunk =
+                TokenChunk { index: place as u32, tokens: vec![token], text, ..Default::default() };
+            return Some(match script {
+                Script::Forever(wait) => Step::SendAfter(wait, chunk),
+                _ => Step::Send(chunk),
+            });
+        }
+        (index == total).then(|| {
+            let done = Done {
+                reason: if total == 8 { FinishReason::Stop } else { FinishReason::Length },
+                prompt_tokens,
+                output_tokens: total as u32,
+                prompt_ns: 11,
+                output_ns: 22,
+                context: vec![1, 2, 3],
+            };
+            Step::Send(TokenChunk { index: total as u32, done: Some(done), ..Default::default() })
+        })
+    })
+}

@@ -1,0 +1,185 @@
+//! What a node is told at its start, and the checks that need no disk and no network.
+
+use crate::error::StartError;
+use ollamamax_proto::limits;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// How to start one node.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// Where everything of this node is kept. Whose it is decides what a restart does: a directory that already holds a
+    /// node goes on as that node, whatever `bootstrap` and `join` say.
+    pub data_dir: PathBuf,
+    /// Where the gateway listens; port 0 takes a free one.
+    pub http_listen: SocketAddr,
+    /// Where the gRPC services (Raft, control, blobs) listen; port 0 takes a free one.
+    pub raft_listen: SocketAddr,
+    /// `host:port` others reach the gateway by; the address listened on when absent.
+    pub http_advertise: Option<String>,
+    /// `host:port` others reach the gRPC services by; the address listened on when absent.
+    pub raft_advertise: Option<String>,
+    /// Start a new cluster with this node as its first.
+    pub bootstrap: bool,
+    /// Join the cluster that answers at one of these gateway URLs.
+    pub join: Vec<String>,
+    /// Name of a new cluster, for people.
+    pub cluster_name: String,
+    /// Whether this node shall vote once it has caught up.
+    pub voter: bool,
+    /// Waits and periods.
+    pub timings: Timings,
+    /// Settings of the gateway; its metrics are filled in by the node.
+    pub gateway: ollamamax_gateway::Config,
+}
+
+impl NodeConfig {
+    /// A node that keeps its data in `data_dir` and listens on free ports of the loopback interface.
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self {
+            data_dir: data_dir.into(),
+            http_listen: loopback,
+            raft_listen: loopback,
+            http_advertise: None,
+            raft_advertise: None,
+            bootstrap: false,
+            join: Vec::new(),
+            cluster_name: "ollamamax".to_owned(),
+            voter: true,
+            timings: Timings::default(),
+            gateway: ollamamax_gateway::Config::default(),
+        }
+    }
+
+    /// Refuses what cannot work.
+    pub fn validate(&self) -> Result<(), StartError> {
+        let invalid =
+            |field: &'static str, reason: String| Err(StartError::Config { field, reason });
+        if self.bootstrap && !self.join.is_empty() {
+            return invalid("join", "a node bootstraps or joins, not both".to_owned());
+        }
+        for (field, listen, advertise) in [
+            ("http_advertise", self.http_listen, &self.http_advertise),
+            ("raft_advertise", self.raft_listen, &self.raft_advertise),
+        ] {
+            match advertise {
+                None if listen.ip().is_unspecified() => {
+                    let reason =
+                        format!("listening on `{listen}`, name the address others reach it by");
+                    return invalid(field, reason);
+                }
+                Some(address) if !is_host_port(address) => {
+                    return invalid(field, format!("`{address}` is not `host:port`"));
+                }
+                _ => {}
+            }
+        }
+        for url in &self.join {
+            if !(url.starts_with("http://") || url.starts_with("https://")) {
+                return invalid("join", format!("`{url}` is no URL, expected `http://host:port`"));
+            }
+        }
+        self.timings.validate()
+    }
+}
+
+fn is_host_port(text: &str) -> bool {
+    text.rsplit_once(':').is_some_and(|(host, port)| {
+        !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0)
+    })
+}
+
+/// Waits and periods, in milliseconds unless the name says otherwise. The defaults are the documented limits; tests
+/// shorten some.
+#[derive(Clone, Debug)]
+pub struct Timings {
+    /// Between two Raft heartbeats.
+    pub heartbeat_ms: u64,
+    /// Shortest election timeout.
+    pub election_min_ms: u64,
+    /// Longest election timeout.
+    pub election_max_ms: u64,
+    /// Log entries between two snapshots.
+    pub snapshot_entries: u64,
+    /// Log entries kept behind a snapshot.
+    pub keep_entries: u64,
+    /// Between two comparisons of what is with what should be, when nothing wakes the leader earlier.
+    pub reconcile_ms: u64,
+    /// How long a write waits for a quorum.
+    pub propose_ms: u64,
+    /// How long a linearizable read waits for a quorum.
+    pub read_ms: u64,
+    /// Silence of the quorum after which writes and reads fail without waiting.
+    pub quorum_lost_ms: u64,
+    /// How long a stopping node waits for requests in flight.
+    pub drain_ms: u64,
+    /// How long bytes no model needs stay in the blob store.
+    pub blob_grace_ms: u64,
+}
+
+impl Default for Timings {
+    fn default() -> Self {
+        Self {
+            heartbeat_ms: limits::RAFT_HEARTBEAT_MS,
+            election_min_ms: limits::RAFT_ELECTION_MIN_MS,
+            election_max_ms: limits::RAFT_ELECTION_MAX_MS,
+            snapshot_entries: limits::RAFT_SNAPSHOT_ENTRIES,
+            keep_entries: limits::RAFT_KEEP_ENTRIES,
+            reconcile_ms: limits::RECONCILE_PERIOD_MS,
+            propose_ms: limits::PROPOSE_TIMEOUT_MS,
+            read_ms: limits::READ_TIMEOUT_MS,
+            quorum_lost_ms: limits::QUORUM_LOST_MS,
+            drain_ms: limits::DRAIN_TIMEOUT_MS,
+            blob_grace_ms: limits::BLOB_GRACE_MS,
+        }
+    }
+}
+
+impl Timings {
+    fn validate(&self) -> Result<(), StartError> {
+        let ordered = self.heartbeat_ms > 0
+            && self.heartbeat_ms * 2 < self.election_min_ms
+            && self.election_min_ms < self.election_max_ms;
+        if !ordered {
+            let reason = format!(
+                "heartbeat {} ms must lie below half the election timeout, {} to {} ms",
+                self.heartbeat_ms, self.election_min_ms, self.election_max_ms
+            );
+            return Err(StartError::Config { field: "timings", reason });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contradictions_are_refused_by_field() {
+        let good = NodeConfig::new("/tmp/x");
+        assert!(good.validate().is_ok());
+        let both = NodeConfig {
+            bootstrap: true,
+            join: vec!["http://127.0.0.1:1".to_owned()],
+            ..good.clone()
+        };
+        let anywhere =
+            NodeConfig { raft_listen: SocketAddr::from(([0, 0, 0, 0], 0)), ..good.clone() };
+        let no_port = NodeConfig { http_advertise: Some("host".to_owned()), ..good.clone() };
+        let no_url = NodeConfig { join: vec!["127.0.0.1:1".to_owned()], ..good.clone() };
+        let slow = Timings { heartbeat_ms: 400, ..Timings::default() };
+        let slow = NodeConfig { timings: slow, ..good };
+        for (config, field) in [
+            (both, "join"),
+            (anywhere, "raft_advertise"),
+            (no_port, "http_advertise"),
+            (no_url, "join"),
+            (slow, "timings"),
+        ] {
+            let error = config.validate().expect_err(field).to_string();
+            assert!(error.contains(field), "{error}");
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! One node of the control plane: Raft, the replicated state, the services around it and the gateway in front.
+//!
+//! ```text
+//! gateway, admin, workers -> client -> batcher -> raft -> machine (decide, one batch into storage, evolve)
+//!                              |                             |
+//!                              v                             v
+//!                        leader elsewhere               published: state, revision, changes
+//! ```
+//!
+//! The pure rules live in `ollamamax-core`; this crate is the shell that gives them a clock, a disk and a network.
+//! [`ControlPlaneNode::start`] wires everything; [`node`] is the one file that shows how.
+
+#![forbid(unsafe_code)]
+
+pub mod blobs;
+pub mod client;
+pub mod config;
+pub mod error;
+mod http;
+mod join;
+pub mod leader;
+mod life;
+mod membership;
+pub mod node;
+mod open;
+pub mod raft;
+mod reconcile;
+pub mod running;
+mod service;
+mod status;
+mod telemetry;
+pub mod watch;
+mod workers;
+
+pub use config::{NodeConfig, Timings};
+pub use error::{NodeFailure, StartError};
+pub use node::{ControlPlaneNode, Running};

@@ -1,0 +1,126 @@
+//! What a node does by itself at its start and while it runs: give a new cluster its first member, say where it is, and
+//! notice when it cannot go on.
+
+use crate::error::{NodeFailure, StartError};
+use crate::open::Addresses;
+use crate::raft::Raft;
+use crate::status::NodeControl;
+use ollamamax_core::Command;
+use ollamamax_core::record::ClusterRecord;
+use ollamamax_gateway::ports::ControlError;
+use ollamamax_proto::{Millis, NodeId, limits};
+use ollamamax_storage::Identity;
+use openraft::async_runtime::WatchReceiver;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// Makes this node the only member of a new cluster. Doing it again after a crash is refused by Raft, which is fine.
+pub(crate) async fn bootstrap(
+    raft: &Raft,
+    identity: &Identity,
+    addresses: &Addresses,
+) -> Result<(), StartError> {
+    let failed = |error: String| StartError::Raft(error);
+    if raft.is_initialized().await.map_err(|error| failed(error.to_string()))? {
+        return Ok(());
+    }
+    let members = BTreeMap::from([(identity.node, addresses.node())]);
+    raft.initialize(members).await.map_err(|error| failed(error.to_string()))
+}
+
+/// Tells the cluster where this node is now; the first node of a new cluster gives it its identity before.
+pub(crate) async fn introduce(control: Arc<NodeControl>, cluster_name: Option<String>) {
+    let (identity, addresses) = (&control.identity, &control.addresses);
+    let mut commands = Vec::new();
+    if let Some(name) = cluster_name {
+        let cluster =
+            ClusterRecord { id: identity.cluster.clone(), name, created_at: Millis::now() };
+        let (http, raft) = (addresses.http.clone(), addresses.raft.clone());
+        commands.push(Command::Bootstrap { cluster, http, raft });
+    }
+    commands.push(Command::AnnounceNode {
+        node: NodeId(identity.node),
+        http: addresses.http.clone(),
+        raft: addresses.raft.clone(),
+        pid: std::process::id(),
+    });
+    for command in commands {
+        loop {
+            match control.client.propose(command.clone()).await {
+                Ok(_) => break,
+                // The bootstrap was already accepted before a crash.
+                Err(ControlError::Rejected(rejection)) => {
+                    tracing::debug!(%rejection, "introduction refused");
+                    break;
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "not introduced yet");
+                    let state = control.published.state();
+                    let others = state.nodes.values().filter(|node| node.id.0 != identity.node);
+                    let others: Vec<String> = others.map(|node| node.raft.clone()).collect();
+                    if control.client.propose_through_others(&command, &others).await {
+                        break;
+                    }
+                    tokio::time::sleep(Duration::from_millis(limits::RAFT_ELECTION_MIN_MS)).await;
+                }
+            }
+        }
+    }
+}
+
+/// Reports the failures that leave the process running but useless.
+pub(crate) async fn watch_core(
+    raft: Raft,
+    control: Arc<NodeControl>,
+    failed: watch::Sender<Option<NodeFailure>>,
+    mut log: watch::Receiver<Option<String>>,
+) {
+    let mut metrics = raft.metrics();
+    let me = NodeId(control.identity.node);
+    loop {
+        let core = metrics.borrow_watched().running_state.clone();
+        if let Err(error) = core {
+            failed.send_if_modified(|failure| {
+                set_once(failure, NodeFailure::Raft(error.to_string()))
+            });
+            return;
+        }
+        let log_failure = log.borrow().clone();
+        if let Some(reason) = log_failure {
+            failed.send_if_modified(|failure| set_once(failure, NodeFailure::Raft(reason)));
+            return;
+        }
+        if is_out(&control, me) && control.leadership.current().is_none() {
+            failed.send_if_modified(|failure| set_once(failure, NodeFailure::Removed(me.0)));
+            return;
+        }
+        let look_again = Duration::from_millis(limits::RAFT_ELECTION_MAX_MS);
+        tokio::select! {
+            changed = metrics.changed() => if changed.is_err() {
+                let gone = NodeFailure::Raft("the core has ended".to_owned());
+                failed.send_if_modified(|failure| set_once(failure, gone));
+                return;
+            },
+            _ = log.changed() => {}
+            () = tokio::time::sleep(look_again) => {}
+        }
+    }
+}
+
+/// Whether this node was told to leave and votes no longer. It may never see its own removal committed, because the
+/// others stop sending it the log; but it has seen the joint membership that ends in one without it.
+fn is_out(control: &NodeControl, me: NodeId) -> bool {
+    let leaving = control.published.state().nodes.get(&me).is_some_and(|node| node.leaving);
+    let metrics = control.leadership.metrics();
+    let last = metrics.membership_config.get_joint_config().last();
+    leaving && !last.is_some_and(|voters| voters.contains(&me.0))
+}
+
+/// The first failure counts.
+pub(crate) fn set_once(failure: &mut Option<NodeFailure>, new: NodeFailure) -> bool {
+    let first = failure.is_none();
+    failure.get_or_insert(new);
+    first
+}

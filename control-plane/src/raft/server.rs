@@ -1,0 +1,140 @@
+//! The answering side of the traffic between nodes.
+
+use super::Raft;
+use super::peers::Peers;
+use ollamamax_proto::limits;
+use ollamamax_proto::wire::raft_server::Raft as RaftService;
+use ollamamax_proto::wire::{RaftReply, RaftRequest, SnapshotChunk};
+use ollamamax_storage::{Snapshot, SnapshotMeta, SnapshotStore, TypeConfig, Vote};
+use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::fmt::Display;
+use std::sync::Arc;
+use std::time::Duration;
+use tonic::{Request, Response, Status, Streaming};
+
+/// Serves the other nodes of one cluster.
+pub struct RaftServer {
+    raft: Raft,
+    snapshots: SnapshotStore,
+    peers: Arc<Peers>,
+    cluster: String,
+    node: u64,
+}
+
+impl RaftServer {
+    /// The server of node `node` of `cluster`.
+    pub fn new(
+        raft: Raft,
+        snapshots: SnapshotStore,
+        peers: Arc<Peers>,
+        cluster: &str,
+        node: u64,
+    ) -> Self {
+        Self { raft, snapshots, peers, cluster: cluster.to_owned(), node }
+    }
+
+    /// Refuses what was meant for somebody else before looking inside.
+    fn open<T: DeserializeOwned>(&self, request: &RaftRequest) -> Result<T, Status> {
+        if request.cluster != self.cluster {
+            return Err(Status::failed_precondition(format!(
+                "this node belongs to cluster `{}`, the message is for `{}`",
+                self.cluster, request.cluster
+            )));
+        }
+        if request.to != self.node {
+            return Err(Status::failed_precondition(format!(
+                "this is node {}, the message is for node {}",
+                self.node, request.to
+            )));
+        }
+        self.peers.hear(request.from);
+        postcard::from_bytes(&request.payload)
+            .map_err(|error| Status::invalid_argument(format!("undecodable raft message: {error}")))
+    }
+
+    async fn receive(
+        &self,
+        mut chunks: Streaming<SnapshotChunk>,
+    ) -> Result<(Vote, Snapshot), Status> {
+        let first = next(&mut chunks)
+            .await?
+            .ok_or_else(|| Status::invalid_argument("no snapshot chunk came"))?;
+        let header = first
+            .header
+            .as_ref()
+            .ok_or_else(|| Status::invalid_argument("the first snapshot chunk lacks its header"))?;
+        let (vote, meta): (Vote, SnapshotMeta) = self.open(header)?;
+        let mut file = self.snapshots.receive().map_err(failed)?;
+        let mut chunk = first;
+        let mut received = 0u64;
+        loop {
+            if chunk.offset != received {
+                let text = format!("snapshot chunk at {}, expected {received}", chunk.offset);
+                return Err(Status::invalid_argument(text));
+            }
+            received += chunk.data.len() as u64;
+            file.append(&chunk.data).map_err(failed)?;
+            if chunk.last {
+                break;
+            }
+            chunk = next(&mut chunks).await?.ok_or_else(|| {
+                Status::data_loss(format!("the snapshot broke off after {received} bytes"))
+            })?;
+            self.peers.hear(vote.leader_id.node_id);
+        }
+        // Reads and syncs the whole file: not on the threads that carry heartbeats.
+        let finished = tokio::task::spawn_blocking(move || file.finish()).await.map_err(failed)?;
+        let snapshot = finished.map_err(failed)?;
+        Ok((vote, Snapshot { meta, snapshot }))
+    }
+}
+
+async fn next(chunks: &mut Streaming<SnapshotChunk>) -> Result<Option<SnapshotChunk>, Status> {
+    let wait = Duration::from_millis(limits::BLOB_STALL_MS);
+    tokio::time::timeout(wait, chunks.message())
+        .await
+        .map_err(|_| Status::deadline_exceeded("the snapshot stalled"))?
+}
+
+fn failed(error: impl Display) -> Status {
+    Status::internal(error.to_string())
+}
+
+fn reply(payload: &impl Serialize) -> Result<Response<RaftReply>, Status> {
+    let payload = postcard::to_stdvec(payload).map_err(failed)?;
+    Ok(Response::new(RaftReply { payload: payload.into() }))
+}
+
+#[tonic::async_trait]
+impl RaftService for RaftServer {
+    async fn append(&self, request: Request<RaftRequest>) -> Result<Response<RaftReply>, Status> {
+        let request: AppendEntriesRequest<TypeConfig> = self.open(request.get_ref())?;
+        reply(&self.raft.append_entries(request).await.map_err(failed)?)
+    }
+
+    async fn vote(&self, request: Request<RaftRequest>) -> Result<Response<RaftReply>, Status> {
+        let (pre, request): (bool, VoteRequest<TypeConfig>) = self.open(request.get_ref())?;
+        let answer =
+            if pre { self.raft.pre_vote(request).await } else { self.raft.vote(request).await };
+        reply(&answer.map_err(failed)?)
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<RaftRequest>,
+    ) -> Result<Response<RaftReply>, Status> {
+        let request: TransferLeaderRequest<TypeConfig> = self.open(request.get_ref())?;
+        reply(&self.raft.handle_transfer_leader(request).await.map_err(failed)?)
+    }
+
+    async fn install_snapshot(
+        &self,
+        request: Request<Streaming<SnapshotChunk>>,
+    ) -> Result<Response<RaftReply>, Status> {
+        let (vote, snapshot) = self.receive(request.into_inner()).await?;
+        tracing::info!(snapshot = %snapshot.meta, "received a snapshot");
+        reply(&self.raft.install_full_snapshot(vote, snapshot).await.map_err(failed)?)
+    }
+}

@@ -1,0 +1,290 @@
+//! Control: what nodes ask of each other and workers ask of nodes.
+//!
+//! Any node answers. What only the leader can do is passed on once.
+
+use crate::client::{Client, NOTHING_PROPOSED};
+use crate::watch::{News, Published};
+use crate::workers::Workers;
+use futures_util::stream::BoxStream;
+use ollamamax_core::{Change, State, codec};
+use ollamamax_gateway::ports::ControlError;
+use ollamamax_proto::placement::{AssignmentReport, Device};
+use ollamamax_proto::wire::control_server::Control;
+use ollamamax_proto::wire::{
+    AssignmentSet, HeartbeatReply, HeartbeatRequest, ProposeReply, ProposeRequest, ReadIndexReply,
+    ReadIndexRequest, RegisterReply, RegisterRequest, StateEvent, WatchAssignmentsRequest,
+    WatchStateRequest,
+};
+use ollamamax_proto::{Incarnation, Revision, WorkerId, limits};
+use std::sync::Arc;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::MetadataValue;
+use tonic::{Request, Response, Status};
+
+/// Events waiting for a slow watcher: each holds the whole news since the one before.
+const EVENTS_QUEUED: usize = 4;
+
+/// The service of one node.
+pub struct ControlServer {
+    client: Client,
+    published: Arc<Published>,
+    workers: Arc<Workers>,
+    /// Streams live outside the runtime that carries Raft.
+    runtime: Handle,
+}
+
+impl ControlServer {
+    /// The service over these parts; its streams run on `runtime`.
+    pub fn new(
+        client: Client,
+        published: Arc<Published>,
+        workers: Arc<Workers>,
+        runtime: Handle,
+    ) -> Self {
+        Self { client, published, workers, runtime }
+    }
+}
+
+/// A control error as a gRPC status; one that proves that nothing was proposed says so in its metadata.
+pub fn status(error: ControlError) -> Status {
+    let text = error.to_string();
+    let (mut status, nothing) = match error {
+        ControlError::Rejected(_) | ControlError::TooLarge { .. } => {
+            (Status::invalid_argument(text), true)
+        }
+        ControlError::NoQuorum { proposed, .. } => (Status::unavailable(text), !proposed),
+        ControlError::Busy { .. } => (Status::resource_exhausted(text), true),
+    };
+    if nothing {
+        status.metadata_mut().insert(NOTHING_PROPOSED, MetadataValue::from_static("1"));
+    }
+    status
+}
+
+#[tonic::async_trait]
+impl Control for ControlServer {
+    async fn propose(
+        &self,
+        request: Request<ProposeRequest>,
+    ) -> Result<Response<ProposeReply>, Status> {
+        let request = request.into_inner();
+        let command = codec::decode_command(&request.command)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let (result, log_index) = if request.forwarded {
+            let applied = self.client.propose_here(command).await.map_err(status)?;
+            (applied.result, applied.index)
+        } else {
+            let result = match self.client.propose(command).await {
+                Ok(outcome) => Ok(outcome),
+                Err(ControlError::Rejected(rejection)) => Err(rejection),
+                Err(error) => return Err(status(error)),
+            };
+            (result, self.published.applied())
+        };
+        let revision = match &result {
+            Ok(outcome) => outcome.revision(),
+            Err(_) => self.published.state().revision(),
+        };
+        let outcome =
+            codec::encode_reply(&result).map_err(|error| Status::internal(error.to_string()))?;
+        Ok(Response::new(ProposeReply { outcome: outcome.into(), revision: revision.0, log_index }))
+    }
+
+    async fn read_index(
+        &self,
+        request: Request<ReadIndexRequest>,
+    ) -> Result<Response<ReadIndexReply>, Status> {
+        let log_index = if request.get_ref().forwarded {
+            self.client.read_index_here().await
+        } else {
+            self.client.linearizable().await.map(|_| self.published.applied())
+        };
+        let log_index = log_index.map_err(status)?;
+        Ok(Response::new(ReadIndexReply { log_index }))
+    }
+
+    async fn register(
+        &self,
+        request: Request<RegisterRequest>,
+    ) -> Result<Response<RegisterReply>, Status> {
+        let request = request.into_inner();
+        let id: WorkerId = request.worker.parse().map_err(invalid)?;
+        let device = request
+            .device
+            .ok_or_else(|| Status::invalid_argument("`RegisterRequest` lacks `device`"))?;
+        let command = ollamamax_core::Command::RegisterWorker {
+            id,
+            incarnation: Incarnation(request.incarnation),
+            name: request.name.chars().take(200).collect(),
+            address: request.address,
+            device: Device::try_from(device)?,
+            pid: request.pid,
+        };
+        let outcome = self.client.propose(command).await.map_err(status)?;
+        Ok(Response::new(RegisterReply {
+            revision: outcome.revision().0,
+            heartbeat_ms: u32::try_from(limits::WORKER_HEARTBEAT_MS).unwrap_or(u32::MAX),
+            control_planes: control_planes(&self.published.state()),
+        }))
+    }
+
+    async fn heartbeat(
+        &self,
+        request: Request<HeartbeatRequest>,
+    ) -> Result<Response<HeartbeatReply>, Status> {
+        let request = request.into_inner();
+        let id: WorkerId = request.worker.parse().map_err(invalid)?;
+        let incarnation = Incarnation(request.incarnation);
+        if !request.forwarded && !self.workers.leads() {
+            return self.workers.forward(request).await.map(Response::new);
+        }
+        if !self.workers.leads() {
+            return Err(Status::unavailable("this node does not lead"));
+        }
+        let reports: Vec<AssignmentReport> =
+            request.reports.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
+        let state = self.published.state();
+        let (known, fenced) = match state.workers.get(&id) {
+            None => (false, false),
+            Some(worker) if worker.incarnation > incarnation => (true, true),
+            Some(worker) if worker.incarnation < incarnation => (false, false),
+            Some(_) => (true, false),
+        };
+        if known && !fenced {
+            self.workers.heard(id, incarnation, reports, request.draining);
+        }
+        let control_planes = control_planes(&state);
+        Ok(Response::new(HeartbeatReply { known, fenced, control_planes }))
+    }
+
+    type WatchAssignmentsStream = BoxStream<'static, Result<AssignmentSet, Status>>;
+
+    async fn watch_assignments(
+        &self,
+        request: Request<WatchAssignmentsRequest>,
+    ) -> Result<Response<Self::WatchAssignmentsStream>, Status> {
+        let request = request.into_inner();
+        let id: WorkerId = request.worker.parse().map_err(invalid)?;
+        let (events, stream) = mpsc::channel(EVENTS_QUEUED);
+        let published = Arc::clone(&self.published);
+        self.runtime.spawn(watch_assignments(
+            published,
+            id,
+            Incarnation(request.incarnation),
+            events,
+        ));
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    type WatchStateStream = BoxStream<'static, Result<StateEvent, Status>>;
+
+    async fn watch_state(
+        &self,
+        request: Request<WatchStateRequest>,
+    ) -> Result<Response<Self::WatchStateStream>, Status> {
+        let from = request.into_inner().from_revision;
+        let (events, stream) = mpsc::channel(EVENTS_QUEUED);
+        let published = Arc::clone(&self.published);
+        self.runtime.spawn(watch_state(published, (from > 0).then_some(Revision(from)), events));
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+}
+
+fn invalid(error: impl std::fmt::Display) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
+/// gRPC addresses of all nodes that stay.
+fn control_planes(state: &State) -> Vec<String> {
+    state.nodes.values().filter(|node| !node.leaving).map(|node| node.raft.clone()).collect()
+}
+
+/// Sends the worker's assignments whenever they change, until the watcher goes or a newer incarnation takes over.
+///
+/// A node that has not applied the worker's registration yet says nothing: an empty set would make the worker unload
+/// everything.
+async fn watch_assignments(
+    published: Arc<Published>,
+    id: WorkerId,
+    incarnation: Incarnation,
+    events: mpsc::Sender<Result<AssignmentSet, Status>>,
+) {
+    let mut revisions = published.revisions();
+    let mut sent: Option<Vec<ollamamax_proto::wire::Assignment>> = None;
+    loop {
+        revisions.mark_unchanged();
+        let state = published.state();
+        match state.workers.get(&id) {
+            Some(worker) if worker.incarnation > incarnation => {
+                let text = format!("worker `{id}` runs as incarnation {} now", worker.incarnation);
+                let _ = events.send(Err(Status::failed_precondition(text))).await;
+                return;
+            }
+            Some(worker) if worker.incarnation == incarnation => {
+                let held = state.placements.values().filter(|placement| placement.worker == id);
+                let assignments: Vec<_> =
+                    held.map(|placement| (&placement.assignment).into()).collect();
+                if sent.as_ref() != Some(&assignments) {
+                    sent = Some(assignments.clone());
+                    let set = AssignmentSet { revision: state.revision().0, assignments };
+                    if events.send(Ok(set)).await.is_err() {
+                        return;
+                    }
+                }
+            }
+            // Unknown here, or known by an older life: this node lags behind.
+            _ => {}
+        }
+        tokio::select! {
+            changed = revisions.changed() => if changed.is_err() { return },
+            () = events.closed() => return,
+        }
+    }
+}
+
+/// A snapshot first (or the changes since `from`, when they are still kept), then changes as they come.
+async fn watch_state(
+    published: Arc<Published>,
+    mut from: Option<Revision>,
+    events: mpsc::Sender<Result<StateEvent, Status>>,
+) {
+    let mut revisions = published.revisions();
+    loop {
+        revisions.mark_unchanged();
+        if let Some(news) = published.since(from) {
+            let event = match state_event(&news) {
+                Ok(event) => event,
+                Err(error) => {
+                    let _ = events.send(Err(Status::internal(error.to_string()))).await;
+                    return;
+                }
+            };
+            from = Some(Revision(event.revision));
+            if events.send(Ok(event)).await.is_err() {
+                return;
+            }
+            continue;
+        }
+        tokio::select! {
+            changed = revisions.changed() => if changed.is_err() { return },
+            () = events.closed() => return,
+        }
+    }
+}
+
+fn state_event(news: &News) -> Result<StateEvent, codec::CodecError> {
+    let encode = |changes: &[Change]| codec::encode_changes(changes).map(bytes::Bytes::from);
+    let empty = bytes::Bytes::new();
+    Ok(match news {
+        News::Snapshot(state) => StateEvent {
+            revision: state.revision().0,
+            snapshot: encode(&state.to_changes())?,
+            changes: empty,
+        },
+        News::Changes { revision, changes } => {
+            StateEvent { revision: revision.0, snapshot: empty, changes: encode(changes)? }
+        }
+    })
+}

@@ -1,0 +1,4 @@
+//! The gRPC services a node offers to workers and other nodes.
+
+pub mod blobs;
+pub mod control;

@@ -1,0 +1,111 @@
+use crate::support::{Cluster, eventually, value};
+use ollamamax_control_plane::error::EXIT_CONFIG;
+use ollamamax_control_plane::{ControlPlaneNode, NodeConfig};
+use std::net::TcpListener;
+use tempfile::TempDir;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restarted_node_catches_up_from_the_log() {
+    let mut cluster = Cluster::start(3).await;
+    let absent = cluster.follower().await;
+    cluster.put(absent, "a", "1").await.expect("accepted");
+    cluster.nodes.remove(&absent).expect("it runs").stop().await;
+    let leader = cluster.leader().await;
+    for n in 0..50 {
+        cluster.put(leader, "a", &n.to_string()).await.expect("accepted");
+    }
+    cluster.restart(absent).await;
+    let control = cluster.control(absent);
+    eventually("it has caught up", || value(&control.state(), "a").as_deref() == Some("49")).await;
+    cluster.converge().await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_missed_more_than_the_log_keeps_gets_a_snapshot() {
+    let mut cluster = Cluster::start_with(3, |config| config.timings.keep_entries = 0).await;
+    let absent = cluster.follower().await;
+    cluster.nodes.remove(&absent).expect("it runs").stop().await;
+    let leader = cluster.leader().await;
+    for n in 0..30 {
+        cluster.put(leader, &format!("k/{n}"), "v").await.expect("accepted");
+    }
+    for node in cluster.nodes.values() {
+        node.compact().await.expect("a snapshot is built");
+    }
+    cluster.put(leader, "last", "1").await.expect("accepted");
+    cluster.restart(absent).await;
+    let control = cluster.control(absent);
+    eventually("it has caught up", || value(&control.state(), "last").is_some()).await;
+    let state = cluster.converge().await;
+    assert_eq!(state.checkpoints.len(), 31);
+    // What came by snapshot is also what the next start finds.
+    cluster.nodes.remove(&absent).expect("it runs").kill().await;
+    cluster.restart(absent).await;
+    cluster.converge().await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_whole_cluster_can_be_killed_and_comes_back_with_everything() {
+    let mut cluster = Cluster::start(3).await;
+    for n in 0..20 {
+        cluster.put(1 + n % 3, &format!("k/{n}"), "v").await.expect("accepted");
+    }
+    for node in std::mem::take(&mut cluster.nodes).into_values() {
+        node.kill().await;
+    }
+    for id in 1..=3 {
+        cluster.restart(id).await;
+    }
+    cluster.settle(3).await;
+    let state = cluster.control(2).linearizable().await.expect("a read is answered");
+    assert_eq!(state.checkpoints.len(), 20);
+    cluster.converge().await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_comes_back_on_other_ports_is_found() {
+    let mut cluster = Cluster::start(3).await;
+    let mover = cluster.follower().await;
+    cluster.nodes.remove(&mover).expect("it runs").stop().await;
+    cluster.forget_ports(mover);
+    cluster.restart(mover).await;
+    let leader = cluster.leader().await;
+    cluster.put(leader, "after", "1").await.expect("accepted");
+    let control = cluster.control(mover);
+    eventually("it is sent the log", || value(&control.state(), "after").is_some()).await;
+    let address = cluster.nodes[&mover].raft_addr().to_string();
+    eventually("everybody knows where it is", || {
+        let state = cluster.control(leader).state();
+        state.nodes.values().any(|node| node.id.0 == mover && node.raft == address)
+    })
+    .await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_start_says_why() {
+    let dir = TempDir::new().expect("a temporary directory");
+    let start = |config: NodeConfig| async {
+        ControlPlaneNode::start(config).await.err().expect("it cannot start")
+    };
+    let empty = start(NodeConfig::new(dir.path())).await;
+    assert_eq!(empty.exit_code(), EXIT_CONFIG);
+    assert!(empty.to_string().contains("--bootstrap"), "{empty}");
+
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("an address");
+    let config =
+        NodeConfig { bootstrap: true, http_listen: address, ..NodeConfig::new(dir.path()) };
+    let in_use = start(config).await.to_string();
+    assert!(in_use.contains(&address.to_string()) && in_use.contains("in use"), "{in_use}");
+
+    let config = NodeConfig { bootstrap: true, ..NodeConfig::new(dir.path()) };
+    let node = ControlPlaneNode::start(config.clone()).await.expect("it starts");
+    let twice = start(config).await.to_string();
+    assert!(twice.contains("in use by another process"), "{twice}");
+    node.stop().await;
+    assert!(dir.path().join("highwater").exists());
+}

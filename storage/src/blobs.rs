@@ -1,0 +1,222 @@
+//! Blobs: immutable bytes, each in a file named after its SHA-256.
+//!
+//! A blob is written to `<hex>.partial` and hashed on the way; only when the digest is right is it synced and renamed
+//! to `<hex>`, so a name without suffix always means verified bytes. A partial file outlives the process, and the next
+//! [`BlobStore::writer`] for the same digest goes on behind it.
+
+use crate::error::{Context, StorageError};
+use ollamamax_proto::ids::Digest;
+use ollamamax_proto::limits;
+use sha2::{Digest as _, Sha256};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Name of the blobs' directory in the data directory.
+pub(crate) const DIR: &str = "blobs";
+const PARTIAL: &str = "partial";
+const READ_BYTES: usize = 1024 * 1024;
+
+/// A directory of blobs. Clones share it.
+#[derive(Clone, Debug)]
+pub struct BlobStore {
+    dir: PathBuf,
+    counter: Arc<AtomicU64>,
+}
+
+impl BlobStore {
+    /// Opens (and makes) the store in `dir`; removes temporary files, keeps partial ones for their resumption.
+    pub fn open(dir: &Path) -> Result<Self, StorageError> {
+        fs::create_dir_all(dir).context("create", dir)?;
+        for item in fs::read_dir(dir).context("list", dir)? {
+            let path = item.context("list", dir)?.path();
+            if path.extension().is_some_and(|extension| extension == "tmp") {
+                fs::remove_file(&path).context("remove", &path)?;
+            }
+        }
+        Ok(Self { dir: dir.to_owned(), counter: Arc::default() })
+    }
+
+    /// Length of a blob that is there, in bytes.
+    pub fn stat(&self, digest: &Digest) -> Result<Option<u64>, StorageError> {
+        let path = self.path(digest);
+        match fs::metadata(&path) {
+            Ok(metadata) => Ok(Some(metadata.len())),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).context("stat", &path),
+        }
+    }
+
+    /// Where a blob is, or would be.
+    pub fn path(&self, digest: &Digest) -> PathBuf {
+        self.dir.join(digest.hex())
+    }
+
+    /// All blobs with their lengths in bytes, in digest order.
+    pub fn list(&self) -> Result<Vec<(Digest, u64)>, StorageError> {
+        let mut out = Vec::new();
+        for item in fs::read_dir(&self.dir).context("list", &self.dir)? {
+            let item = item.context("list", &self.dir)?;
+            let name = item.file_name();
+            let digest = name.to_str().and_then(|hex| format!("sha256:{hex}").parse().ok());
+            if let Some(digest) = digest {
+                let len = item.metadata().context("stat", &item.path())?.len();
+                out.push((digest, len));
+            }
+        }
+        out.sort();
+        Ok(out)
+    }
+
+    /// Removes a blob and what was received of it; `true` when the blob was there.
+    pub fn remove(&self, digest: &Digest) -> Result<bool, StorageError> {
+        let path = self.path(digest);
+        let partial = path.with_extension(PARTIAL);
+        let mut removed = false;
+        for (path, blob) in [(&path, true), (&partial, false)] {
+            match fs::remove_file(path) {
+                Ok(()) => removed |= blob,
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error).context("remove", path),
+            }
+        }
+        sync_dir(&self.dir)?;
+        Ok(removed)
+    }
+
+    /// Begins or goes on with a blob; one writer per digest, a second one gets [`StorageError::InUse`].
+    pub fn writer(&self, digest: &Digest) -> Result<Writer, StorageError> {
+        let path = self.path(digest).with_extension(PARTIAL);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        let file = options.open(&path).context("create", &path)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(StorageError::InUse { dir: path }),
+            Err(TryLockError::Error(error)) => return Err(error).context("lock", &path),
+        }
+        let mut writer = Writer {
+            store: self.clone(),
+            expected: Some(*digest),
+            path,
+            file,
+            hash: Sha256::new(),
+            offset: 0,
+        };
+        writer.resume()?;
+        Ok(writer)
+    }
+
+    /// Stores all of `source`, whatever its digest, and says which it is.
+    pub fn put(&self, source: &mut dyn Read) -> Result<(Digest, u64), StorageError> {
+        let number = self.counter.fetch_add(1, Ordering::Relaxed);
+        let path = self.dir.join(format!("{}-{number}.tmp", std::process::id()));
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(true);
+        let file = options.open(&path).context("create", &path)?;
+        let store = self.clone();
+        let mut writer =
+            Writer { store, expected: None, path, file, hash: Sha256::new(), offset: 0 };
+        let done = writer.copy(source).and_then(|()| writer.place());
+        if done.is_err() {
+            // The copy failed already, and a start removes what stays behind.
+            let _ = fs::remove_file(&writer.path);
+        }
+        done
+    }
+}
+
+/// A blob on its way in. Dropping it keeps what was received.
+#[derive(Debug)]
+pub struct Writer {
+    store: BlobStore,
+    expected: Option<Digest>,
+    path: PathBuf,
+    file: File,
+    hash: Sha256,
+    offset: u64,
+}
+
+impl Writer {
+    /// Bytes that are there already: where to go on.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Adds the next bytes.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), StorageError> {
+        if self.offset + bytes.len() as u64 > limits::BLOB_BYTES {
+            let most = limits::BLOB_BYTES;
+            return Err(StorageError::invalid(format!("the blob has more than {most} bytes")));
+        }
+        if let Err(error) = self.file.write_all(bytes) {
+            // What a failed write left behind is not hashed, so it must not be resumed from.
+            let _ = self.file.set_len(self.offset);
+            let _ = self.file.seek(SeekFrom::Start(self.offset));
+            return Err(error).context("write", &self.path);
+        }
+        self.hash.update(bytes);
+        self.offset += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Forgets what was received and begins again.
+    pub fn restart(&mut self) -> Result<(), StorageError> {
+        self.file.set_len(0).context("cut", &self.path)?;
+        self.file.seek(SeekFrom::Start(0)).context("seek in", &self.path)?;
+        self.hash = Sha256::new();
+        self.offset = 0;
+        Ok(())
+    }
+
+    /// Verifies the whole, makes it durable and gives it its name. Bytes with another digest are removed.
+    pub fn commit(mut self) -> Result<PathBuf, StorageError> {
+        let (digest, _) = self.place()?;
+        Ok(self.store.path(&digest))
+    }
+
+    fn place(&mut self) -> Result<(Digest, u64), StorageError> {
+        let found = Digest(self.hash.clone().finalize().into());
+        if let Some(expected) = self.expected.filter(|expected| *expected != found) {
+            fs::remove_file(&self.path).context("remove", &self.path)?;
+            return Err(StorageError::DigestMismatch {
+                expected: expected.to_string(),
+                found: found.to_string(),
+                bytes: self.offset,
+            });
+        }
+        self.file.sync_data().context("sync", &self.path)?;
+        fs::rename(&self.path, self.store.path(&found)).context("rename", &self.path)?;
+        sync_dir(&self.store.dir)?;
+        Ok((found, self.offset))
+    }
+
+    fn resume(&mut self) -> Result<(), StorageError> {
+        let mut buffer = vec![0; READ_BYTES];
+        loop {
+            let got = self.file.read(&mut buffer).context("read", &self.path)?;
+            if got == 0 {
+                return Ok(());
+            }
+            self.hash.update(&buffer[..got]);
+            self.offset += got as u64;
+        }
+    }
+
+    fn copy(&mut self, source: &mut dyn Read) -> Result<(), StorageError> {
+        let mut buffer = vec![0; READ_BYTES];
+        loop {
+            let got = source.read(&mut buffer).context("read the source of", &self.path)?;
+            if got == 0 {
+                return Ok(());
+            }
+            self.write(&buffer[..got])?;
+        }
+    }
+}
+
+fn sync_dir(dir: &Path) -> Result<(), StorageError> {
+    File::open(dir).and_then(|dir| dir.sync_all()).context("sync", dir)
+}

@@ -1,0 +1,314 @@
+//! A cluster of real processes, each of which a test can kill, stop and start again by itself.
+
+use crate::error::HarnessError;
+use crate::http::Api;
+use crate::ports;
+use crate::process::Process;
+use crate::status::ClusterStatus;
+use crate::wait::wait_until;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// How long a cluster may take to start: an unoptimised build on a busy machine.
+const START: Duration = Duration::from_secs(90);
+
+/// What to start.
+#[derive(Clone, Debug)]
+pub struct ClusterOptions {
+    /// The `ollamamax` binary.
+    pub binary: PathBuf,
+    /// Nodes of the control plane.
+    pub nodes: usize,
+    /// Workers.
+    pub workers: usize,
+    /// Threads of each worker.
+    pub threads: u32,
+    /// Bytes each worker may use; 0: what it finds.
+    pub memory_bytes: u64,
+    /// Variables set for every process.
+    pub env: Vec<(OsString, OsString)>,
+}
+
+impl ClusterOptions {
+    /// Three nodes and one worker of this binary.
+    pub fn new(binary: impl Into<PathBuf>) -> Self {
+        Self {
+            binary: binary.into(),
+            nodes: 3,
+            workers: 1,
+            threads: 1,
+            memory_bytes: 1 << 30,
+            env: Vec::new(),
+        }
+    }
+
+    /// With so many nodes and workers.
+    #[must_use]
+    pub fn size(mut self, nodes: usize, workers: usize) -> Self {
+        (self.nodes, self.workers) = (nodes, workers);
+        self
+    }
+}
+
+/// A node or a worker, counted from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Member {
+    /// A node of the control plane.
+    Node(usize),
+    /// A worker.
+    Worker(usize),
+}
+
+/// A running cluster. Dropping it kills every process and removes the data.
+#[derive(Debug)]
+pub struct Cluster {
+    options: ClusterOptions,
+    http: Vec<u16>,
+    raft: Vec<u16>,
+    nodes: Vec<Process>,
+    workers: Vec<Process>,
+    apis: Vec<Api>,
+    directory: TempDir,
+}
+
+impl Cluster {
+    /// Starts nodes and workers and waits until every node knows the leader and every worker is ready.
+    pub async fn start(options: ClusterOptions) -> Result<Self, HarnessError> {
+        let directory = tempfile::Builder::new().prefix("ollamamax-cluster-").tempdir();
+        let directory = directory.map_err(HarnessError::io(std::env::temp_dir()))?;
+        let count = u16::try_from(options.nodes).unwrap_or(u16::MAX);
+        let first = ports::run_of(count)?;
+        let http: Vec<u16> = (first..first + count).collect();
+        let raft = http.iter().map(|_| ports::free()).collect::<Result<Vec<_>, _>>()?;
+        let apis = http.iter().map(|port| Api::new(&format!("http://127.0.0.1:{port}")));
+        let apis = apis.collect::<Result<Vec<_>, _>>()?;
+        let (nodes, workers) = (Vec::new(), Vec::new());
+        let mut cluster = Self { options, http, raft, nodes, workers, apis, directory };
+        for index in 0..cluster.options.nodes {
+            cluster.start_node(index)?;
+            cluster.wait_for_quorum(index + 1, START).await?;
+        }
+        for _ in 0..cluster.options.workers {
+            cluster.add_worker()?;
+        }
+        cluster.wait_for_workers(cluster.options.workers, START).await?;
+        Ok(cluster)
+    }
+
+    fn start_node(&mut self, index: usize) -> Result<(), HarnessError> {
+        let mut args = self.common("control-plane", &format!("node-{}", index + 1));
+        let listen = |port| OsString::from(format!("127.0.0.1:{port}"));
+        args.extend(["--listen".into(), listen(self.http[index])]);
+        args.extend(["--raft-listen".into(), listen(self.raft[index])]);
+        match index {
+            0 => args.push("--bootstrap".into()),
+            _ => args.extend(["--join".into(), format!("http://127.0.0.1:{}", self.http[0]).into()]),
+        }
+        let node = self.spawn(&format!("node-{}", index + 1), args)?;
+        self.nodes.push(node);
+        Ok(())
+    }
+
+    /// Starts one more worker; it registers by itself. Its index.
+    pub fn add_worker(&mut self) -> Result<usize, HarnessError> {
+        let name = format!("worker-{}", self.workers.len() + 1);
+        let mut args = self.common("worker", &name);
+        args.extend(["--name".into(), name.clone().into()]);
+        args.extend(["--listen".into(), format!("127.0.0.1:{}", ports::free()?).into()]);
+        args.extend(["--threads".into(), self.options.threads.to_string().into()]);
+        args.extend(["--memory".into(), self.options.memory_bytes.to_string().into()]);
+        for port in &self.raft {
+            args.extend(["--control-plane".into(), format!("127.0.0.1:{port}").into()]);
+        }
+        let worker = self.spawn(&name, args)?;
+        self.workers.push(worker);
+        Ok(self.workers.len() - 1)
+    }
+
+    fn common(&self, command: &str, name: &str) -> Vec<OsString> {
+        let data = self.directory.path().join(name).into_os_string();
+        vec![command.into(), "--exit-with-stdin".into(), "--data-dir".into(), data]
+    }
+
+    fn spawn(&self, name: &str, args: Vec<OsString>) -> Result<Process, HarnessError> {
+        let log = self.directory.path().join(format!("{name}.log"));
+        Process::start(name, &self.options.binary, args, self.options.env.clone(), &log)
+    }
+
+    /// Where data and logs are.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Where a member keeps its data.
+    pub fn data_dir(&self, member: Member) -> PathBuf {
+        self.directory.path().join(&self.process(member).name)
+    }
+
+    /// How many nodes there are, dead ones included.
+    pub fn nodes(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// How many workers there are, dead ones included.
+    pub fn workers(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// A client of a node.
+    pub fn api(&self, node: usize) -> &Api {
+        &self.apis[node]
+    }
+
+    /// `http://127.0.0.1:port` of a node.
+    pub fn url(&self, node: usize) -> String {
+        format!("http://127.0.0.1:{}", self.http[node])
+    }
+
+    /// A member's process.
+    pub fn process(&self, member: Member) -> &Process {
+        match member {
+            Member::Node(index) => &self.nodes[index],
+            Member::Worker(index) => &self.workers[index],
+        }
+    }
+
+    /// A member's process, to do something to it.
+    pub fn process_mut(&mut self, member: Member) -> &mut Process {
+        match member {
+            Member::Node(index) => &mut self.nodes[index],
+            Member::Worker(index) => &mut self.workers[index],
+        }
+    }
+
+    /// SIGKILL.
+    pub fn kill9(&mut self, member: Member) {
+        self.process_mut(member).kill9();
+    }
+
+    /// SIGTERM, and its exit code once it has ended.
+    pub async fn stop(&mut self, member: Member, deadline: Duration) -> Result<Option<i32>, HarnessError> {
+        self.process_mut(member).stop(deadline).await
+    }
+
+    /// Starts it again with the same data and addresses.
+    pub fn restart(&mut self, member: Member) -> Result<(), HarnessError> {
+        self.process_mut(member).restart()
+    }
+
+    /// What the first node that answers says.
+    pub async fn status(&self) -> Result<ClusterStatus, HarnessError> {
+        let mut last = HarnessError::Other("the cluster has no nodes".to_owned());
+        for (api, node) in self.apis.iter().zip(&self.nodes) {
+            if node.pid().is_none() {
+                continue;
+            }
+            match api.status().await {
+                Ok(status) => return Ok(status),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    /// The index of the leader, once a running node names one that runs.
+    pub async fn leader(&self, deadline: Duration) -> Result<usize, HarnessError> {
+        self.wait("a leader", deadline, async || {
+            let status = self.status().await.map_err(|error| error.to_string())?;
+            let id = status.leader.ok_or("no leader")?;
+            let node = status.nodes.iter().find(|node| node.id == id).ok_or("an unknown leader")?;
+            let index = self.http.iter().position(|port| node.http.ends_with(&format!(":{port}")));
+            let running = index.filter(|index| self.nodes[*index].pid().is_some());
+            running.ok_or_else(|| format!("leader {id} does not run"))
+        })
+        .await
+    }
+
+    /// Waits until every running node knows the leader and that many voters.
+    pub async fn wait_for_quorum(&self, voters: usize, deadline: Duration) -> Result<(), HarnessError> {
+        self.wait("a quorum", deadline, async || {
+            for (api, node) in self.apis.iter().zip(&self.nodes) {
+                if node.pid().is_none() {
+                    continue;
+                }
+                let status = api.status().await.map_err(|error| error.to_string())?;
+                let voting = status.nodes.iter().filter(|node| node.voter).count();
+                if status.leader.is_none() || voting != voters {
+                    return Err(format!("{}: leader {:?}, {voting} voters", node.name, status.leader));
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Waits until that many workers are ready.
+    pub async fn wait_for_workers(&self, count: usize, deadline: Duration) -> Result<(), HarnessError> {
+        self.wait("ready workers", deadline, async || {
+            let status = self.status().await.map_err(|error| error.to_string())?;
+            let ready = status.workers.iter().filter(|worker| worker.status == "ready").count();
+            if ready >= count { Ok(()) } else { Err(format!("{ready} of {count} ready")) }
+        })
+        .await
+    }
+
+    /// Waits until that many usable workers have the model ready.
+    pub async fn wait_for_model(
+        &self,
+        model: &str,
+        replicas: usize,
+        deadline: Duration,
+    ) -> Result<(), HarnessError> {
+        self.wait(&format!("{model} ready"), deadline, async || {
+            let status = self.status().await.map_err(|error| error.to_string())?;
+            let ready = status.ready_replicas(model);
+            if ready >= replicas { Ok(()) } else { Err(format!("{:?}", status.placements)) }
+        })
+        .await
+    }
+
+    /// Creates a model from a file and waits until it is loaded on every worker.
+    pub async fn serve_file(&self, model: &str, file: &Path) -> Result<(), HarnessError> {
+        let bytes = std::fs::read(file).map_err(HarnessError::io(file))?;
+        let digest = ollamamax_proto::Digest::of(&bytes);
+        drop(bytes);
+        self.apis[0].create_from_file(model, file, &digest).await?;
+        let replicas = self.workers.len().max(1);
+        self.apis[0].deploy(model, replicas).await?;
+        self.wait_for_model(model, self.workers.len(), START).await
+    }
+
+    /// Waits for anything; the ends of the logs are part of the failure.
+    pub async fn wait<T>(
+        &self,
+        what: &str,
+        deadline: Duration,
+        condition: impl AsyncFnMut() -> Result<T, String>,
+    ) -> Result<T, HarnessError> {
+        let waited = wait_until(deadline, what, condition).await;
+        waited.map_err(|error| match error {
+            HarnessError::Deadline { what, waited, seen } => {
+                HarnessError::Deadline { what, waited, seen: format!("{seen}\n{}", self.logs()) }
+            }
+            other => other,
+        })
+    }
+
+    /// The ends of all logs.
+    pub fn logs(&self) -> String {
+        self.nodes.iter().chain(&self.workers).map(Process::tail).collect()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // The test harness shows what is written here beside the failed assertion.
+            eprintln!("{}", self.logs());
+        }
+        // Workers first, so that their last words are not about lost nodes.
+        self.workers.iter_mut().chain(&mut self.nodes).for_each(Process::kill9);
+    }
+}

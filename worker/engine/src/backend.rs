@@ -1,0 +1,100 @@
+//! What computes: a backend owns the weights and the KV cache and runs one *step* over a ragged batch.
+//!
+//! A step is the only call: prompt chunks and single decode tokens are the same thing, a run of tokens of one sequence that
+//! continues at a position. Scheduler, block tables and sampling live above and are the same for every backend, so the
+//! plain CPU backend is the oracle for the others.
+//!
+//! ```text
+//! batch.plan() -> StepBatch -> Backend::step -> logits per slice -> sampler -> batch.complete()
+//! ```
+
+use std::fmt;
+
+/// A KV block: [`Backend::block_tokens`] positions over all layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BlockId(pub u32);
+
+/// Which logits of a slice the caller wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Logits {
+    /// None: a prompt chunk that is not the last.
+    None,
+    /// Those after the slice's last token.
+    Last,
+    /// Those after every token: for scoring a text.
+    All,
+}
+
+/// A run of tokens of one sequence.
+#[derive(Clone, Debug)]
+pub struct Slice {
+    /// Position of the first token in its sequence, from 0.
+    pub start: u32,
+    /// The tokens; not empty.
+    pub tokens: Vec<u32>,
+    /// The sequence's blocks in order, covering at least `start + tokens.len()` positions.
+    pub blocks: Vec<BlockId>,
+    /// Which logits to compute.
+    pub logits: Logits,
+}
+
+/// Everything one step computes.
+#[derive(Clone, Debug, Default)]
+pub struct StepBatch {
+    /// One per sequence, in no particular order; the result of a slice does not depend on its neighbours.
+    pub slices: Vec<Slice>,
+}
+
+/// Logits of one slice: one row of vocabulary size per wanted token.
+pub type SliceLogits = Vec<Vec<f32>>;
+
+/// A step that could not be computed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BackendError {
+    /// A token id outside the vocabulary.
+    #[error("token `{token}` is outside the vocabulary of {vocabulary}")]
+    Token {
+        /// The id.
+        token: u32,
+        /// The vocabulary's size.
+        vocabulary: u32,
+    },
+    /// A slice needs positions its blocks do not cover.
+    #[error("a slice needs {needed} positions, its blocks hold {held}")]
+    Blocks {
+        /// Positions needed.
+        needed: u32,
+        /// Positions held.
+        held: u32,
+    },
+    /// A slice names a block that does not exist.
+    #[error("block `{block}` does not exist, there are {blocks}")]
+    Block {
+        /// The block.
+        block: u32,
+        /// Blocks there are.
+        blocks: u32,
+    },
+    /// The device failed; the engine cannot be trusted any more.
+    #[error("the device failed: {0}; the worker has to restart its engine")]
+    Device(String),
+}
+
+/// What computes a step. Implementations: [`crate::cpu`].
+pub trait Backend: Send + fmt::Debug {
+    /// Computes one step: writes the slices' keys and values into their blocks and returns the wanted logits, one
+    /// entry per slice in order.
+    fn step(&mut self, batch: &StepBatch) -> Result<Vec<SliceLogits>, BackendError>;
+
+    /// KV blocks there are.
+    fn blocks_count(&self) -> u32;
+
+    /// Positions per block.
+    fn block_tokens(&self) -> u32;
+
+    /// Tokens in the vocabulary: the length of a row of logits.
+    fn vocabulary(&self) -> u32;
+
+    /// Bytes held: weights and KV cache.
+    fn resident_bytes(&self) -> u64;
+}

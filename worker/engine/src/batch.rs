@@ -1,0 +1,210 @@
+//! Continuous batching: which sequences run in the next step, and with how many of their tokens.
+//!
+//! A step has a budget of tokens. It is spent in this order: one token for each sequence that is decoding; the next
+//! chunk of each prompt that is being computed; then waiting sequences are admitted, first come first served, as long as
+//! places, blocks and budget remain. So a long prompt never stalls the streams beside it, and the device never idles
+//! while there is work.
+//!
+//! A sequence gets blocks for all tokens it knows when it is admitted, and one more whenever decoding needs it. When
+//! there is none, the newest sequence gives all of its blocks back and waits at the head of the queue; its tokens are
+//! computed again later, mostly from the prefix cache. The oldest sequence is never preempted, so there is always
+//! progress.
+
+use crate::backend::{Logits, Slice, StepBatch};
+use crate::kv::{BlockPool, Usage};
+use crate::sequence::{Sequence, SequenceId};
+use std::collections::VecDeque;
+
+/// What bounds the batch.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchLimits {
+    /// Sequences that run at once; at least one.
+    pub sequences_max: usize,
+    /// Tokens per step; at least one per running sequence.
+    pub step_tokens: usize,
+}
+
+/// A sequence that was admitted, and how many of its prompt's positions the cache had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Admission {
+    /// Which.
+    pub sequence: SequenceId,
+    /// Positions that need no computation.
+    pub cached_tokens: usize,
+}
+
+/// What the next step computes: each sequence with its number of tokens.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StepPlan {
+    /// In the order of the slices.
+    pub parts: Vec<(SequenceId, usize)>,
+    /// Admitted for the first time.
+    pub admitted: Vec<Admission>,
+}
+
+/// Waiting and running sequences and the blocks they share.
+#[derive(Debug)]
+pub struct Batch {
+    limits: BatchLimits,
+    waiting: VecDeque<Sequence>,
+    /// In the order of admission: the newest last.
+    running: Vec<Sequence>,
+    pool: BlockPool,
+}
+
+impl Batch {
+    /// An empty batch over a pool of blocks.
+    pub fn new(limits: BatchLimits, pool: BlockPool) -> Self {
+        let sequences_max = limits.sequences_max.max(1);
+        let step_tokens = limits.step_tokens.max(sequences_max);
+        Self {
+            limits: BatchLimits { sequences_max, step_tokens },
+            waiting: VecDeque::new(),
+            running: Vec::new(),
+            pool,
+        }
+    }
+
+    /// Puts a sequence at the end of the queue.
+    pub fn push(&mut self, sequence: Sequence) {
+        self.waiting.push_back(sequence);
+    }
+
+    /// Sequences that wait for a place.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Sequences that run.
+    pub fn running(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Blocks by state.
+    pub fn usage(&self) -> Usage {
+        self.pool.usage()
+    }
+
+    /// A running sequence.
+    pub fn get_mut(&mut self, id: SequenceId) -> Option<&mut Sequence> {
+        self.running.iter_mut().find(|sequence| sequence.id == id)
+    }
+
+    /// Takes a sequence out, wherever it is, and its blocks back.
+    pub fn remove(&mut self, id: SequenceId) -> Option<Sequence> {
+        let running = self.running.iter().position(|sequence| sequence.id == id);
+        let mut sequence = if let Some(index) = running {
+            self.running.remove(index)
+        } else {
+            let index = self.waiting.iter().position(|sequence| sequence.id == id)?;
+            self.waiting.remove(index)?
+        };
+        self.pool.release(std::mem::take(&mut sequence.table));
+        Some(sequence)
+    }
+
+    /// Decides the next step.
+    pub fn plan(&mut self) -> StepPlan {
+        let mut plan = StepPlan::default();
+        let mut budget = self.limits.step_tokens;
+        let preempted = self.plan_decodes(&mut plan, &mut budget);
+        self.plan_prefills(&mut plan, &mut budget);
+        // Whoever was just preempted would be the first to come back in and push the next one out.
+        if !preempted {
+            self.admit(&mut plan, &mut budget);
+        }
+        plan
+    }
+
+    fn plan_decodes(&mut self, plan: &mut StepPlan, budget: &mut usize) -> bool {
+        let (mut index, mut preempted) = (0, false);
+        while let Some(sequence) = self.running.get_mut(index) {
+            if sequence.remaining() != 1 {
+                index += 1;
+                continue;
+            }
+            if self.pool.grow(&mut sequence.table, sequence.tokens.len()) {
+                plan.parts.push((sequence.id, 1));
+                *budget = budget.saturating_sub(1);
+                index += 1;
+            } else {
+                // The victim comes after every sequence planned so far, and is at worst this one.
+                self.preempt_newest();
+                preempted = true;
+            }
+        }
+        preempted
+    }
+
+    fn plan_prefills(&mut self, plan: &mut StepPlan, budget: &mut usize) {
+        for sequence in self.running.iter().filter(|sequence| sequence.remaining() > 1) {
+            let chunk = sequence.remaining().min(*budget);
+            if chunk == 0 {
+                break;
+            }
+            plan.parts.push((sequence.id, chunk));
+            *budget -= chunk;
+        }
+    }
+
+    fn admit(&mut self, plan: &mut StepPlan, budget: &mut usize) {
+        while *budget > 0 && self.running.len() < self.limits.sequences_max {
+            let Some(next) = self.waiting.front() else { break };
+            // Those that run keep a block each to grow into, or the newcomer would be preempted at once.
+            let reserve = self.running.len();
+            let cost = self.pool.cost(&next.tokens, next.tokens.len());
+            if cost + reserve > self.pool.available() {
+                break;
+            }
+            let Some(mut sequence) = self.waiting.pop_front() else { break };
+            let (table, cached) = self.pool.claim_prefix(&sequence.tokens);
+            sequence.table = table;
+            if !self.pool.grow(&mut sequence.table, sequence.tokens.len()) {
+                self.pool.release(std::mem::take(&mut sequence.table));
+                self.waiting.push_front(sequence);
+                break;
+            }
+            sequence.computed = cached;
+            let chunk = sequence.remaining().min(*budget);
+            *budget -= chunk;
+            plan.parts.push((sequence.id, chunk));
+            if !std::mem::replace(&mut sequence.started, true) {
+                let cached_tokens = cached.min(sequence.prompt_tokens);
+                plan.admitted.push(Admission { sequence: sequence.id, cached_tokens });
+            }
+            self.running.push(sequence);
+        }
+    }
+
+    fn preempt_newest(&mut self) {
+        let Some(mut victim) = self.running.pop() else { return };
+        self.pool.release(std::mem::take(&mut victim.table));
+        victim.computed = 0;
+        self.waiting.push_front(victim);
+    }
+
+    /// The plan as the backend wants it. Sequences that were removed since are dropped from the plan.
+    pub fn step_batch(&self, plan: &mut StepPlan) -> StepBatch {
+        plan.parts.retain(|(id, _)| self.running.iter().any(|sequence| sequence.id == *id));
+        let slice = |&(id, count): &(SequenceId, usize)| {
+            let sequence = self.running.iter().find(|sequence| sequence.id == id)?;
+            let end = sequence.computed + count;
+            let last = end == sequence.tokens.len();
+            Some(Slice {
+                start: sequence.computed as u32,
+                tokens: sequence.tokens[sequence.computed..end].to_vec(),
+                blocks: sequence.table.blocks()[..self.pool.blocks_for(end)].to_vec(),
+                logits: if last { Logits::Last } else { Logits::None },
+            })
+        };
+        StepBatch { slices: plan.parts.iter().filter_map(slice).collect() }
+    }
+
+    /// Notes that a part of the plan was computed. The sequence, when its next token is to be sampled.
+    pub fn computed(&mut self, id: SequenceId, count: usize) -> Option<&mut Sequence> {
+        let sequence = self.running.iter_mut().find(|sequence| sequence.id == id)?;
+        sequence.computed += count;
+        self.pool.commit(&mut sequence.table, &sequence.tokens[..sequence.computed]);
+        (sequence.remaining() == 0).then_some(sequence)
+    }
+}

@@ -1,0 +1,313 @@
+//! The engine of one loaded model: requests in, emissions out, one forward pass per [`Engine::step`].
+//!
+//! ```text
+//! TextModel::prepare (any thread) -> Engine::submit -> batch.plan -> Backend::step -> sample -> accept -> Emission
+//! ```
+//!
+//! The engine reads no clock and starts no thread: its owner calls [`Engine::step`] while [`Engine::is_idle`] is false,
+//! and measures. What a sequence generates depends on its own tokens and options only, not on what runs beside it.
+
+use crate::backend::{Backend, BackendError};
+use crate::batch::{Batch, BatchLimits, StepPlan};
+use crate::kv::{BlockPool, Usage};
+use crate::sequence::Sequence;
+pub use crate::sequence::SequenceId;
+pub use crate::text::{PrepareError, Prepared, TextModel, TextModelError};
+use ollamamax_proto::inference::FinishReason;
+use std::sync::Arc;
+
+/// What bounds an engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EngineLimits {
+    /// Tokens a sequence may hold, prompt and output.
+    pub context_tokens: u32,
+    /// Sequences that run at once.
+    pub sequences_max: u32,
+    /// Tokens one step may process.
+    pub step_tokens: usize,
+    /// Sequences that may wait for a place.
+    pub waiting_max: usize,
+}
+
+/// Why a prepared request is not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The queue is full.
+    #[error("`{waiting}` requests wait already, the limit is {limit}; try again later")]
+    Full {
+        /// Requests that wait.
+        waiting: usize,
+        /// How many may.
+        limit: usize,
+    },
+    /// The prompt leaves no room for an output token.
+    #[error("the prompt has {tokens} tokens, the context of this worker holds {context_tokens}")]
+    TooLong {
+        /// Of the prompt.
+        tokens: usize,
+        /// Tokens the context holds.
+        context_tokens: u32,
+    },
+    /// Nothing to continue.
+    #[error("the prompt is empty: there is nothing to continue")]
+    Empty,
+    /// A token the model does not have.
+    #[error("token `{token}` is outside the vocabulary of {vocabulary}")]
+    Token {
+        /// The id.
+        token: u32,
+        /// The vocabulary's size.
+        vocabulary: u32,
+    },
+}
+
+/// What is known when a sequence is admitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Admitted {
+    /// Tokens of the prompt.
+    pub prompt_tokens: u32,
+    /// Of these, found in the prefix cache.
+    pub cached_tokens: u32,
+}
+
+/// How a sequence ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finished {
+    /// Why.
+    pub reason: FinishReason,
+    /// Tokens of the prompt.
+    pub prompt_tokens: u32,
+    /// Tokens generated, resumed ones included.
+    pub output_tokens: u32,
+    /// Prompt and output tokens, to continue from.
+    pub context: Vec<u32>,
+}
+
+/// What a step brought for one sequence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Emission {
+    /// Which.
+    pub sequence: SequenceId,
+    /// Index of the first of `tokens`, counted from the start of the generation; resumed tokens count.
+    pub index: u32,
+    /// New tokens, the one that ends the generation included. Never resumed ones.
+    pub tokens: Vec<u32>,
+    /// Text these tokens released. It may lag behind them by a partial character or a possible stop; after a resume that
+    /// part comes from here although its tokens came from elsewhere, and text they released there does not come again.
+    pub text: String,
+    /// Once, when the sequence is admitted.
+    pub started: Option<Admitted>,
+    /// Once, in the last emission.
+    pub finished: Option<Finished>,
+}
+
+impl Emission {
+    fn of(sequence: &Sequence) -> Self {
+        Self {
+            sequence: sequence.id,
+            index: sequence.output_tokens() as u32,
+            tokens: Vec::new(),
+            text: String::new(),
+            started: None,
+            finished: None,
+        }
+    }
+}
+
+/// Runs the sequences of one model on one backend.
+#[derive(Debug)]
+pub struct Engine {
+    backend: Box<dyn Backend>,
+    text: Arc<TextModel>,
+    limits: EngineLimits,
+    batch: Batch,
+    /// What [`Engine::admit`] decided and [`Engine::step`] has not computed yet.
+    planned: Option<StepPlan>,
+    /// Emissions of sequences that were complete when they were submitted.
+    complete: Vec<Emission>,
+    next_id: u64,
+    failed: Option<BackendError>,
+}
+
+impl Engine {
+    /// An engine without sequences. The context is cut to what the backend's blocks hold, so that a single sequence
+    /// always fits.
+    pub fn new(backend: Box<dyn Backend>, text: Arc<TextModel>, limits: EngineLimits) -> Self {
+        let (count, tokens) = (backend.blocks_count(), backend.block_tokens());
+        let context_tokens = limits.context_tokens.min(count.saturating_mul(tokens));
+        let batch_limits = BatchLimits {
+            sequences_max: limits.sequences_max as usize,
+            step_tokens: limits.step_tokens,
+        };
+        Self {
+            batch: Batch::new(batch_limits, BlockPool::new(count, tokens)),
+            limits: EngineLimits { context_tokens, ..limits },
+            backend,
+            text,
+            planned: None,
+            complete: Vec::new(),
+            next_id: 0,
+            failed: None,
+        }
+    }
+
+    /// Takes a request. `resume` are tokens already generated elsewhere: they are replayed into the sequence's state and
+    /// never emitted again, and the generation goes on as it would have gone on there.
+    pub fn submit(&mut self, prepared: Prepared, resume: &[u32]) -> Result<SequenceId, Refusal> {
+        let (waiting, limit) = (self.waiting(), self.limits.waiting_max);
+        if waiting >= limit {
+            return Err(Refusal::Full { waiting, limit });
+        }
+        if prepared.tokens.is_empty() {
+            return Err(Refusal::Empty);
+        }
+        let context_tokens = self.limits.context_tokens.min(prepared.context_tokens);
+        if prepared.tokens.len() >= context_tokens as usize {
+            return Err(Refusal::TooLong { tokens: prepared.tokens.len(), context_tokens });
+        }
+        let vocabulary = self.backend.vocabulary();
+        if let Some(&token) = prepared.tokens.iter().chain(resume).find(|&&t| t >= vocabulary) {
+            return Err(Refusal::Token { token, vocabulary });
+        }
+        let id = SequenceId(self.next_id);
+        self.next_id += 1;
+        let mut sequence = Sequence::new(id, prepared, context_tokens);
+        for &token in resume {
+            if sequence.finished().is_some() {
+                break;
+            }
+            // Whoever sent these tokens has the text they released.
+            let _released = sequence.accept(token, &self.text);
+        }
+        if sequence.finished().is_some() {
+            let prompt_tokens = sequence.prompt_tokens as u32;
+            let mut emission = Emission::of(&sequence);
+            emission.started = Some(Admitted { prompt_tokens, cached_tokens: 0 });
+            emission.finished = finished(sequence);
+            self.complete.push(emission);
+        } else {
+            self.batch.push(sequence);
+        }
+        Ok(id)
+    }
+
+    /// Forgets a sequence, wherever it is; it emits nothing more. False when it has ended already.
+    pub fn cancel(&mut self, id: SequenceId) -> bool {
+        let complete = self.complete.len();
+        self.complete.retain(|emission| emission.sequence != id);
+        self.batch.remove(id).is_some() || self.complete.len() < complete
+    }
+
+    /// Decides what the next step computes, and tells who is admitted to it. [`Engine::step`] does this by itself;
+    /// calling it before lets the owner note the time at which a sequence's waiting ended and its prompt began.
+    pub fn admit(&mut self) -> Vec<Emission> {
+        let mut emissions = std::mem::take(&mut self.complete);
+        if self.planned.is_some() {
+            return emissions;
+        }
+        let plan = self.batch.plan();
+        for admission in &plan.admitted {
+            let Some(sequence) = self.batch.get_mut(admission.sequence) else { continue };
+            let mut emission = Emission::of(sequence);
+            emission.started = Some(Admitted {
+                prompt_tokens: sequence.prompt_tokens as u32,
+                cached_tokens: admission.cached_tokens as u32,
+            });
+            emissions.push(emission);
+        }
+        self.planned = Some(plan);
+        emissions
+    }
+
+    /// One forward pass: at most one emission per sequence. After an error the engine is of no use any more and repeats
+    /// it; its sequences can be resumed elsewhere.
+    pub fn step(&mut self) -> Result<Vec<Emission>, BackendError> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        let mut emissions = self.admit();
+        let mut plan = self.planned.take().unwrap_or_default();
+        self.compute(&mut plan, &mut emissions).inspect_err(|error| {
+            self.failed = Some(error.clone());
+        })?;
+        Ok(emissions)
+    }
+
+    fn compute(
+        &mut self,
+        plan: &mut StepPlan,
+        emissions: &mut Vec<Emission>,
+    ) -> Result<(), BackendError> {
+        let step = self.batch.step_batch(plan);
+        if step.slices.is_empty() {
+            return Ok(());
+        }
+        let logits = self.backend.step(&step)?;
+        if logits.len() != step.slices.len() {
+            let reason = format!("{} results for {} slices", logits.len(), step.slices.len());
+            return Err(BackendError::Device(reason));
+        }
+        for (&(id, count), mut rows) in plan.parts.iter().zip(logits) {
+            let Some(sequence) = self.batch.computed(id, count) else { continue };
+            let Some(row) = rows.last_mut().filter(|row| !row.is_empty()) else {
+                return Err(BackendError::Device("no logits for a slice that wants them".into()));
+            };
+            let mut emission = Emission::of(sequence);
+            let token = sequence.sample(row);
+            emission.tokens = vec![token];
+            emission.text = sequence.accept(token, &self.text);
+            if sequence.finished().is_some() {
+                emission.finished = self.batch.remove(id).and_then(finished);
+            }
+            match emissions.iter_mut().find(|other| other.sequence == id) {
+                Some(started) => *started = Emission { started: started.started, ..emission },
+                None => emissions.push(emission),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether there is nothing to do: no sequence waits, runs, or has an emission left.
+    pub fn is_idle(&self) -> bool {
+        self.waiting() == 0 && self.running() == 0 && self.complete.is_empty()
+    }
+
+    /// Sequences that run.
+    pub fn running(&self) -> usize {
+        self.batch.running()
+    }
+
+    /// Sequences that wait for a place, new or preempted.
+    pub fn waiting(&self) -> usize {
+        self.batch.waiting()
+    }
+
+    /// KV blocks by state.
+    pub fn kv_usage(&self) -> Usage {
+        self.batch.usage()
+    }
+
+    /// The limits, with the context as it was cut to the backend.
+    pub fn limits(&self) -> EngineLimits {
+        self.limits
+    }
+
+    /// The model's texts, to prepare requests with on another thread.
+    pub fn text(&self) -> &Arc<TextModel> {
+        &self.text
+    }
+
+    /// Bytes the backend holds.
+    pub fn resident_bytes(&self) -> u64 {
+        self.backend.resident_bytes()
+    }
+}
+
+fn finished(sequence: Sequence) -> Option<Finished> {
+    Some(Finished {
+        reason: sequence.finished()?,
+        prompt_tokens: sequence.prompt_tokens as u32,
+        output_tokens: sequence.output_tokens() as u32,
+        context: sequence.tokens,
+    })
+}

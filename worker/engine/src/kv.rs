@@ -1,0 +1,218 @@
+//! Who holds which KV block: reference counts, and a cache of full blocks so that a known prefix is not computed again.
+//!
+//! ```text
+//!           grow               release (last reference)
+//!   free ----------> used ------------------------------> free     a block nobody could find again
+//!    ^                ^  \------------------------------> cached   a full block, found by its tokens and its parent
+//!    |                |        claim_prefix                 |
+//!    |                +-------------------------------------+
+//!    +------------------- evicted, oldest first ------------+
+//! ```
+//!
+//! A full block is found by (its parent in the chain, its tokens). The parent is a number that is given out once and
+//! never again, so equality is exact: no hash decides whose attention a sequence reads. Blocks are released last one
+//! first, so that the tail of a chain is evicted before the blocks it depends on.
+
+use crate::backend::BlockId;
+use std::collections::{BTreeMap, HashMap};
+
+/// A place in the tree of cached prefixes; [`ROOT`] is the empty prefix.
+type Chain = u64;
+
+const ROOT: Chain = 0;
+
+/// How a full block is found.
+type Key = (Chain, Box<[u32]>);
+
+/// All blocks of a backend.
+#[derive(Debug)]
+pub struct BlockPool {
+    block_tokens: usize,
+    blocks: Vec<Block>,
+    /// Blocks with neither references nor content.
+    free: Vec<BlockId>,
+    /// Blocks without references whose content can still be found, by the time of their release.
+    cached: BTreeMap<u64, BlockId>,
+    found: HashMap<Key, (BlockId, Chain)>,
+    next_chain: Chain,
+    releases: u64,
+}
+
+#[derive(Debug, Default)]
+struct Block {
+    refs: u32,
+    /// How it is found, when it is.
+    key: Option<Key>,
+    /// When it was released, while it is cached.
+    released: u64,
+}
+
+/// The blocks one sequence holds. Give it back with [`BlockPool::release`]; dropping it would leak its blocks.
+#[derive(Debug, Default)]
+pub struct BlockTable {
+    blocks: Vec<BlockId>,
+    /// Leading blocks that are known to the cache, or equal to known ones.
+    committed: usize,
+    chain: Chain,
+}
+
+impl BlockTable {
+    /// The blocks, in order of position.
+    pub fn blocks(&self) -> &[BlockId] {
+        &self.blocks
+    }
+}
+
+/// How many blocks are in which state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Held by sequences.
+    pub used: u32,
+    /// Not held, but with content that a prompt may reuse; available like free ones.
+    pub cached: u32,
+    /// Empty.
+    pub free: u32,
+}
+
+impl BlockPool {
+    /// A pool of empty blocks.
+    pub fn new(blocks_count: u32, block_tokens: u32) -> Self {
+        Self {
+            block_tokens: block_tokens.max(1) as usize,
+            blocks: (0..blocks_count).map(|_| Block::default()).collect(),
+            // Popped from the end: the lowest first.
+            free: (0..blocks_count).rev().map(BlockId).collect(),
+            cached: BTreeMap::new(),
+            found: HashMap::new(),
+            next_chain: ROOT + 1,
+            releases: 0,
+        }
+    }
+
+    /// Blocks that can be had.
+    pub fn available(&self) -> usize {
+        self.free.len() + self.cached.len()
+    }
+
+    /// Blocks by state.
+    pub fn usage(&self) -> Usage {
+        let (cached, free) = (self.cached.len() as u32, self.free.len() as u32);
+        Usage { used: self.blocks.len() as u32 - cached - free, cached, free }
+    }
+
+    /// Blocks it takes to hold so many positions.
+    pub fn blocks_for(&self, positions: usize) -> usize {
+        positions.div_ceil(self.block_tokens)
+    }
+
+    /// How many blocks that are now free or cached a sequence of `tokens` would take to hold `positions`: those it
+    /// would share with running sequences cost nothing.
+    pub fn cost(&self, tokens: &[u32], positions: usize) -> usize {
+        let shared = self.known_prefix(tokens);
+        let in_use = shared.iter().filter(|(id, _)| self.block(*id).refs > 0).count();
+        self.blocks_for(positions).saturating_sub(in_use)
+    }
+
+    /// A table that starts with the known blocks of `tokens`, and how many positions they cover. At least one token is
+    /// always left to compute: its logits are needed.
+    pub fn claim_prefix(&mut self, tokens: &[u32]) -> (BlockTable, usize) {
+        let mut table = BlockTable::default();
+        for (id, chain) in self.known_prefix(tokens) {
+            let block = &mut self.blocks[id.0 as usize];
+            if block.refs == 0 {
+                self.cached.remove(&block.released);
+            }
+            block.refs += 1;
+            table.blocks.push(id);
+            table.chain = chain;
+        }
+        table.committed = table.blocks.len();
+        let positions = table.committed * self.block_tokens;
+        (table, positions)
+    }
+
+    /// Makes the table cover `positions`; changes nothing and returns false when there are not enough blocks.
+    #[must_use]
+    pub fn grow(&mut self, table: &mut BlockTable, positions: usize) -> bool {
+        let missing = self.blocks_for(positions).saturating_sub(table.blocks.len());
+        if missing > self.available() {
+            return false;
+        }
+        for _ in 0..missing {
+            let id = self.take_empty().expect("counted just above");
+            self.blocks[id.0 as usize].refs = 1;
+            table.blocks.push(id);
+        }
+        true
+    }
+
+    /// Makes the table's full blocks findable; `computed` are the tokens whose positions are computed.
+    pub fn commit(&mut self, table: &mut BlockTable, computed: &[u32]) {
+        let full = (computed.len() / self.block_tokens).min(table.blocks.len());
+        for index in table.committed..full {
+            let tokens = &computed[index * self.block_tokens..][..self.block_tokens];
+            let key: Key = (table.chain, tokens.into());
+            // Another sequence may have computed the same block meanwhile: its copy stays the one that is found.
+            table.chain = if let Some((_, chain)) = self.found.get(&key) {
+                *chain
+            } else {
+                let (id, chain) = (table.blocks[index], self.next_chain);
+                self.next_chain += 1;
+                self.blocks[id.0 as usize].key = Some(key.clone());
+                self.found.insert(key, (id, chain));
+                chain
+            };
+            table.committed = index + 1;
+        }
+    }
+
+    /// Takes a table's blocks back.
+    pub fn release(&mut self, table: BlockTable) {
+        for id in table.blocks.into_iter().rev() {
+            let block = &mut self.blocks[id.0 as usize];
+            block.refs -= 1;
+            if block.refs > 0 {
+                continue;
+            }
+            if block.key.is_some() {
+                block.released = self.releases;
+                self.cached.insert(self.releases, id);
+                self.releases += 1;
+            } else {
+                self.free.push(id);
+            }
+        }
+    }
+
+    /// The longest chain of known blocks that `tokens` starts with, one token short at least.
+    fn known_prefix(&self, tokens: &[u32]) -> Vec<(BlockId, Chain)> {
+        let mut prefix = Vec::new();
+        let mut chain = ROOT;
+        let usable = tokens.len().saturating_sub(1) / self.block_tokens * self.block_tokens;
+        for tokens in tokens[..usable].chunks_exact(self.block_tokens) {
+            let Some(&(id, next)) = self.found.get(&(chain, tokens.into())) else { break };
+            prefix.push((id, next));
+            chain = next;
+        }
+        prefix
+    }
+
+    /// A block without references: an empty one, or the one released longest ago.
+    fn take_empty(&mut self) -> Option<BlockId> {
+        if let Some(id) = self.free.pop() {
+            return Some(id);
+        }
+        let (_, id) = self.cached.pop_first()?;
+        if let Some(key) = self.blocks[id.0 as usize].key.take() {
+            self.found.remove(&key);
+        }
+        Some(id)
+    }
+
+    fn block(&self, id: BlockId) -> &Block {
+        &self.blocks[id.0 as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,129 @@
+//! The pool against its invariants, over random histories of claims, growth, commits and releases.
+
+use super::*;
+use proptest::prelude::*;
+
+const BLOCK: u32 = 4;
+
+impl BlockPool {
+    /// Each block is in exactly one state, and each reference is held by a table.
+    fn check(&self, tables: &[&BlockTable]) {
+        let usage = self.usage();
+        assert_eq!((usage.used + usage.cached + usage.free) as usize, self.blocks.len());
+        let mut held = vec![0; self.blocks.len()];
+        for id in tables.iter().flat_map(|table| &table.blocks) {
+            held[id.0 as usize] += 1;
+        }
+        for (index, block) in self.blocks.iter().enumerate() {
+            let id = BlockId(index as u32);
+            assert_eq!(block.refs, held[index], "references of {id:?}");
+            let free = self.free.iter().filter(|&&other| other == id).count();
+            let cached = self.cached.values().filter(|&&other| other == id).count();
+            assert_eq!(free + cached, usize::from(block.refs == 0), "{id:?} in its lists");
+            assert!(free == 0 || block.key.is_none(), "{id:?} is free and findable");
+        }
+        for (key, (id, _)) in &self.found {
+            assert_eq!(self.block(*id).key.as_ref(), Some(key));
+        }
+    }
+}
+
+fn tokens(count: u32, salt: u32) -> Vec<u32> {
+    (0..count).map(|n| n * 7 + salt).collect()
+}
+
+#[test]
+fn a_released_prefix_is_found_again_but_never_the_whole_prompt() {
+    let mut pool = BlockPool::new(8, BLOCK);
+    let prompt = tokens(12, 0);
+    let (mut table, covered) = pool.claim_prefix(&prompt);
+    assert_eq!(covered, 0);
+    assert!(pool.grow(&mut table, 12));
+    pool.commit(&mut table, &prompt);
+    let first = table.blocks().to_vec();
+    pool.release(table);
+    assert_eq!(pool.usage(), Usage { used: 0, cached: 3, free: 5 });
+
+    let (table, covered) = pool.claim_prefix(&prompt);
+    assert_eq!((covered, table.blocks()), (8, &first[..2]));
+    let (other, covered) = pool.claim_prefix(&[&prompt[..], &[1]].concat());
+    assert_eq!((covered, other.blocks()), (12, &first[..3]));
+    pool.check(&[&table, &other]);
+    pool.release(table);
+    pool.release(other);
+}
+
+#[test]
+fn equal_tokens_under_another_parent_are_not_shared() {
+    let mut pool = BlockPool::new(8, BLOCK);
+    let first = [tokens(4, 0), tokens(4, 9)].concat();
+    let (mut table, _) = pool.claim_prefix(&first);
+    assert!(pool.grow(&mut table, 8));
+    pool.commit(&mut table, &first);
+    let second = [tokens(4, 1), tokens(4, 9), vec![1]].concat();
+    assert_eq!(pool.claim_prefix(&second).1, 0);
+    pool.release(table);
+}
+
+#[test]
+fn the_tail_of_the_oldest_chain_is_evicted_first() {
+    let mut pool = BlockPool::new(3, BLOCK);
+    let prompt = tokens(12, 0);
+    let (mut table, _) = pool.claim_prefix(&prompt);
+    assert!(pool.grow(&mut table, 12));
+    pool.commit(&mut table, &prompt);
+    pool.release(table);
+    let (mut other, _) = pool.claim_prefix(&tokens(4, 5));
+    assert!(pool.grow(&mut other, 4));
+    assert!(!pool.grow(&mut other, 20), "more than there is");
+    let (table, covered) = pool.claim_prefix(&[&prompt[..], &[1]].concat());
+    assert_eq!(covered, 8);
+    pool.check(&[&table, &other]);
+}
+
+proptest! {
+    #[test]
+    fn every_block_is_in_one_place(
+        blocks in 1u32..12,
+        steps in prop::collection::vec((0u8..4, 0usize..4, 1u32..30, 0u32..2), 1..60),
+    ) {
+        let mut pool = BlockPool::new(blocks, BLOCK);
+        let mut tables: Vec<(BlockTable, Vec<u32>)> = Vec::new();
+        for (action, which, length, salt) in steps {
+            let length = length as usize;
+            match action {
+                0 => {
+                    let prompt = tokens(length as u32, salt);
+                    let cost = pool.cost(&prompt, length);
+                    let before = pool.available();
+                    let (mut table, covered) = pool.claim_prefix(&prompt);
+                    prop_assert!(covered < length);
+                    if pool.grow(&mut table, length) {
+                        prop_assert_eq!(before - pool.available(), cost);
+                        tables.push((table, prompt));
+                    } else {
+                        prop_assert!(cost > before);
+                        pool.release(table);
+                    }
+                }
+                1 if which < tables.len() => {
+                    let (table, prompt) = &mut tables[which];
+                    pool.commit(table, prompt);
+                }
+                2 if which < tables.len() => {
+                    let (table, prompt) = &mut tables[which];
+                    if pool.grow(table, prompt.len() + length) {
+                        prompt.extend(tokens(length as u32, salt));
+                    }
+                }
+                3 if which < tables.len() => pool.release(tables.remove(which).0),
+                _ => {}
+            }
+            pool.check(&tables.iter().map(|(table, _)| table).collect::<Vec<_>>());
+        }
+        for (table, _) in tables {
+            pool.release(table);
+        }
+        prop_assert_eq!(pool.usage().used, 0);
+    }
+}

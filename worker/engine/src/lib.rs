@@ -1,0 +1,32 @@
+//! The engine: a GGUF file in, tokens out. No sockets, clocks or async runtime: a caller submits requests, calls
+//! [`engine::Engine::step`] in a loop on a thread of its own, and gets emissions back.
+//!
+//! ```text
+//! submit(Request) -> batch (waiting, running) -> plan -> Backend::step -> sampler -> stop, detok -> Emission
+//! ```
+//!
+//! Two halves meet in [`backend`]: *compute* (`shape`, `weights`, `quant`, `model`, `cpu`) knows tensors and nothing of
+//! requests; *text and scheduling* (`tokenizer`, `template`, `sampler`, `stop`, `detok`, `kv`, `sequence`, `batch`,
+//! `engine`) knows requests and nothing of tensors.
+
+pub mod backend;
+pub mod batch;
+pub mod coin;
+pub mod cpu;
+pub mod detok;
+pub mod engine;
+mod go_template;
+pub mod kv;
+mod model;
+mod penalties;
+mod pretokenizer;
+pub mod quant;
+pub mod sampler;
+pub mod sequence;
+pub mod shape;
+pub mod stop;
+pub mod template;
+pub mod text;
+pub mod tokenizer;
+pub mod vocabulary;
+pub mod weights;

@@ -1,0 +1,124 @@
+//! One running request: its tokens, how far they are computed, and what of its text is already out.
+//!
+//! A sequence does not know whether it is a prompt, a decode, a recomputation after preemption, or a stream resumed from
+//! another worker: all of these are "tokens from `computed` on are not in the KV cache yet", and when the last one is, the
+//! next is sampled.
+
+use crate::detok::Detokenizer;
+use crate::kv::BlockTable;
+use crate::stop::StopFilter;
+use crate::text::{Prepared, TextModel};
+use crate::{coin, sampler};
+use ollamamax_proto::inference::{FinishReason, Options};
+
+/// Names a sequence for as long as its engine lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SequenceId(pub u64);
+
+/// The state of one sequence.
+#[derive(Debug)]
+pub struct Sequence {
+    /// Its name.
+    pub id: SequenceId,
+    /// Prompt, then everything generated.
+    pub tokens: Vec<u32>,
+    /// How many of `tokens` are the prompt.
+    pub prompt_tokens: usize,
+    /// How many of `tokens` have their keys and values in `table`.
+    pub computed: usize,
+    /// Where they are.
+    pub table: BlockTable,
+    /// Whether its start was reported.
+    pub started: bool,
+    options: Options,
+    /// Most tokens, prompt included, it may come to.
+    limit: usize,
+    detok: Detokenizer,
+    stop: StopFilter,
+    finished: Option<FinishReason>,
+}
+
+impl Sequence {
+    /// A sequence at the end of its prompt. `context_tokens` bounds prompt and output.
+    pub fn new(id: SequenceId, prepared: Prepared, context_tokens: u32) -> Self {
+        let context = prepared.context_tokens.min(context_tokens);
+        let prompt_tokens = prepared.tokens.len();
+        let output = output_limit(&prepared.options, context);
+        let mut sequence = Self {
+            id,
+            prompt_tokens,
+            computed: 0,
+            table: BlockTable::default(),
+            started: false,
+            limit: prompt_tokens.saturating_add(output).min(context as usize),
+            detok: Detokenizer::default(),
+            stop: StopFilter::new(&prepared.options.stop),
+            finished: None,
+            tokens: prepared.tokens,
+            options: prepared.options,
+        };
+        sequence.end_when_full();
+        sequence
+    }
+
+    /// Tokens generated so far, resumed ones included.
+    pub fn output_tokens(&self) -> usize {
+        self.tokens.len() - self.prompt_tokens
+    }
+
+    /// Tokens not in the KV cache.
+    pub fn remaining(&self) -> usize {
+        self.tokens.len() - self.computed
+    }
+
+    /// Why it ended, once it has.
+    pub fn finished(&self) -> Option<FinishReason> {
+        self.finished
+    }
+
+    /// The token after the last one. The coin belongs to the token's position, so it is the same wherever and whenever
+    /// the token is sampled.
+    pub fn sample(&self, logits: &mut [f32]) -> u32 {
+        let sampling = &self.options.sampling;
+        let coin = coin::coin(sampling.seed, self.tokens.len() as u64);
+        sampler::sample(logits, sampling, &self.tokens, coin)
+    }
+
+    /// Appends a token that was generated, here or elsewhere, and returns the text it releases.
+    pub fn accept(&mut self, token: u32, text: &TextModel) -> String {
+        self.tokens.push(token);
+        if text.tokenizer().is_end(token) && !self.options.ignore_end {
+            return self.end(FinishReason::Stop);
+        }
+        let piece = self.detok.push(text.tokenizer().bytes(token));
+        let released = self.stop.push(&piece);
+        if released.stopped {
+            self.finished = Some(FinishReason::Stop);
+            return released.text;
+        }
+        released.text + &self.end_when_full()
+    }
+
+    fn end_when_full(&mut self) -> String {
+        if self.tokens.len() < self.limit { String::new() } else { self.end(FinishReason::Length) }
+    }
+
+    /// Ends it, and releases what was held back: it did not become a character or a stop. A stop completed by the
+    /// unfinished character's U+FFFD still counts.
+    fn end(&mut self, reason: FinishReason) -> String {
+        let rest = self.detok.finish();
+        let released = self.stop.push(&rest);
+        self.finished = Some(if released.stopped { FinishReason::Stop } else { reason });
+        released.text + &self.stop.finish()
+    }
+}
+
+/// How many tokens may be generated at most; the context bounds it further.
+fn output_limit(options: &Options, context_tokens: u32) -> usize {
+    use ollamamax_proto::inference::Predict;
+    match options.predict {
+        Predict::UntilDone => (context_tokens as usize).saturating_mul(10),
+        Predict::FillContext => context_tokens as usize,
+        Predict::AtMost(count) => count as usize,
+    }
+}

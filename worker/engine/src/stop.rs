@@ -1,0 +1,162 @@
+//! Stop texts over a growing text: releases everything that can no longer become part of a stop, and nothing more.
+//!
+//! The generation ends at the first place where *some* stop is complete; of several that end there the longest counts.
+//! That makes the result a function of the text alone, however it was cut into pieces: "whichever stop begins first"
+//! would depend on the pieces. Each stop is followed by a Knuth-Morris-Pratt automaton, so the work per byte does not
+//! grow with the length of the stops.
+
+/// What a piece of text led to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Released {
+    /// Text that is now certain to belong to the output.
+    pub text: String,
+    /// A stop was completed; the output ends with `text`.
+    pub stopped: bool,
+}
+
+/// Watches a text for its stops.
+#[derive(Clone, Debug)]
+pub struct StopFilter {
+    automata: Vec<Automaton>,
+    held: String,
+    stopped: bool,
+}
+
+impl StopFilter {
+    /// A filter for these stops; empty ones are ignored.
+    pub fn new(stops: &[String]) -> Self {
+        let automata =
+            stops.iter().filter(|stop| !stop.is_empty()).map(|stop| Automaton::new(stop));
+        Self { automata: automata.collect(), held: String::new(), stopped: false }
+    }
+
+    /// Adds text; after a stop nothing more is released.
+    pub fn push(&mut self, text: &str) -> Released {
+        if self.stopped {
+            return Released { text: String::new(), stopped: true };
+        }
+        for (offset, byte) in text.bytes().enumerate() {
+            let ended = self.automata.iter_mut().filter_map(|stop| stop.push(byte)).max();
+            if let Some(length) = ended {
+                self.held.push_str(&text[..=offset]);
+                // The stop is a suffix of what is held: text before it that could still have begun it was held back.
+                self.held.truncate(self.held.len() - length);
+                self.stopped = true;
+                return Released { text: std::mem::take(&mut self.held), stopped: true };
+            }
+        }
+        self.held.push_str(text);
+        let keep = self.automata.iter().map(|stop| stop.matched).max().unwrap_or(0);
+        let kept = self.held.split_off(self.held.len() - keep);
+        Released { text: std::mem::replace(&mut self.held, kept), stopped: false }
+    }
+
+    /// Ends the text: what was held back did not become a stop.
+    pub fn finish(&mut self) -> String {
+        self.stopped = true;
+        std::mem::take(&mut self.held)
+    }
+}
+
+/// One stop, and how much of it the text's end matches.
+#[derive(Clone, Debug)]
+struct Automaton {
+    stop: Vec<u8>,
+    /// For each length of a match, the longest shorter one that is a suffix of it.
+    fallback: Vec<usize>,
+    matched: usize,
+}
+
+impl Automaton {
+    fn new(stop: &str) -> Self {
+        let stop = stop.as_bytes().to_vec();
+        let mut fallback = vec![0; stop.len()];
+        let mut length = 0;
+        for index in 1..stop.len() {
+            while length > 0 && stop[index] != stop[length] {
+                length = fallback[length - 1];
+            }
+            length += usize::from(stop[index] == stop[length]);
+            fallback[index] = length;
+        }
+        Self { stop, fallback, matched: 0 }
+    }
+
+    /// Takes a byte; the stop's length when it completes it.
+    fn push(&mut self, byte: u8) -> Option<usize> {
+        while self.matched > 0 && self.stop[self.matched] != byte {
+            self.matched = self.fallback[self.matched - 1];
+        }
+        self.matched += usize::from(self.stop[self.matched] == byte);
+        (self.matched == self.stop.len()).then_some(self.stop.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The output and whether it stopped, by trying every end.
+    fn naive(text: &str, stops: &[String]) -> (String, bool) {
+        for end in (0..=text.len()).filter(|&end| text.is_char_boundary(end)) {
+            let ending =
+                stops.iter().filter(|stop| !stop.is_empty() && text[..end].ends_with(*stop));
+            if let Some(length) = ending.map(String::len).max() {
+                return (text[..end - length].to_owned(), true);
+            }
+        }
+        (text.to_owned(), false)
+    }
+
+    fn strings(values: &[&str]) -> Vec<String> {
+        values.iter().map(|&value| value.to_owned()).collect()
+    }
+
+    #[test]
+    fn only_a_possible_beginning_is_held_back() {
+        let mut filter = StopFilter::new(&strings(&["###", "STOP"]));
+        assert_eq!(filter.push("one #").text, "one ");
+        assert_eq!(filter.push("# two S").text, "## two ");
+        assert_eq!(filter.push("TO").text, "");
+        assert_eq!(filter.push("P more"), Released { text: String::new(), stopped: true });
+        assert_eq!(filter.push("again"), Released { text: String::new(), stopped: true });
+    }
+
+    #[test]
+    fn what_is_held_at_the_end_comes_out() {
+        let mut filter = StopFilter::new(&strings(&["abc"]));
+        assert_eq!(filter.push("xab").text, "x");
+        assert_eq!(filter.finish(), "ab");
+    }
+
+    #[test]
+    fn without_stops_everything_passes() {
+        let mut filter = StopFilter::new(&strings(&["", ""]));
+        assert_eq!(filter.push("ä").text, "ä");
+    }
+
+    proptest! {
+        #[test]
+        fn any_chunking_agrees_with_a_search_over_the_whole(
+            pieces in prop::collection::vec("[abä]{0,4}", 0..12),
+            stops in prop::collection::vec("[abä]{0,4}", 0..4),
+        ) {
+            let mut filter = StopFilter::new(&stops);
+            let (mut output, mut stopped) = (String::new(), false);
+            for piece in &pieces {
+                let released = filter.push(piece);
+                output.push_str(&released.text);
+                stopped |= released.stopped;
+                if !stopped {
+                    let longest = stops.iter().map(String::len).max().unwrap_or(0);
+                    prop_assert!(filter.held.len() < longest.max(1));
+                }
+            }
+            if !stopped {
+                output.push_str(&filter.finish());
+            }
+            prop_assert_eq!((output, stopped), naive(&pieces.concat(), &stops));
+        }
+    }
+}

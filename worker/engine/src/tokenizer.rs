@@ -1,0 +1,291 @@
+//! Text to tokens and tokens to bytes, for byte-level BPE vocabularies.
+//!
+//! ```text
+//! text -> special tokens cut out -> words (pretokenizer) -> byte pairs merged (crate `tokenizers`) -> ids
+//! id   -> bytes -> detok
+//! ```
+//!
+//! The behaviour to match is llama.cpp's: which tokens are recognised inside text depends on their kind, and a model ends
+//! on any token of its family's end-of-generation spellings, not only on the `eos` its file names.
+
+use crate::pretokenizer::{self, Rule};
+use crate::vocabulary::{TokenKind, Vocabulary};
+use std::collections::{BTreeSet, HashMap};
+use tokenizers::models::bpe::BPE;
+use tokenizers::{
+    DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, TokenizerImpl,
+};
+
+/// Spellings that end a generation in some family (llama.cpp `special_eog_ids`).
+const ENDS: [&str; 16] = [
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<|return|>",
+    "<|call|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "</s>",
+    "<|eom_id|>",
+    "<EOT>",
+    "_<EOT>",
+    "[EOT]",
+    "<|end_of_text|>",
+    "<end_of_utterance>",
+    "<\u{ff5c}end\u{2581}of\u{2581}sentence\u{ff5c}>",
+    "<|endofturn|>",
+];
+
+/// Why no tokenizer can be built, or a text not be tokenised.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TokenizerError {
+    /// Another algorithm than byte-level BPE.
+    #[error(
+        "tokenizer model `{model}` is not supported, only `gpt2` (byte-level BPE) is; convert the \
+         model with such a tokenizer or use another one"
+    )]
+    Model {
+        /// `tokenizer.ggml.model`.
+        model: String,
+    },
+    /// A pre-tokenizer nobody taught this engine.
+    #[error(
+        "pre-tokenizer `{pre}` is not known; another one would give wrong tokens, so the model is \
+         refused"
+    )]
+    PreTokenizer {
+        /// `tokenizer.ggml.pre`.
+        pre: String,
+    },
+    /// The vocabulary contradicts itself.
+    #[error("the vocabulary is malformed: {reason}")]
+    Malformed {
+        /// What is wrong, with the entry's number.
+        reason: String,
+    },
+    /// The text could not be cut into words.
+    #[error("the text cannot be tokenised: {reason}")]
+    Text {
+        /// What the tokenizer said.
+        reason: String,
+    },
+}
+
+type Bpe = TokenizerImpl<
+    BPE,
+    NormalizerWrapper,
+    PreTokenizerWrapper,
+    PostProcessorWrapper,
+    DecoderWrapper,
+>;
+
+/// A model's tokenizer.
+pub struct Tokenizer {
+    vocabulary: Vocabulary,
+    bpe: Bpe,
+    /// Tokens recognised as a whole inside text, by first byte, the longest spelling first.
+    specials: HashMap<u8, Vec<u32>>,
+    /// Bytes of each token; empty for those that are never shown.
+    bytes: Vec<Vec<u8>>,
+    ends: BTreeSet<u32>,
+    add_bos: bool,
+}
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokenizer")
+            .field("model", &self.vocabulary.model)
+            .field("pre", &self.vocabulary.pre)
+            .field("tokens", &self.vocabulary.tokens.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Tokenizer {
+    /// Builds the tokenizer of a vocabulary.
+    pub fn new(vocabulary: Vocabulary) -> Result<Self, TokenizerError> {
+        if vocabulary.model != "gpt2" {
+            return Err(TokenizerError::Model { model: vocabulary.model });
+        }
+        let rule = pretokenizer::rule(&vocabulary.pre)
+            .ok_or_else(|| TokenizerError::PreTokenizer { pre: vocabulary.pre.clone() })?;
+        let roles = [vocabulary.bos, vocabulary.eos, vocabulary.eot, vocabulary.eom];
+        if let Some(id) = roles.into_iter().flatten().find(|&id| vocabulary.spelling(id).is_none())
+        {
+            let count = vocabulary.tokens.len();
+            let reason = format!("special token `{id}` is outside the vocabulary of {count}");
+            return Err(TokenizerError::Malformed { reason });
+        }
+        let add_bos = vocabulary.add_bos.unwrap_or(rule.add_bos);
+        let ends = ends(&vocabulary);
+        let bytes = token_bytes(&vocabulary, &ends);
+        Ok(Self {
+            bpe: bpe(&vocabulary, rule)?,
+            specials: specials(&vocabulary, &ends),
+            bytes,
+            ends,
+            add_bos,
+            vocabulary,
+        })
+    }
+
+    /// The tokens of a text, without `bos`. With `parse_special` control tokens spelt in the text are recognised, as a
+    /// rendered chat needs it; user-defined ones always are.
+    pub fn encode(&self, text: &str, parse_special: bool) -> Result<Vec<u32>, TokenizerError> {
+        let mut ids = Vec::new();
+        let (mut plain, mut position) = (0, 0);
+        while position < text.len() {
+            let Some(special) = self.special_at(&text[position..], parse_special) else {
+                position += text[position..].chars().next().map_or(1, char::len_utf8);
+                continue;
+            };
+            self.encode_plain(&text[plain..position], &mut ids)?;
+            ids.push(special);
+            position += self.vocabulary.tokens[special as usize].len();
+            plain = position;
+        }
+        self.encode_plain(&text[plain..], &mut ids)?;
+        Ok(ids)
+    }
+
+    /// What a token adds to the output; nothing for control tokens and ids outside the vocabulary.
+    pub fn bytes(&self, token: u32) -> &[u8] {
+        self.bytes.get(token as usize).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether a generation ends with this token.
+    pub fn is_end(&self, token: u32) -> bool {
+        self.ends.contains(&token)
+    }
+
+    /// The token every prompt begins with, when the model wants one.
+    pub fn prompt_bos(&self) -> Option<u32> {
+        if self.add_bos { self.vocabulary.bos } else { None }
+    }
+
+    /// What it was built from.
+    pub fn vocabulary(&self) -> &Vocabulary {
+        &self.vocabulary
+    }
+
+    fn special_at(&self, text: &str, parse_special: bool) -> Option<u32> {
+        let candidates = self.specials.get(text.as_bytes().first()?)?;
+        candidates.iter().copied().find(|&id| {
+            let recognised = parse_special || self.vocabulary.kind(id) == TokenKind::UserDefined;
+            recognised && text.starts_with(&self.vocabulary.tokens[id as usize])
+        })
+    }
+
+    fn encode_plain(&self, text: &str, ids: &mut Vec<u32>) -> Result<(), TokenizerError> {
+        if text.is_empty() {
+            return Ok(());
+        }
+        let encoding = self
+            .bpe
+            .encode_fast(text, false)
+            .map_err(|error| TokenizerError::Text { reason: error.to_string() })?;
+        ids.extend_from_slice(encoding.get_ids());
+        Ok(())
+    }
+}
+
+fn ends(vocabulary: &Vocabulary) -> BTreeSet<u32> {
+    let named = [vocabulary.eos, vocabulary.eot, vocabulary.eom].into_iter().flatten();
+    let spelt = (0u32..)
+        .zip(&vocabulary.tokens)
+        .filter(|(_, spelling)| ENDS.contains(&spelling.as_str()))
+        .map(|(id, _)| id);
+    named.chain(spelt).collect()
+}
+
+fn specials(vocabulary: &Vocabulary, ends: &BTreeSet<u32>) -> HashMap<u8, Vec<u32>> {
+    let mut specials = HashMap::<u8, Vec<u32>>::new();
+    for (id, spelling) in (0u32..).zip(&vocabulary.tokens) {
+        let kind = vocabulary.kind(id);
+        let special =
+            matches!(kind, TokenKind::Control | TokenKind::UserDefined | TokenKind::Unknown)
+                || ends.contains(&id);
+        if let (true, Some(&first)) = (special, spelling.as_bytes().first()) {
+            specials.entry(first).or_default().push(id);
+        }
+    }
+    for ids in specials.values_mut() {
+        ids.sort_by_key(|&id| std::cmp::Reverse(vocabulary.tokens[id as usize].len()));
+    }
+    specials
+}
+
+fn token_bytes(vocabulary: &Vocabulary, ends: &BTreeSet<u32>) -> Vec<Vec<u8>> {
+    let alphabet = byte_alphabet();
+    let bytes = |(id, spelling): (u32, &String)| match vocabulary.kind(id) {
+        _ if ends.contains(&id) => Vec::new(),
+        TokenKind::Control | TokenKind::Unknown | TokenKind::Unused => Vec::new(),
+        TokenKind::UserDefined => spelling.clone().into_bytes(),
+        TokenKind::Byte => hex_byte(spelling).map_or_else(Vec::new, |byte| vec![byte]),
+        TokenKind::Normal => {
+            let mut bytes = Vec::with_capacity(spelling.len());
+            for character in spelling.chars() {
+                match alphabet.get(&character) {
+                    Some(&byte) => bytes.push(byte),
+                    None => bytes.extend(character.to_string().as_bytes()),
+                }
+            }
+            bytes
+        }
+    };
+    (0u32..).zip(&vocabulary.tokens).map(bytes).collect()
+}
+
+fn hex_byte(spelling: &str) -> Option<u8> {
+    let digits = spelling.strip_prefix("<0x")?.strip_suffix('>')?;
+    u8::from_str_radix(digits, 16).ok()
+}
+
+/// The byte each character of a byte-level spelling stands for: printable Latin-1 for itself, the other 68 bytes moved up
+/// from U+0100 (GPT-2 `bytes_to_unicode`).
+fn byte_alphabet() -> HashMap<char, u8> {
+    let mut moved = 0x100u32;
+    let mut alphabet = HashMap::new();
+    for byte in 0..=u8::MAX {
+        let printable = matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
+        let character = if printable {
+            char::from(byte)
+        } else {
+            moved += 1;
+            char::from_u32(moved - 1).expect("U+0100 to U+0143 are characters")
+        };
+        alphabet.insert(character, byte);
+    }
+    alphabet
+}
+
+fn bpe(vocabulary: &Vocabulary, rule: Rule) -> Result<Bpe, TokenizerError> {
+    let ids: HashMap<&str, u32> =
+        vocabulary.tokens.iter().map(String::as_str).zip(0u32..).collect();
+    let mut merges = Vec::with_capacity(vocabulary.merges.len());
+    for (rank, merge) in vocabulary.merges.iter().enumerate() {
+        // A spelling may hold a space only where it is the first character, as llama.cpp splits them.
+        let space = merge.char_indices().skip(1).find(|(_, character)| *character == ' ');
+        let pair = space.map(|(at, _)| (&merge[..at], &merge[at + 1..]));
+        let pair = pair.filter(|(left, right)| {
+            // The crate panics on a pair whose result is longer than any token.
+            let merged = [*left, *right].concat();
+            [*left, *right, &merged].iter().all(|spelling| ids.contains_key(spelling))
+        });
+        let Some((left, right)) = pair else {
+            let reason = format!("merge `{rank}` (`{merge}`) does not join two tokens into one");
+            return Err(TokenizerError::Malformed { reason });
+        };
+        merges.push((left.to_owned(), right.to_owned()));
+    }
+    let vocab: Vec<(String, u32)> =
+        ids.into_iter().map(|(spelling, id)| (spelling.to_owned(), id)).collect();
+    let model = BPE::builder()
+        .vocab_and_merges(vocab.into_iter().collect::<tokenizers::models::bpe::Vocab>(), merges)
+        .ignore_merges(rule.ignore_merges)
+        .build()
+        .map_err(|error| TokenizerError::Malformed { reason: error.to_string() })?;
+    let mut bpe = TokenizerImpl::new(model);
+    bpe.with_pre_tokenizer(Some(rule.pre_tokenizer));
+    Ok(bpe)
+}

@@ -1,0 +1,96 @@
+//! The vocabulary as a GGUF's metadata describes it (`tokenizer.ggml.*`), before anything is built from it.
+
+use ollamamax_gguf::{Gguf, GgufError};
+
+/// What a token is, as `tokenizer.ggml.token_type` numbers it (llama.cpp `llama_token_type`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenKind {
+    /// Text.
+    Normal,
+    /// Stands for what the vocabulary cannot spell.
+    Unknown,
+    /// Steers the model, is never shown, and is recognised only where special tokens are.
+    Control,
+    /// Recognised everywhere, and shown as it is.
+    UserDefined,
+    /// Reserved.
+    Unused,
+    /// One raw byte, spelt `<0xNN>`.
+    Byte,
+}
+
+impl TokenKind {
+    /// By its number in the file; a number nobody defined reads as text.
+    pub fn from_number(number: i64) -> Self {
+        match number {
+            2 => Self::Unknown,
+            3 => Self::Control,
+            4 => Self::UserDefined,
+            5 => Self::Unused,
+            6 => Self::Byte,
+            _ => Self::Normal,
+        }
+    }
+}
+
+/// Tokens, merges and the roles some tokens play.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Vocabulary {
+    /// The algorithm: `gpt2` is byte-level BPE.
+    pub model: String,
+    /// The pre-tokenizer, such as `smollm`; `default` when the file has none.
+    pub pre: String,
+    /// Spelling of each token, by id.
+    pub tokens: Vec<String>,
+    /// Kind of each token, by id; shorter than `tokens` when the file says nothing.
+    pub kinds: Vec<TokenKind>,
+    /// Pairs that merge, by rank, the two spellings separated by a space.
+    pub merges: Vec<String>,
+    /// Begins a text.
+    pub bos: Option<u32>,
+    /// Ends a text.
+    pub eos: Option<u32>,
+    /// Ends a turn.
+    pub eot: Option<u32>,
+    /// Ends a message.
+    pub eom: Option<u32>,
+    /// Whether a prompt begins with `bos`; `None`: as the pre-tokenizer's family does.
+    pub add_bos: Option<bool>,
+}
+
+impl Vocabulary {
+    /// Reads a file's metadata; keys it does not have stay empty, keys of a wrong type are an error.
+    pub fn from_gguf(gguf: &Gguf) -> Result<Self, GgufError> {
+        let key = |name: &str| format!("tokenizer.ggml.{name}");
+        let id = |name: &str| gguf.optional(&key(&format!("{name}_token_id")), Gguf::get_u32);
+        let pre = gguf.optional(&key("pre"), Gguf::get_str)?;
+        let kinds = gguf.optional(&key("token_type"), Gguf::get_array_i32)?;
+        let merges = gguf.optional(&key("merges"), Gguf::get_array_str)?;
+        Ok(Self {
+            model: gguf.get_str(&key("model"))?.to_owned(),
+            pre: pre.unwrap_or("default").to_owned(),
+            tokens: gguf.get_array_str(&key("tokens"))?.to_vec(),
+            kinds: kinds
+                .unwrap_or_default()
+                .iter()
+                .map(|&number| TokenKind::from_number(number.into()))
+                .collect(),
+            merges: merges.unwrap_or_default().to_vec(),
+            bos: id("bos")?,
+            eos: id("eos")?,
+            eot: id("eot")?,
+            eom: id("eom")?,
+            add_bos: gguf.optional(&key("add_bos_token"), Gguf::get_bool)?,
+        })
+    }
+
+    /// The kind of a token; text when the file says nothing.
+    pub fn kind(&self, id: u32) -> TokenKind {
+        self.kinds.get(id as usize).copied().unwrap_or(TokenKind::Normal)
+    }
+
+    /// The spelling of a token, when there is such a token.
+    pub fn spelling(&self, id: u32) -> Option<&str> {
+        self.tokens.get(id as usize).map(String::as_str)
+    }
+}

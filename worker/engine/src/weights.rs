@@ -1,0 +1,166 @@
+//! The weights of a model, left where they lie in the file: quantised rows are read straight from the mapping.
+
+use crate::quant;
+use crate::shape::{ModelShape, ShapeError};
+use ollamamax_gguf::{GgmlType, Gguf};
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+/// The bytes of a model file.
+pub struct Mapping(Bytes);
+
+enum Bytes {
+    File(memmap2::Mmap),
+    Memory(Vec<u8>),
+}
+
+impl Mapping {
+    /// Maps a file. It must not be changed or truncated while mapped: blobs are content-addressed and written once, and
+    /// replaced only by renaming, which leaves the mapped file alone.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        // SAFETY: the map is read-only and private, and by the rule above nobody writes to the file while it lives; a
+        // writer who breaks the rule ends the process with SIGBUS or changes weights, which are only ever numbers.
+        let map = unsafe { memmap2::Mmap::map(&file)? };
+        Ok(Self(Bytes::File(map)))
+    }
+
+    /// A model held in memory.
+    pub fn from_vec(bytes: Vec<u8>) -> Self {
+        Self(Bytes::Memory(bytes))
+    }
+
+    /// The whole file.
+    pub fn bytes(&self) -> &[u8] {
+        match &self.0 {
+            Bytes::File(map) => map,
+            Bytes::Memory(bytes) => bytes,
+        }
+    }
+}
+
+impl std::fmt::Debug for Mapping {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Mapping({} bytes)", self.bytes().len())
+    }
+}
+
+/// A matrix in the file: `rows` outputs of `columns` inputs each.
+#[derive(Clone, Debug)]
+pub(crate) struct Matrix {
+    pub kind: GgmlType,
+    pub rows: usize,
+    pub columns: usize,
+    mapping: Arc<Mapping>,
+    start: usize,
+    row_bytes: usize,
+}
+
+impl Matrix {
+    fn of(gguf: &Gguf, mapping: &Arc<Mapping>, name: &str) -> Result<Self, ShapeError> {
+        let tensor = gguf.tensor(name)?;
+        // The parser has checked that the tensor lies inside the file, hence that all of this fits.
+        let rows = tensor.dims.get(1).copied().unwrap_or(1) as usize;
+        Ok(Self {
+            kind: tensor.kind,
+            rows,
+            columns: tensor.dims[0] as usize,
+            mapping: Arc::clone(mapping),
+            start: tensor.start as usize,
+            row_bytes: tensor.bytes as usize / rows,
+        })
+    }
+
+    /// The packed bytes of a row.
+    pub fn row(&self, row: usize) -> &[u8] {
+        let start = self.start + row * self.row_bytes;
+        &self.mapping.bytes()[start..start + self.row_bytes]
+    }
+
+    /// The packed bytes of all rows.
+    pub fn bytes(&self) -> usize {
+        self.rows * self.row_bytes
+    }
+
+    fn vector(gguf: &Gguf, mapping: &Arc<Mapping>, name: &str) -> Result<Vec<f32>, ShapeError> {
+        let matrix = Self::of(gguf, mapping, name)?;
+        Ok(quant::unpack(matrix.kind, matrix.row(0)))
+    }
+}
+
+/// One transformer layer.
+#[derive(Debug)]
+pub(crate) struct Layer {
+    pub attention_norm: Vec<f32>,
+    pub query: Matrix,
+    pub key: Matrix,
+    pub value: Matrix,
+    pub output: Matrix,
+    pub feed_forward_norm: Vec<f32>,
+    pub gate: Matrix,
+    pub up: Matrix,
+    pub down: Matrix,
+}
+
+/// All weights of a model.
+#[derive(Debug)]
+pub(crate) struct Weights {
+    pub embedding: Matrix,
+    pub layers: Vec<Layer>,
+    pub norm: Vec<f32>,
+    /// The output head; the embedding itself when tied.
+    pub head: Matrix,
+    /// Divisors of the rotation's frequencies.
+    pub rope_factors: Option<Vec<f32>>,
+}
+
+impl Weights {
+    /// Finds the tensors of a shape that was read from the same file.
+    pub fn of(gguf: &Gguf, shape: &ModelShape, file: &Arc<Mapping>) -> Result<Self, ShapeError> {
+        let embedding = Matrix::of(gguf, file, "token_embd.weight")?;
+        let head = match shape.tied {
+            true => embedding.clone(),
+            false => Matrix::of(gguf, file, "output.weight")?,
+        };
+        let layer = |index: u32| -> Result<Layer, ShapeError> {
+            let name = |part: &str| format!("blk.{index}.{part}.weight");
+            let matrix = |part| Matrix::of(gguf, file, &name(part));
+            let vector = |part| Matrix::vector(gguf, file, &name(part));
+            Ok(Layer {
+                attention_norm: vector("attn_norm")?,
+                query: matrix("attn_q")?,
+                key: matrix("attn_k")?,
+                value: matrix("attn_v")?,
+                output: matrix("attn_output")?,
+                feed_forward_norm: vector("ffn_norm")?,
+                gate: matrix("ffn_gate")?,
+                up: matrix("ffn_up")?,
+                down: matrix("ffn_down")?,
+            })
+        };
+        Ok(Self {
+            embedding,
+            layers: (0..shape.layers).map(layer).collect::<Result<_, _>>()?,
+            norm: Matrix::vector(gguf, file, "output_norm.weight")?,
+            head,
+            rope_factors: match shape.rope_factors {
+                true => Some(Matrix::vector(gguf, file, "rope_freqs.weight")?),
+                false => None,
+            },
+        })
+    }
+
+    /// Bytes of the matrices.
+    pub fn bytes(&self, tied: bool) -> u64 {
+        let of_layer = |l: &Layer| {
+            [&l.query, &l.key, &l.value, &l.output, &l.gate, &l.up, &l.down]
+                .iter()
+                .map(|matrix| matrix.bytes() as u64)
+                .sum::<u64>()
+        };
+        let head = if tied { 0 } else { self.head.bytes() as u64 };
+        self.layers.iter().map(of_layer).sum::<u64>() + self.embedding.bytes() as u64 + head
+    }
+}

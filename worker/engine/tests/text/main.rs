@@ -1,0 +1,7 @@
+//! The text and scheduling half of the engine, through its public interface.
+
+mod fake;
+mod golden;
+mod prepare;
+mod resume;
+mod scheduling;

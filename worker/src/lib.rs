@@ -1,0 +1,32 @@
+//! The worker: a stateless process that holds model stages and turns requests into tokens.
+//!
+//! It registers its device, pulls its assignments, fetches blobs by digest, loads them and streams tokens. The control
+//! plane decides, the worker reports; when no control plane can be reached it goes on serving what it holds.
+//!
+//! ```text
+//!            register, heartbeat, watch                     Generate, Tokenize
+//! control plane <----- agent ----> desired (pure diff)          service
+//!                        |              |                          |
+//!                     reports        holder -- fetch -- load --> runner (thread) -- outbox --> stream
+//! ```
+
+#![forbid(unsafe_code)]
+
+pub mod agent;
+pub mod config;
+pub mod desired;
+pub mod device;
+pub mod fetch;
+pub mod holder;
+pub mod identity;
+pub mod llama;
+pub mod machine;
+pub mod node;
+pub mod outbox;
+pub mod peers;
+pub mod runner;
+pub mod service;
+mod telemetry;
+
+pub use config::WorkerConfig;
+pub use node::{Ended, Running, StartError, WorkerNode};

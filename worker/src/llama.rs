@@ -1,0 +1,175 @@
+//! The real engine behind [`crate::machine`]: GGUF files of the llama architecture on this machine's CPU.
+
+use crate::machine::{BadRequest, LoadError, Loaded, Loader, Machine, MachineFailure, Text};
+use ollamamax_engine::cpu::{CpuBackend, CpuOptions};
+use ollamamax_engine::engine::{Emission, Engine, EngineLimits, Prepared, SequenceId, TextModel};
+use ollamamax_engine::weights::Mapping;
+use ollamamax_gguf::Gguf;
+use ollamamax_proto::inference::{Options, Prompt};
+use ollamamax_proto::limits;
+use ollamamax_proto::placement::Assignment;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Loads whole models onto the CPU.
+#[derive(Clone, Debug)]
+pub struct LlamaLoader {
+    /// Compute threads.
+    pub threads: u32,
+    /// Tokens one step may process.
+    pub step_tokens: usize,
+    /// Memory for weights and KV cache of all models together.
+    pub memory_bytes: u64,
+}
+
+impl Loader for LlamaLoader {
+    fn load(&self, path: &Path, assignment: &Assignment) -> Result<Loaded, LoadError> {
+        let mapping = Arc::new(Mapping::open(path).map_err(|error| in_words(&error))?);
+        let (text, facts) = {
+            let gguf = Gguf::parse(mapping.bytes()).map_err(|error| in_words(&error))?;
+            let text = TextModel::from_gguf(&gguf).map_err(|error| in_words(&error))?;
+            (text, ollamamax_gguf::model_facts(&gguf).map_err(|error| in_words(&error))?)
+        };
+        if !assignment.stage.is_whole(facts.layers) {
+            let (stage, layers) = (assignment.stage, facts.layers);
+            let words = format!("stage {stage:?} is not the whole model of {layers} layers");
+            return Err(LoadError(words));
+        }
+        let asked = match assignment.context_length {
+            0 => limits::CONTEXT_TOKENS,
+            tokens => tokens,
+        };
+        let context_tokens = asked.min(facts.context_length.max(1));
+        let kv_blocks = self.kv_blocks(
+            context_tokens,
+            assignment.sequences_max,
+            facts.kv_bytes_per_token,
+            mapping.bytes().len() as u64,
+        )?;
+        let options =
+            CpuOptions { threads: self.threads as usize, kv_blocks, ..CpuOptions::default() };
+        let backend =
+            CpuBackend::from_mapping(mapping, &options).map_err(|error| in_words(&error))?;
+        let engine_limits = EngineLimits {
+            context_tokens,
+            sequences_max: assignment.sequences_max,
+            step_tokens: self.step_tokens,
+            // The runner counts places; it never sends more than these.
+            waiting_max: limits::WORKER_WAITING_COUNT + assignment.sequences_max as usize,
+        };
+        let model = Arc::new(text);
+        let engine = Engine::new(Box::new(backend), Arc::clone(&model), engine_limits);
+        let context_tokens = engine.limits().context_tokens;
+        let text = Arc::new(LlamaText { model, context_tokens });
+        Ok(Loaded { text, machine: Box::new(engine) })
+    }
+}
+
+impl LlamaLoader {
+    /// Blocks for a full context of every sequence, or as many as fit; never fewer than one full context.
+    fn kv_blocks(
+        &self,
+        context_tokens: u32,
+        sequences: u32,
+        token_bytes: u64,
+        weight_bytes: u64,
+    ) -> Result<u32, LoadError> {
+        let per_sequence = u64::from(context_tokens).div_ceil(limits::KV_BLOCK_TOKENS as u64);
+        let block_bytes = (token_bytes * limits::KV_BLOCK_TOKENS as u64).max(1);
+        let fitting = self.memory_bytes.saturating_sub(weight_bytes) / block_bytes;
+        if fitting < per_sequence {
+            let needed = weight_bytes.saturating_add(per_sequence.saturating_mul(block_bytes));
+            let have = self.memory_bytes;
+            let words = format!(
+                "the model needs {needed} bytes with a context of {context_tokens} tokens, this worker has \
+                 {have}; use a smaller model or context, or a larger worker"
+            );
+            return Err(LoadError(words));
+        }
+        let wanted = per_sequence.saturating_mul(u64::from(sequences.max(1)));
+        Ok(u32::try_from(wanted.min(fitting)).unwrap_or(u32::MAX))
+    }
+}
+
+/// An error with its causes: the report to the control plane is one line.
+fn in_words(error: &dyn std::error::Error) -> LoadError {
+    let mut words = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !words.contains(&more) {
+            words = format!("{words}: {more}");
+        }
+        cause = error.source();
+    }
+    LoadError(words)
+}
+
+/// A model's texts, with the context its assignment grants.
+#[derive(Debug)]
+struct LlamaText {
+    model: Arc<TextModel>,
+    context_tokens: u32,
+}
+
+impl Text for LlamaText {
+    fn prepare(&self, prompt: &Prompt, options: &Options) -> Result<Prepared, BadRequest> {
+        self.model
+            .prepare(prompt, options, self.context_tokens)
+            .map_err(|error| BadRequest(error.to_string()))
+    }
+
+    fn tokenize(&self, text: &str) -> Result<Vec<u32>, BadRequest> {
+        self.model.tokenizer().encode(text, true).map_err(|error| BadRequest(error.to_string()))
+    }
+}
+
+impl Machine for Engine {
+    fn submit(&mut self, prepared: Prepared, resume: &[u32]) -> Result<SequenceId, BadRequest> {
+        Engine::submit(self, prepared, resume).map_err(|refusal| BadRequest(refusal.to_string()))
+    }
+
+    fn cancel(&mut self, sequence: SequenceId) {
+        Engine::cancel(self, sequence);
+    }
+
+    fn admit(&mut self) -> Vec<Emission> {
+        Engine::admit(self)
+    }
+
+    fn step(&mut self) -> Result<Vec<Emission>, MachineFailure> {
+        Engine::step(self).map_err(|error| MachineFailure(error.to_string()))
+    }
+
+    fn is_idle(&self) -> bool {
+        Engine::is_idle(self)
+    }
+
+    fn running(&self) -> usize {
+        Engine::running(self)
+    }
+
+    fn resident_bytes(&self) -> u64 {
+        Engine::resident_bytes(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn loader(memory_bytes: u64) -> LlamaLoader {
+        LlamaLoader { threads: 1, step_tokens: 8, memory_bytes }
+    }
+
+    #[test]
+    fn the_cache_takes_what_fits_and_never_less_than_one_context() {
+        let block = 10 * limits::KV_BLOCK_TOKENS as u64;
+        let blocks = |memory| loader(memory).kv_blocks(32, 4, 10, 1_000);
+        assert_eq!(blocks(1 << 20), Ok(8));
+        assert_eq!(blocks(1_000 + 5 * block), Ok(5));
+        assert_eq!(blocks(1_000 + 2 * block), Ok(2));
+        let error = blocks(1_000 + 2 * block - 1).expect_err("half a context is no context");
+        assert!(error.0.contains("1320 bytes"), "{error}");
+    }
+}

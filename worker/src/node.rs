@@ -1,0 +1,263 @@
+//! The wiring of a worker process: identity, socket, holder, agent and service, and their orderly end.
+
+use crate::agent::{Agent, Fenced};
+use crate::config::WorkerConfig;
+use crate::device;
+use crate::fetch::Fetcher;
+use crate::holder::Holder;
+use crate::identity::{Identity, IdentityError};
+use crate::llama::LlamaLoader;
+use crate::machine::Loader;
+use crate::peers::{InvalidAddress, Peers};
+use crate::service::InferenceService;
+use ollamamax_proto::wire::inference_server::InferenceServer;
+use ollamamax_proto::{Incarnation, Millis, WorkerId, limits};
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::TcpIncoming;
+
+/// Why a worker did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Who it is.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// Whom it should report to.
+    #[error(transparent)]
+    ControlPlane(#[from] InvalidAddress),
+    /// Nobody to report to.
+    #[error("no control-plane address was given; name at least one as `host:port`")]
+    NoControlPlane,
+    /// Its socket.
+    #[error("cannot listen on `{address}`: {source}; choose another address or stop what uses it")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// Others cannot reach the wildcard address.
+    #[error("listening on `{address}` needs an address to advertise that others can reach")]
+    Advertise {
+        /// Where it listens.
+        address: SocketAddr,
+    },
+    /// Its blob directory.
+    #[error("blob directory `{}` cannot be used: {source}", .path.display())]
+    Blobs {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Why a worker ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum Ended {
+    /// Another process is this worker now.
+    #[error(transparent)]
+    Fenced(#[from] Fenced),
+    /// The gRPC server gave up.
+    #[error("the gRPC server ended: {0}")]
+    Server(String),
+}
+
+/// Starts workers.
+#[derive(Clone, Copy, Debug)]
+pub struct WorkerNode;
+
+/// A worker at work.
+#[derive(Debug)]
+pub struct Running {
+    worker: WorkerId,
+    incarnation: Incarnation,
+    address: SocketAddr,
+    drain: Duration,
+    holder: Arc<Holder>,
+    draining: watch::Sender<bool>,
+    told: watch::Receiver<bool>,
+    shutdown: CancellationToken,
+    agent: JoinHandle<Fenced>,
+    server: JoinHandle<Result<(), tonic::transport::Error>>,
+    // Keeps the data directory locked until everything else has ended.
+    _identity: Identity,
+}
+
+impl WorkerNode {
+    /// Starts a worker that runs llama models on this machine's CPU.
+    pub async fn start(config: WorkerConfig) -> Result<Running, StartError> {
+        let device = device::cpu(config.threads, config.memory_bytes);
+        let loader = LlamaLoader {
+            threads: device.threads,
+            step_tokens: config.step_tokens,
+            memory_bytes: device.memory_bytes,
+        };
+        Self::start_with(config, Arc::new(loader)).await
+    }
+
+    /// Starts a worker that turns blobs into models by `loader`.
+    pub async fn start_with(
+        config: WorkerConfig,
+        loader: Arc<dyn Loader>,
+    ) -> Result<Running, StartError> {
+        if config.control_planes.is_empty() {
+            return Err(StartError::NoControlPlane);
+        }
+        let peers = Arc::new(Peers::new(&config.control_planes)?);
+        let identity = Identity::take(&config.data_dir, Millis::now())?;
+        let (listener, address) = listen(config.listen).await?;
+        let advertised = match &config.advertise {
+            Some(address) => address.clone(),
+            None if address.ip().is_unspecified() => {
+                return Err(StartError::Advertise { address });
+            }
+            None => address.to_string(),
+        };
+        let device = device::cpu(config.threads, config.memory_bytes);
+        let path = config.blobs_dir();
+        let hints = config.blob_hints.clone();
+        let fetcher = Fetcher::new(path.clone(), hints, config.blob_cache_bytes, Arc::clone(&peers))
+            .map_err(|source| StartError::Blobs { path, source })?;
+        let drain = Duration::from_millis(config.drain_ms);
+        let (memory, sequences) = (device.memory_bytes, config.sequences_max);
+        let holder = Arc::new(Holder::new(fetcher, loader, memory, sequences, drain));
+        let draining = watch::Sender::new(false);
+        let shutdown = CancellationToken::new();
+        let service =
+            InferenceService { holder: Arc::clone(&holder), draining: draining.subscribe() };
+        let server = tokio::spawn(serve(listener, service, shutdown.clone()));
+        tracing::info!(worker = %identity.worker, %address, device = device.name, "worker started");
+        let told = watch::Sender::new(false);
+        let told_draining = told.subscribe();
+        let agent = Agent {
+            worker: identity.worker,
+            incarnation: identity.incarnation,
+            name: config.name,
+            address: advertised,
+            device,
+            peers,
+            holder: Arc::clone(&holder),
+            draining: draining.subscribe(),
+            told,
+        };
+        Ok(Running {
+            worker: identity.worker,
+            incarnation: identity.incarnation,
+            address,
+            drain,
+            holder,
+            draining,
+            told: told_draining,
+            shutdown,
+            agent: tokio::spawn(agent.run()),
+            server,
+            _identity: identity,
+        })
+    }
+}
+
+impl Running {
+    /// Who it is.
+    pub fn worker(&self) -> WorkerId {
+        self.worker
+    }
+
+    /// Which life of it.
+    pub fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
+    /// Where its gRPC service listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What it holds.
+    pub fn holder(&self) -> &Arc<Holder> {
+        &self.holder
+    }
+
+    /// Waits until it ends by itself, and tells why. May be cancelled and called again until it has answered.
+    pub async fn ended(&mut self) -> Ended {
+        tokio::select! {
+            agent = &mut self.agent => match agent {
+                Ok(fenced) => Ended::Fenced(fenced),
+                Err(error) => Ended::Server(error.to_string()),
+            },
+            server = &mut self.server => match server {
+                Ok(Ok(())) => Ended::Server("it was shut down".to_owned()),
+                Ok(Err(error)) => Ended::Server(error.to_string()),
+                Err(error) => Ended::Server(error.to_string()),
+            },
+        }
+    }
+
+    /// Drains: tells the control plane, takes nothing new, lets running sequences finish up to the deadline, and ends.
+    pub async fn stop(self) {
+        self.draining.send_replace(true);
+        let deadline = tokio::time::Instant::now() + self.drain;
+        let grace = Duration::from_millis(limits::WORKER_CALL_TIMEOUT_MS);
+        // Sent at once; nobody may be there to hear it.
+        let mut told = self.told.clone();
+        let _ = tokio::time::timeout(grace, told.wait_for(|told| *told)).await;
+        while self.holder.outstanding() > 0 && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let broken_off = self.holder.outstanding();
+        if broken_off > 0 {
+            tracing::warn!(broken_off, "sequences did not finish before the deadline");
+        }
+        self.shutdown.cancel();
+        self.holder.close().await;
+        // Clients that keep idle connections get a moment to see the goodbye.
+        let mut server = self.server;
+        // A finished task may have been awaited by `ended`, which may happen only once.
+        if !server.is_finished() && tokio::time::timeout(grace, &mut server).await.is_err() {
+            server.abort();
+        }
+        if !self.agent.is_finished() {
+            self.agent.abort();
+            let _ = self.agent.await;
+        }
+        tracing::info!(worker = %self.worker, "worker stopped");
+    }
+}
+
+async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let error = |source| StartError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(error)?;
+    let address = listener.local_addr().map_err(error)?;
+    Ok((listener, address))
+}
+
+async fn serve(
+    listener: TcpListener,
+    service: InferenceService,
+    shutdown: CancellationToken,
+) -> Result<(), tonic::transport::Error> {
+    let ping = Duration::from_millis(limits::STREAM_STALL_MS);
+    let service = InferenceServer::new(service)
+        .max_decoding_message_size(limits::RPC_MESSAGE_BYTES)
+        .max_encoding_message_size(limits::RPC_MESSAGE_BYTES);
+    // Without TCP_NODELAY on accepted sockets a token can wait 40 ms for an acknowledgement.
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    tonic::transport::Server::builder()
+        .initial_stream_window_size(limits::RPC_WINDOW_BYTES)
+        .initial_connection_window_size(limits::RPC_WINDOW_BYTES)
+        .max_concurrent_streams(limits::WORKER_STREAMS_COUNT)
+        .http2_keepalive_interval(Some(ping))
+        .http2_keepalive_timeout(Some(ping))
+        .add_service(service)
+        .serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned())
+        .await
+}

@@ -1,0 +1,116 @@
+//! What gateways ask of this worker over gRPC: generate tokens, tokenise a text.
+//!
+//! A call is a sequence: it is refused here, before it costs anything, when it was routed by an old map, when the worker
+//! drains, or when the queue is full; dropping its stream cancels it.
+
+use crate::holder::{Holder, LookupError};
+use crate::machine::BadRequest;
+use crate::outbox::Inbox;
+use crate::runner::SubmitError;
+use ollamamax_proto::inference::{GenerateRequest, TokenChunk};
+use ollamamax_proto::wire::inference_server::Inference;
+use ollamamax_proto::wire::{self, TokenizeReply, TokenizeRequest};
+use ollamamax_proto::{Digest, limits};
+use std::pin::Pin;
+use std::sync::Arc;
+use tokio::sync::watch;
+use tokio_stream::Stream;
+use tonic::{Request, Response, Status};
+
+/// The inference service of one worker.
+#[derive(Clone, Debug)]
+pub struct InferenceService {
+    /// Where the runners are.
+    pub holder: Arc<Holder>,
+    /// True once no new requests are taken.
+    pub draining: watch::Receiver<bool>,
+}
+
+/// Chunks of one sequence, on their way to a gateway.
+pub type ChunkStream = Pin<Box<dyn Stream<Item = Result<wire::TokenChunk, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Inference for InferenceService {
+    type GenerateStream = ChunkStream;
+
+    async fn generate(
+        &self,
+        request: Request<wire::GenerateRequest>,
+    ) -> Result<Response<ChunkStream>, Status> {
+        let request = GenerateRequest::try_from(request.into_inner())?;
+        self.refuse_when_draining()?;
+        let GenerateRequest { assignment, generation, blob, resume, .. } = &request;
+        let runner = self.holder.lookup(*assignment, *generation, *blob).map_err(lookup_status)?;
+        if resume.len() > limits::RPC_MESSAGE_BYTES / 4 {
+            return Err(Status::invalid_argument("`resume` is longer than any context"));
+        }
+        let text = Arc::clone(runner.text());
+        // Rendering and tokenising a long prompt takes milliseconds: not on a thread that serves sockets.
+        let (prepared, request) = tokio::task::spawn_blocking(move || {
+            (text.prepare(&request.prompt, &request.options), request)
+        })
+        .await
+        .map_err(|error| Status::internal(format!("the request could not be prepared: {error}")))?;
+        let prepared = prepared.map_err(|BadRequest(why)| Status::invalid_argument(why))?;
+        let inbox = runner.submit(prepared, request.resume).map_err(submit_status)?;
+        tracing::debug!(
+            request = request.request_id,
+            attempt = request.attempt,
+            assignment = %request.assignment,
+            "accepted"
+        );
+        Ok(Response::new(Box::pin(chunks(inbox))))
+    }
+
+    async fn tokenize(
+        &self,
+        request: Request<TokenizeRequest>,
+    ) -> Result<Response<TokenizeReply>, Status> {
+        let TokenizeRequest { blob, text } = request.into_inner();
+        let blob: Digest =
+            blob.parse().map_err(|error| Status::invalid_argument(format!("{error}")))?;
+        let runner = self.holder.by_blob(blob);
+        let runner =
+            runner.ok_or_else(|| Status::not_found(format!("blob `{blob}` is not held here")))?;
+        let model = Arc::clone(runner.text());
+        let tokens = tokio::task::spawn_blocking(move || model.tokenize(&text))
+            .await
+            .map_err(|error| Status::internal(format!("the text was not tokenised: {error}")))?
+            .map_err(|BadRequest(why)| Status::invalid_argument(why))?;
+        Ok(Response::new(TokenizeReply { tokens }))
+    }
+}
+
+impl InferenceService {
+    fn refuse_when_draining(&self) -> Result<(), Status> {
+        if *self.draining.borrow() {
+            return Err(Status::unavailable("this worker drains and takes no new requests"));
+        }
+        Ok(())
+    }
+}
+
+fn chunks(inbox: Inbox) -> impl Stream<Item = Result<wire::TokenChunk, Status>> + Send {
+    futures_util::stream::unfold(inbox, |mut inbox| async move {
+        let chunk: Result<TokenChunk, Status> = inbox.next().await?;
+        Some((chunk.map(wire::TokenChunk::from), inbox))
+    })
+}
+
+fn lookup_status(error: LookupError) -> Status {
+    let words = error.to_string();
+    match error {
+        LookupError::Unknown(_) => Status::not_found(words),
+        LookupError::Generation { .. } | LookupError::Blob { .. } => {
+            Status::failed_precondition(words)
+        }
+        LookupError::NotReady { .. } => Status::unavailable(words),
+    }
+}
+
+fn submit_status(error: SubmitError) -> Status {
+    match error {
+        SubmitError::Full { .. } => Status::resource_exhausted(error.to_string()),
+        SubmitError::Stopped => Status::unavailable(error.to_string()),
+    }
+}

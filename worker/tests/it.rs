@@ -1,0 +1,7 @@
+//! A whole worker against scripted control-plane nodes over real sockets.
+
+mod fetching;
+mod lifecycle;
+mod real_engine;
+mod serving;
+mod support;
