@@ -191,15 +191,18 @@ impl Client {
             request = match &body {
                 Body::None => request,
                 Body::Json(value) => request.json(value),
-                Body::File(file, bytes, sent) => file_body(request, file, *bytes, sent.clone()).await?,
+                Body::File(file, bytes, sent) => {
+                    file_body(request, file, *bytes, sent.clone()).await?
+                }
             };
             match request.send().await {
                 Ok(response) => {
                     self.remember_answer(node);
                     return accept(response, node.clone()).await;
                 }
-                Err(error) if error.is_connect() => {}
-                Err(error) if kind == Kind::Read && !last => cause = cause_of(&error),
+                Err(error) if error.is_connect() || (kind == Kind::Read && !last) => {
+                    cause = cause_of(&error);
+                }
                 Err(error) if error.is_timeout() => {
                     return Err(Failure::Timeout {
                         what: format!("an answer from {node}"),
@@ -212,9 +215,6 @@ impl Client {
                 }
             }
             tried.push(node.to_string());
-            if cause.is_empty() {
-                cause = "connection refused or timed out".to_owned();
-            }
         }
         Err(Failure::Unreachable { tried, cause })
     }
@@ -298,9 +298,10 @@ async fn accept(response: Response, node: Endpoint) -> Result<Answer, Failure> {
 /// The words of an error answer: Ollama's and OpenAI's `error`, problem details, or the text itself.
 fn error_text(status: StatusCode, text: &str) -> String {
     let parsed: Value = serde_json::from_str(text).unwrap_or(Value::Null);
-    let found = [&parsed["error"], &parsed["error"]["message"], &parsed["detail"], &parsed["title"]]
-        .into_iter()
-        .find_map(|value| value.as_str().map(str::to_owned));
+    let found =
+        [&parsed["error"], &parsed["error"]["message"], &parsed["detail"], &parsed["title"]]
+            .into_iter()
+            .find_map(|value| value.as_str().map(str::to_owned));
     let words = found.unwrap_or_else(|| text.trim().to_owned());
     let words: String = words.chars().take(ERROR_TEXT_CHARS).collect();
     if words.is_empty() { format!("the server answered {status}") } else { words }
@@ -308,10 +309,11 @@ fn error_text(status: StatusCode, text: &str) -> String {
 
 async fn read_json(answer: Answer, path: &str) -> Result<Value, Failure> {
     let node = answer.node.to_string();
-    let bytes = answer.response.bytes().await.map_err(|error| Failure::BrokenOff {
-        node: node.clone(),
-        cause: cause_of(&error),
-    })?;
+    let bytes = answer
+        .response
+        .bytes()
+        .await
+        .map_err(|error| Failure::BrokenOff { node: node.clone(), cause: cause_of(&error) })?;
     if bytes.trim_ascii().is_empty() {
         return Ok(Value::Null);
     }

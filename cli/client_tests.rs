@@ -53,7 +53,9 @@ async fn read_request(socket: &mut tokio::net::TcpStream) -> String {
         if let Some((head, body)) = text.split_once("\r\n\r\n") {
             let length = head
                 .lines()
-                .filter_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok())
+                .filter_map(|line| {
+                    line.to_lowercase().strip_prefix("content-length: ")?.parse().ok()
+                })
                 .next()
                 .unwrap_or(0);
             if body.len() >= length {
@@ -118,8 +120,7 @@ async fn an_answer_is_final_whatever_its_status() {
     })
     .await;
     let other = Stub::start(|_| http("200 OK", "{}")).await;
-    let client =
-        client(vec![lost.endpoint.clone(), other.endpoint.clone()], directory.path());
+    let client = client(vec![lost.endpoint.clone(), other.endpoint.clone()], directory.path());
     let failure = client.post("/api/copy", &json!({})).await.expect_err("no quorum");
     assert_eq!(failure.exit(), crate::exit::Exit::NoQuorum, "{failure}");
     assert_eq!(lost.seen().len(), 1);
@@ -168,10 +169,13 @@ async fn the_ports_after_an_unknown_loopback_address_are_tried() {
     assert_eq!(candidates.len(), 3);
     assert_eq!(candidates[1], stub.endpoint);
     let remote = host::parse("10.0.0.1,http://127.0.0.1:80/prefix").expect("valid");
-    assert_eq!(super::Client::with(remote, KnownNodes::at(directory.path()))
-        .expect("a client")
-        .candidates()
-        .len(), 2);
+    assert_eq!(
+        super::Client::with(remote, KnownNodes::at(directory.path()))
+            .expect("a client")
+            .candidates()
+            .len(),
+        2
+    );
 }
 
 #[tokio::test]
@@ -181,7 +185,10 @@ async fn nobody_there_is_said_with_the_addresses_tried() {
     let client = client(nowhere, directory.path());
     let failure = client.get("/api/tags").await.expect_err("nobody listens");
     assert_eq!(failure.exit(), crate::exit::Exit::Unreachable);
-    assert!(failure.to_string().starts_with("no node answered at http://127.0.0.1:1/x: "), "{failure}");
+    assert!(
+        failure.to_string().starts_with("no node answered at http://127.0.0.1:1/x: "),
+        "{failure}"
+    );
 }
 
 #[tokio::test]
@@ -234,7 +241,8 @@ fn error_answers_of_every_shape_are_put_in_words() {
 
 #[test]
 fn a_loopback_address_told_by_another_machine_is_not_dialled() {
-    let status = json!({"nodes": [{"http": "127.0.0.1:1"}, {"http": "10.0.0.2:11434"}, {"http": 7}]});
+    let status =
+        json!({"nodes": [{"http": "127.0.0.1:1"}, {"http": "10.0.0.2:11434"}, {"http": 7}]});
     let remote = host::parse("10.0.0.1").expect("valid").remove(0);
     let local = host::parse("127.0.0.1").expect("valid").remove(0);
     assert_eq!(node_endpoints(&status, &remote).len(), 1);

@@ -23,7 +23,7 @@ pub enum Args {
         json: bool,
     },
     /// Start a node on this machine and join a cluster with it
-    Join(JoinArgs),
+    Join(Box<JoinArgs>),
     /// Take a node out of the quorum
     Remove {
         /// The node's id, as `cluster status` shows it
@@ -91,7 +91,10 @@ fn render(status: &Value) -> String {
         ]
     };
     let rows: Vec<_> = workers.iter().map(row).collect();
-    shown.push_str(&table::render(&["WORKER", "STATUS", "DEVICE", "ADDRESS", "PID", "MODELS"], &rows));
+    shown.push_str(&table::render(
+        &["WORKER", "STATUS", "DEVICE", "ADDRESS", "PID", "MODELS"],
+        &rows,
+    ));
     shown
 }
 
@@ -184,6 +187,10 @@ mod tests {
     #[test]
     fn a_lost_quorum_is_said_in_words() {
         let status = json!({"leader": null, "term": 3, "nodes": [{"id": 1}, {"id": 2}, {"id": 3}]});
-        assert!(headline(&status).starts_with("no leader: of 3 voting nodes"), "{}", headline(&status));
+        assert!(
+            headline(&status).starts_with("no leader: of 3 voting nodes"),
+            "{}",
+            headline(&status)
+        );
     }
 }

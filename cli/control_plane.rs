@@ -87,10 +87,8 @@ pub async fn run(args: Args) -> Result<(), Failure> {
             return Ok(());
         }
     };
-    let running = started.map_err(|error| Failure::Daemon {
-        code: error.exit_code(),
-        message: error.to_string(),
-    })?;
+    let running = started
+        .map_err(|error| Failure::Daemon { code: error.exit_code(), message: error.to_string() })?;
     tokio::select! {
         reason = signals.asked() => tracing::info!(reason, "stopping"),
         failure = running.failed() => {

@@ -65,7 +65,8 @@ impl StopSignals {
     /// Starts to listen.
     pub fn listen(exit_with_stdin: bool) -> Result<Self, Failure> {
         let listen = |kind| {
-            signal(kind).map_err(|error| Failure::Other(format!("cannot listen to signals: {error}")))
+            signal(kind)
+                .map_err(|error| Failure::Other(format!("cannot listen to signals: {error}")))
         };
         Ok(Self {
             interrupt: listen(SignalKind::interrupt())?,

@@ -142,8 +142,10 @@ fn printable(text: &str) -> String {
 fn timings(record: &Value) -> String {
     let number = |field: &str| record[field].as_u64().filter(|n| *n > 0);
     let mut lines = Vec::new();
-    let mut put = |name: &str, value: String| lines.push(format!("{:<22}{value}", format!("{name}:")));
-    for (name, field) in [("total duration", "total_duration"), ("load duration", "load_duration")] {
+    let mut put =
+        |name: &str, value: String| lines.push(format!("{:<22}{value}", format!("{name}:")));
+    for (name, field) in [("total duration", "total_duration"), ("load duration", "load_duration")]
+    {
         if let Some(ns) = number(field) {
             put(name, human::nanoseconds(ns));
         }

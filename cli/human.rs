@@ -4,12 +4,8 @@ use jiff::Timestamp;
 
 /// Bytes in decimal units: `98 MB`, `1.9 GB`.
 pub fn bytes(count: u64) -> String {
-    const UNITS: [(&str, u64); 4] = [
-        ("TB", 1_000_000_000_000),
-        ("GB", 1_000_000_000),
-        ("MB", 1_000_000),
-        ("KB", 1_000),
-    ];
+    const UNITS: [(&str, u64); 4] =
+        [("TB", 1_000_000_000_000), ("GB", 1_000_000_000), ("MB", 1_000_000), ("KB", 1_000)];
     let Some((unit, size)) = UNITS.iter().find(|(_, size)| count >= *size) else {
         return format!("{count} B");
     };
@@ -78,14 +74,8 @@ pub fn nanoseconds(ns: u64) -> String {
 
 /// Reads `300` (seconds), `-1`, or a Go duration such as `1h30m` or `1.5s`, as milliseconds.
 pub fn parse_duration_ms(text: &str) -> Option<i64> {
-    const UNITS: [(&str, f64); 6] = [
-        ("ns", 1e-6),
-        ("us", 1e-3),
-        ("ms", 1.0),
-        ("s", 1e3),
-        ("m", 60e3),
-        ("h", 3600e3),
-    ];
+    const UNITS: [(&str, f64); 6] =
+        [("ns", 1e-6), ("us", 1e-3), ("ms", 1.0), ("s", 1e3), ("m", 60e3), ("h", 3600e3)];
     if let Ok(seconds) = text.parse::<i64>() {
         return seconds.checked_mul(1000);
     }
@@ -97,8 +87,7 @@ pub fn parse_duration_ms(text: &str) -> Option<i64> {
     while !rest.is_empty() {
         let unit_at = rest.find(|c: char| c != '.' && !c.is_ascii_digit())?;
         let (number, after) = rest.split_at(unit_at);
-        let unit_end =
-            after.find(|c: char| c == '.' || c.is_ascii_digit()).unwrap_or(after.len());
+        let unit_end = after.find(|c: char| c == '.' || c.is_ascii_digit()).unwrap_or(after.len());
         let (unit, after) = after.split_at(unit_end);
         let (_, factor) = UNITS.iter().find(|(name, _)| *name == unit)?;
         total += number.parse::<f64>().ok()? * factor;

@@ -116,8 +116,10 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
     let host = cli.host.as_deref();
     let Some(command) = cli.command else {
         if cli.version {
-            return talk(host, async |client| version::run(client, &version::Args::default()).await)
-                .await;
+            return talk(host, async |client| {
+                version::run(client, &version::Args::default()).await
+            })
+            .await;
         }
         return Err(Failure::Usage(
             "no command given; `ollamamax up` starts a cluster, `ollamamax help` lists everything"
@@ -128,7 +130,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Up(args) => up::run(args).await,
         Command::ControlPlane(args) => control_plane::run(args).await,
         Command::Worker(args) => worker::run(args).await,
-        Command::Cluster(cluster::Args::Join(args)) => control_plane::run(args.into()).await,
+        Command::Cluster(cluster::Args::Join(args)) => control_plane::run((*args).into()).await,
         Command::Cluster(args) => talk(host, async |c| cluster::run(c, &args).await).await,
         Command::Run(args) => talk(host, async |c| run::run(c, &args).await).await,
         Command::Create(args) => talk(host, async |c| create::run(c, &args).await).await,

@@ -211,13 +211,30 @@ fn is_blank(c: char) -> bool {
 const LISTS: [&str; 1] = ["stop"];
 /// Options that are whole numbers.
 const INTEGERS: [&str; 12] = [
-    "num_keep", "seed", "num_predict", "top_k", "repeat_last_n", "num_ctx", "num_batch", "num_gpu",
-    "main_gpu", "num_thread", "draft_num_predict", "mirostat",
+    "num_keep",
+    "seed",
+    "num_predict",
+    "top_k",
+    "repeat_last_n",
+    "num_ctx",
+    "num_batch",
+    "num_gpu",
+    "main_gpu",
+    "num_thread",
+    "draft_num_predict",
+    "mirostat",
 ];
 /// Options that are numbers.
 const NUMBERS: [&str; 9] = [
-    "top_p", "min_p", "typical_p", "temperature", "repeat_penalty", "presence_penalty",
-    "frequency_penalty", "mirostat_tau", "mirostat_eta",
+    "top_p",
+    "min_p",
+    "typical_p",
+    "temperature",
+    "repeat_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "mirostat_tau",
+    "mirostat_eta",
 ];
 /// Options that are true or false.
 const TRUTHS: [&str; 5] = ["use_mmap", "penalize_newline", "numa", "low_vram", "use_mlock"];

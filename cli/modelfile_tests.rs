@@ -62,7 +62,10 @@ fn options_have_types() {
     for (line, error) in [
         ("top_k many", "parameter `top_k` has the value `many`; expected a whole number"),
         ("temperature hot", "parameter `temperature` has the value `hot`; expected a number"),
-        ("temperature nan", "parameter `temperature` has the value `nan`; expected a finite number"),
+        (
+            "temperature nan",
+            "parameter `temperature` has the value `nan`; expected a finite number",
+        ),
         ("use_mmap 7", "parameter `use_mmap` has the value `7`; expected `true` or `false`"),
         ("warmth 7", "parameter `warmth` has the value `7`; expected the name of a known option"),
     ] {

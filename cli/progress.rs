@@ -125,15 +125,14 @@ fn clean(text: &str) -> String {
 }
 
 fn bar_style() -> ProgressStyle {
-    let template =
-        "{msg}: {percent:>3}% ▕{wide_bar}▏ {bytes:>9}/{total_bytes:>9} {bytes_per_sec:>12} {eta:>6}";
+    let template = "{msg}: {percent:>3}% ▕{wide_bar}▏ {bytes:>9}/{total_bytes:>9} {bytes_per_sec:>12} {eta:>6}";
     let style = ProgressStyle::with_template(template).unwrap_or(ProgressStyle::default_bar());
     style.progress_chars("██ ")
 }
 
 fn spinner_style() -> ProgressStyle {
-    let style = ProgressStyle::with_template("{msg} {spinner}")
-        .unwrap_or(ProgressStyle::default_spinner());
+    let style =
+        ProgressStyle::with_template("{msg} {spinner}").unwrap_or(ProgressStyle::default_spinner());
     style.tick_chars("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏ ")
 }
 

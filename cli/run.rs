@@ -116,7 +116,8 @@ async fn ensure_model(client: &Client, model: &str) -> Result<(), Failure> {
 async fn load(client: &Client, settings: &Settings) -> Result<(), Failure> {
     let progress = Progress::new();
     progress.status("loading");
-    let mut records = client.stream("/api/generate", &settings.request(json!({"prompt": ""}))).await?;
+    let mut records =
+        client.stream("/api/generate", &settings.request(json!({"prompt": ""}))).await?;
     while let Some(record) = records.next().await? {
         if record["done"] == Value::Bool(true) {
             break;

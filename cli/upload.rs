@@ -13,11 +13,7 @@ use std::sync::Arc;
 const PIECE_BYTES: usize = 1024 * 1024;
 
 /// Hashes a file and makes sure the cluster has it.
-pub async fn ensure(
-    client: &Client,
-    file: &Path,
-    progress: &Progress,
-) -> Result<Digest, Failure> {
+pub async fn ensure(client: &Client, file: &Path, progress: &Progress) -> Result<Digest, Failure> {
     let bytes = std::fs::metadata(file).map_err(Failure::file("read", file))?.len();
     let digest = hash(file.to_owned(), bytes, progress.clone()).await?;
     ensure_known(client, file, digest, progress).await?;

@@ -54,8 +54,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         config.drain_ms = drain_ms;
     }
     let failed = |message: String| Failure::Daemon { message, code: 1 };
-    let mut running =
-        WorkerNode::start(config).await.map_err(|error| failed(error.to_string()))?;
+    let mut running = WorkerNode::start(config).await.map_err(|error| failed(error.to_string()))?;
     let ended = tokio::select! {
         reason = signals.asked() => {
             tracing::info!(reason, "draining");

@@ -64,6 +64,8 @@ pub struct Death {
     pub name: String,
     /// How, in words.
     pub how: String,
+    /// Its exit code, when it had one.
+    pub code: Option<i32>,
     /// How many times in a row it died at once.
     pub quick: u32,
     /// When it is started again; `None`: never.
@@ -91,8 +93,7 @@ impl Supervised {
         let (stop, stopped) = watch::channel(None);
         let first = spawn(&spec, &log)?;
         pid.store(first.child.id().unwrap_or(0), Ordering::Relaxed);
-        let task =
-            tokio::spawn(keep(spec, restart, first, log, Arc::clone(&pid), stopped, deaths));
+        let task = tokio::spawn(keep(spec, restart, first, log, Arc::clone(&pid), stopped, deaths));
         Ok(Self { pid, stop, task })
     }
 
@@ -171,8 +172,9 @@ async fn keep(
         pid.store(0, Ordering::Relaxed);
         finish_output(std::mem::take(&mut running.output)).await;
         let again_in = record.judge(restart, running.since.elapsed(), &status, rand::random());
+        let code = status.as_ref().ok().and_then(ExitStatus::code);
         let how = status.map_or_else(|error| error.to_string(), describe);
-        let death = Death { name: spec.name.clone(), how, quick: record.quick, again_in };
+        let death = Death { name: spec.name.clone(), how, code, quick: record.quick, again_in };
         // The supervisor may be gone; then stop is set too.
         let _ = deaths.send(death);
         let Some(wait) = again_in else { return };

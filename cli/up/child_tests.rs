@@ -36,7 +36,10 @@ async fn a_child_that_dies_is_started_again_and_its_words_are_kept() {
 async fn a_stopped_child_gets_its_grace_and_is_not_started_again() {
     let directory = tempfile::tempdir().expect("a directory");
     let (sender, mut deaths) = mpsc::unbounded_channel();
-    let spec = shell("trap 'echo bye; exit 0' TERM; echo up; while :; do sleep 0.05; done", directory.path());
+    let spec = shell(
+        "trap 'echo bye; exit 0' TERM; echo up; while :; do sleep 0.05; done",
+        directory.path(),
+    );
     let log = spec.log.clone();
     let child = Supervised::start(spec, Restart::Always, sender).expect("started");
     let up = async {

@@ -52,6 +52,9 @@ pub struct Node {
     pub raft: SocketAddr,
     /// Whether it has been part of the quorum.
     pub joined: bool,
+    /// Whether it has been taken out of the quorum: it is not started any more, and its ports stay unused.
+    #[serde(default)]
+    pub left: bool,
 }
 
 /// A worker's place.
@@ -89,6 +92,11 @@ impl Layout {
             ip => ip,
         };
         SocketAddr::new(ip, address.port())
+    }
+
+    /// The nodes that are part of the cluster or are to join it.
+    pub fn members(&self) -> Vec<usize> {
+        (0..self.nodes.len()).filter(|index| !self.nodes[*index].left).collect()
     }
 
     /// The layout kept in a directory, if there is one.
@@ -151,7 +159,7 @@ pub fn settle(
         nodes: Vec::new(),
         workers: Vec::new(),
     });
-    let known = layout.nodes.len();
+    let known = layout.members().len();
     let nodes = asked.nodes.unwrap_or(if known == 0 { DEFAULT_NODES } else { known });
     let known_workers = layout.workers.len();
     let fallback = if known == 0 { DEFAULT_WORKERS } else { known_workers };
@@ -171,14 +179,15 @@ pub fn settle(
     }
     layout.listen = asked.listen.unwrap_or(layout.listen);
     let port = layout.listen.port();
-    if port == 0 || usize::from(u16::MAX - port) < nodes - 1 {
+    let ports = nodes + layout.nodes.len() - known;
+    if port == 0 || usize::from(u16::MAX - port) < ports - 1 {
         return usage(format!(
-            "--listen {}: {nodes} ports from there on are needed, each from 1 to 65535",
+            "--listen {}: {ports} ports from there on are needed, each from 1 to 65535",
             layout.listen
         ));
     }
-    while layout.nodes.len() < nodes {
-        layout.nodes.push(Node { raft: free()?, joined: false });
+    while layout.members().len() < nodes {
+        layout.nodes.push(Node { raft: free()?, joined: false, left: false });
     }
     while layout.workers.len() < workers {
         layout.workers.push(Worker { listen: free()? });
@@ -230,6 +239,17 @@ mod tests {
         assert_eq!((rested.workers.len(), workers), (2, 1));
         let failure = settle(Some(first), &asked(Some(1), None), ports()).expect_err("too few");
         assert!(failure.to_string().starts_with("this cluster has 3 nodes"), "{failure}");
+    }
+
+    #[test]
+    fn a_node_that_left_is_not_started_again_and_may_be_replaced() {
+        let mut first = settle(None, &Asked::default(), ports()).expect("valid").0;
+        first.nodes[1].left = true;
+        let none = || unreachable!("no port is needed");
+        let (again, _) = settle(Some(first.clone()), &Asked::default(), none).expect("valid");
+        assert_eq!(again.members(), [0, 2]);
+        let (grown, _) = settle(Some(first), &asked(Some(3), None), ports()).expect("valid");
+        assert_eq!(grown.members(), [0, 2, 3]);
     }
 
     #[test]

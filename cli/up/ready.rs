@@ -130,6 +130,9 @@ mod tests {
         assert_eq!(at(vec![place("ready"), place("ready")]), Look::Done);
         assert!(matches!(at(vec![place("ready"), place("failed")]), Look::Waiting(_)));
         assert!(matches!(at(vec![]), Look::Waiting(_)));
-        assert_eq!(at(vec![place("failed")]), Look::Never("m:latest cannot be loaded: too big".into()));
+        assert_eq!(
+            at(vec![place("failed")]),
+            Look::Never("m:latest cannot be loaded: too big".into())
+        );
     }
 }

@@ -78,8 +78,7 @@ impl Cluster {
         progress: &Progress,
     ) -> Result<(), Failure> {
         let start = Instant::now();
-        loop {
-            let Some((what, address)) = self.taken_port()? else { break };
+        while let Some((what, address)) = self.taken_port()? {
             if !leftovers || start.elapsed() > LEFTOVERS_DEADLINE {
                 return Err(Failure::PortTaken { what, address: address.to_string() });
             }
@@ -98,8 +97,8 @@ impl Cluster {
     }
 
     fn taken_port(&self) -> Result<Option<(String, SocketAddr)>, Failure> {
-        for (index, node) in self.layout.nodes.iter().enumerate() {
-            let name = node_name(index);
+        for index in self.layout.members() {
+            let (name, node) = (node_name(index), &self.layout.nodes[index]);
             for (what, address) in [
                 (format!("the API of {name}"), self.layout.http(index)),
                 (format!("the gRPC service of {name}"), node.raft),
@@ -119,7 +118,8 @@ impl Cluster {
             let spec = self.worker_spec(index);
             self.workers.push(self.start(spec)?);
         }
-        let client = self.client(0)?;
+        let first = self.layout.members().first().copied().unwrap_or(0);
+        let client = self.client(first)?;
         for index in 0..self.worker_count {
             let name = worker_name(index);
             let look = |status: &_| ready::worker_ready(status, &name);
@@ -143,9 +143,10 @@ impl Cluster {
     /// Nodes that were part of the quorum go on together; the others join them. Of a new cluster, the first node is all of it.
     async fn bring_up_nodes(&mut self, progress: &Progress) -> Result<(), Failure> {
         let new = !self.layout.nodes.iter().any(|node| node.joined);
-        let total = self.layout.nodes.len();
-        let (first, later): (Vec<usize>, Vec<usize>) =
-            (0..total).partition(|index| self.layout.nodes[*index].joined || (new && *index == 0));
+        let members = self.layout.members();
+        let total = members.len();
+        let known = |index: &usize| self.layout.nodes[*index].joined || (new && *index == 0);
+        let (first, later): (Vec<usize>, Vec<usize>) = members.into_iter().partition(known);
         let mut started = Vec::new();
         for group in [first, later] {
             for index in &group {
@@ -240,10 +241,10 @@ impl Cluster {
             args.push("--bootstrap".into());
         } else {
             // A node that is part of the quorum already takes no notice.
-            let others = (0..self.layout.nodes.len()).filter(|other| *other != index);
-            let others: Vec<usize> = others.filter(|i| started.is_empty() || started.contains(i)).collect();
-            let urls = others.iter().map(|other| format!("http://{}", self.layout.reached(*other)));
-            for url in urls {
+            let up = |other: &usize| started.is_empty() || started.contains(other);
+            let others = self.layout.members().into_iter().filter(|other| *other != index);
+            for other in others.filter(up) {
+                let url = format!("http://{}", self.layout.reached(other));
                 args.extend(["--join".into(), url.into()]);
             }
         }
@@ -258,7 +259,8 @@ impl Cluster {
         args.extend(["--drain-ms".into(), DRAIN.as_millis().to_string().into()]);
         args.extend(["--threads".into(), self.threads().to_string().into()]);
         args.extend(["--memory".into(), self.memory().to_string().into()]);
-        for (node, place) in self.layout.nodes.iter().enumerate() {
+        for node in self.layout.members() {
+            let place = &self.layout.nodes[node];
             args.extend(["--control-plane".into(), place.raft.to_string().into()]);
             let blobs = member_directory(&self.directory, &node_name(node)).join("blobs");
             args.extend(["--blob-hint".into(), blobs.into()]);
@@ -305,7 +307,7 @@ impl Cluster {
 
     /// Prints where to send the first request.
     pub fn announce(&self, model: Option<&str>, json: bool) {
-        let nodes = 0..self.layout.nodes.len();
+        let nodes = self.layout.members().into_iter();
         let urls: Vec<String> =
             nodes.map(|index| format!("http://{}", self.layout.reached(index))).collect();
         let workers = self.worker_count;
@@ -316,7 +318,9 @@ impl Cluster {
             return out::line(&ready.to_string());
         }
         let first = urls.first().map_or("", String::as_str);
-        let mut text = format!("ready: {} nodes, {workers} workers\n\n", urls.len());
+        let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+        let (nodes, workers) = (count(urls.len(), "node"), count(workers, "worker"));
+        let mut text = format!("ready: {nodes}, {workers}\n\n");
         for (index, url) in urls.iter().enumerate() {
             let title = if index == 0 { "endpoints" } else { "" };
             text.push_str(&format!("  {title:<10} {url}\n"));
@@ -341,10 +345,19 @@ impl Cluster {
         out::text(&text);
     }
 
-    /// The next process that dies unasked.
+    /// The next process that dies unasked. A node that ends well has left the quorum, and that is remembered.
     pub async fn next_death(&mut self) -> Death {
         match self.deaths.recv().await {
-            Some(death) => death,
+            Some(death) => {
+                let index = (0..self.layout.nodes.len()).find(|i| node_name(*i) == death.name);
+                if let (Some(index), Some(0)) = (index, death.code) {
+                    self.layout.nodes[index].left = true;
+                    if let Err(failure) = self.layout.save(&self.directory) {
+                        out::say(&format!("Warning: {failure}"));
+                    }
+                }
+                death
+            }
             // Not reached: this cluster holds a sender itself.
             None => std::future::pending().await,
         }

@@ -220,8 +220,10 @@ impl Change {
             let end = (at + in_sector).min(data.len());
             if coins.below(100) < keep_percent {
                 write(bytes, offset + at as u64, &data[at..end]);
-            } else if coins.below(8) == 0 {
-                let part = at + coins.below((end - at) as u64) as usize;
+            } else if coins.below(3) == 0 {
+                // Short records live at the start of a sector: tear there as often as anywhere.
+                let most = if coins.below(2) == 0 { end - at } else { (end - at).min(64) };
+                let part = at + coins.below(most as u64) as usize;
                 write(bytes, offset + at as u64, &data[at..part]);
             }
             at = end;

@@ -13,7 +13,10 @@ use tempfile::TempDir;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
-fn rounds() -> impl Strategy<Value = Vec<(Vec<(u8, Vec<u8>)>, Vec<u8>)>> {
+/// Puts and deletes, the keys as small numbers.
+type Round = (Vec<(u8, Vec<u8>)>, Vec<u8>);
+
+fn rounds() -> impl Strategy<Value = Vec<Round>> {
     let puts = prop::collection::vec((0..40u8, prop::collection::vec(any::<u8>(), 0..50)), 0..12);
     let deletes = prop::collection::vec(0..40u8, 0..6);
     prop::collection::vec((puts, deletes), 1..12)

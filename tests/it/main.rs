@@ -1,1 +1,12 @@
-//! stub
+//! Whole processes, driven as a user drives them.
+
+mod cli;
+mod cluster;
+mod up;
+
+use std::path::Path;
+
+/// The binary under test.
+fn binary() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_ollamamax"))
+}

@@ -104,7 +104,9 @@ impl Cluster {
         args.extend(["--raft-listen".into(), listen(self.raft[index])]);
         match index {
             0 => args.push("--bootstrap".into()),
-            _ => args.extend(["--join".into(), format!("http://127.0.0.1:{}", self.http[0]).into()]),
+            _ => {
+                args.extend(["--join".into(), format!("http://127.0.0.1:{}", self.http[0]).into()])
+            }
         }
         let node = self.spawn(&format!("node-{}", index + 1), args)?;
         self.nodes.push(node);
@@ -189,7 +191,11 @@ impl Cluster {
     }
 
     /// SIGTERM, and its exit code once it has ended.
-    pub async fn stop(&mut self, member: Member, deadline: Duration) -> Result<Option<i32>, HarnessError> {
+    pub async fn stop(
+        &mut self,
+        member: Member,
+        deadline: Duration,
+    ) -> Result<Option<i32>, HarnessError> {
         self.process_mut(member).stop(deadline).await
     }
 
@@ -227,7 +233,11 @@ impl Cluster {
     }
 
     /// Waits until every running node knows the leader and that many voters.
-    pub async fn wait_for_quorum(&self, voters: usize, deadline: Duration) -> Result<(), HarnessError> {
+    pub async fn wait_for_quorum(
+        &self,
+        voters: usize,
+        deadline: Duration,
+    ) -> Result<(), HarnessError> {
         self.wait("a quorum", deadline, async || {
             for (api, node) in self.apis.iter().zip(&self.nodes) {
                 if node.pid().is_none() {
@@ -236,7 +246,10 @@ impl Cluster {
                 let status = api.status().await.map_err(|error| error.to_string())?;
                 let voting = status.nodes.iter().filter(|node| node.voter).count();
                 if status.leader.is_none() || voting != voters {
-                    return Err(format!("{}: leader {:?}, {voting} voters", node.name, status.leader));
+                    return Err(format!(
+                        "{}: leader {:?}, {voting} voters",
+                        node.name, status.leader
+                    ));
                 }
             }
             Ok(())
@@ -245,7 +258,11 @@ impl Cluster {
     }
 
     /// Waits until that many workers are ready.
-    pub async fn wait_for_workers(&self, count: usize, deadline: Duration) -> Result<(), HarnessError> {
+    pub async fn wait_for_workers(
+        &self,
+        count: usize,
+        deadline: Duration,
+    ) -> Result<(), HarnessError> {
         self.wait("ready workers", deadline, async || {
             let status = self.status().await.map_err(|error| error.to_string())?;
             let ready = status.workers.iter().filter(|worker| worker.status == "ready").count();

@@ -91,7 +91,12 @@ impl Api {
     }
 
     /// The answer to one user message, generated without chance: same model, same prompt, same text.
-    pub async fn chat(&self, model: &str, prompt: &str, tokens: u32) -> Result<String, HarnessError> {
+    pub async fn chat(
+        &self,
+        model: &str,
+        prompt: &str,
+        tokens: u32,
+    ) -> Result<String, HarnessError> {
         self.chat_stream(model, prompt, tokens).await?.text().await
     }
 
@@ -111,7 +116,12 @@ impl Api {
     }
 
     /// The whole answer of `/api/generate` as one object.
-    pub async fn generate(&self, model: &str, prompt: &str, options: Value) -> Result<Value, HarnessError> {
+    pub async fn generate(
+        &self,
+        model: &str,
+        prompt: &str,
+        options: Value,
+    ) -> Result<Value, HarnessError> {
         let body = json!({"model": model, "prompt": prompt, "stream": false, "options": options});
         self.post("/api/generate", &body).await
     }

@@ -22,9 +22,7 @@ pub fn run_of(count: u16) -> Result<u16, HarnessError> {
     for _ in 0..ATTEMPTS {
         let first: u16 = rand::random_range(RANGE.start..RANGE.end - count);
         let ports = first..first + count;
-        let free = |port| {
-            !taken.contains(&port) && TcpListener::bind(("127.0.0.1", port)).is_ok()
-        };
+        let free = |port| !taken.contains(&port) && TcpListener::bind(("127.0.0.1", port)).is_ok();
         if ports.clone().all(free) {
             taken.extend(ports);
             return Ok(first);

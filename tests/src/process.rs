@@ -99,7 +99,8 @@ impl Process {
     /// Sends any signal.
     pub fn signal(&self, signal: Signal) -> Result<(), HarnessError> {
         let pid = self.pid().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
-        let pid = pid.ok_or_else(|| HarnessError::Other(format!("`{}` does not run", self.name)))?;
+        let pid =
+            pid.ok_or_else(|| HarnessError::Other(format!("`{}` does not run", self.name)))?;
         kill_process(pid, signal).map_err(|error| HarnessError::Other(error.to_string()))
     }
 
@@ -112,10 +113,9 @@ impl Process {
     /// Waits for its end; the exit code, `None` after a signal.
     pub async fn wait(&mut self, deadline: Duration) -> Result<Option<i32>, HarnessError> {
         let what = format!("the end of {}", self.name);
-        let ended = wait_until(deadline, &what, async || {
-            self.exit_status().ok_or_else(|| self.tail())
-        })
-        .await?;
+        let ended =
+            wait_until(deadline, &what, async || self.exit_status().ok_or_else(|| self.tail()))
+                .await?;
         self.child = None;
         Ok(ended.code())
     }
@@ -171,9 +171,8 @@ mod tests {
     async fn a_death_brings_its_last_words() {
         let directory = tempfile::tempdir().expect("a directory");
         let mut process = shell("echo no such port; exit 3", directory.path());
-        let error = wait_until(DEADLINE, "death", async || {
-            process.check().err().ok_or("still running")
-        });
+        let error =
+            wait_until(DEADLINE, "death", async || process.check().err().ok_or("still running"));
         let text = error.await.expect("it dies").to_string();
         assert!(text.contains("exited with code 3") && text.contains("no such port"), "{text}");
     }

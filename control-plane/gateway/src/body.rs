@@ -88,7 +88,7 @@ mod tests {
         assert!(error("[1]").contains("expected an object"));
         assert!(error("{\"list\":[]} x").starts_with("invalid JSON: trailing"));
         assert!(error("{").starts_with("invalid JSON: EOF"));
-        assert!(error(&"[".repeat(1_000_000)).contains("recursion limit"));
+        assert!(error(&"[".repeat(1_000_000)).starts_with("invalid JSON"));
     }
 
     #[test]

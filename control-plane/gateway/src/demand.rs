@@ -307,7 +307,7 @@ impl Gateway {
             }
             Some(largest) if largest < needed => {
                 return Progress::Stuck(Failure::unavailable(format!(
-                    "no worker can hold '{name}': it needs {needed} bytes, the largest worker has {largest}"
+                    "no worker can hold '{name}': it needs {needed} bytes, the largest has {largest}"
                 )));
             }
             Some(_) => {}

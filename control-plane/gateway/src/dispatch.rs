@@ -185,7 +185,8 @@ impl Run {
         let mut last: Option<Failure> = None;
         loop {
             let Some((candidate, work)) = self.next_candidate().await else {
-                let failure = Failure::unavailable("every worker that had the model is gone");
+                let failure =
+                    Failure::unavailable("no worker that has the model took the request in time");
                 return Err(last.unwrap_or(failure));
             };
             self.tried.insert(candidate.identity());
@@ -203,7 +204,9 @@ impl Run {
             self.only_busy &= matches!(end, End::Busy(_));
             match end {
                 End::Done | End::ClientGone => {
-                    self.gateway.workers.record(&candidate.worker, true, now);
+                    if matches!(end, End::Done) {
+                        self.gateway.workers.record(&candidate.worker, true, now);
+                    }
                     self.gateway.touch(&self.job.model.name);
                     return Ok(());
                 }
@@ -247,7 +250,9 @@ impl Run {
             }
             // Waiting inside a full system only makes it fuller; the client is told when to come back.
             let overloaded = self.only_busy && !self.tried.is_empty() && self.tokens.is_empty();
-            if now >= deadline || overloaded {
+            let known = state.models.get(&self.job.model.name);
+            let gone = known.is_none_or(|now| now.version.blob != self.job.model.version.blob);
+            if now >= deadline || overloaded || gone {
                 return None;
             }
             let wake = if again { deadline } else { second_chance.max(now).min(deadline) };

@@ -136,7 +136,8 @@ mod tests {
 
         #[test]
         fn whole_seconds_survive(seconds in 0u32..100_000) {
-            prop_assert_eq!(parse_go_duration(&format!("{seconds}s")), Ok(i64::from(seconds) * 1_000_000_000));
+            let ns = i64::from(seconds) * 1_000_000_000;
+            prop_assert_eq!(parse_go_duration(&format!("{seconds}s")), Ok(ns));
         }
     }
 }

@@ -78,20 +78,19 @@ pub(crate) fn recover(
         let path = segment::path(dir, number);
         let file = disk.open(&path, OpenMode::Write).context("open", &path)?;
         let bytes = read_to_end(&*file, 0, u64::MAX).context("read", &path)?;
+        let begun = bytes.get(HEAD_PAGE as usize..).unwrap_or_default();
+        let unused = begun.iter().all(|byte| *byte == 0);
+        let unproven = number == last && number > first && number > mark.position.segment;
         let head = match segment::read_head(&bytes) {
             Ok(head) => head,
             Err(HeadError::Version(found)) => {
                 return Err(StorageError::Version { file: path, found, expected: format::VERSION });
             }
-            Err(HeadError::Bad(reason)) => {
-                let begun = bytes.get(HEAD_PAGE as usize..).unwrap_or_default();
-                let unused = begun.iter().all(|byte| *byte == 0);
-                if number == last && number > first && number > mark.position.segment && unused {
-                    unfinished = Some(path);
-                    break;
-                }
-                return Err(StorageError::corrupt(&path, 0, reason));
+            Err(HeadError::Bad(_)) if unproven && unused => {
+                unfinished = Some(path);
+                break;
             }
+            Err(HeadError::Bad(reason)) => return Err(StorageError::corrupt(&path, 0, reason)),
         };
         let replay = replay.get_or_insert_with(|| Replay {
             mark,
@@ -99,7 +98,12 @@ pub(crate) fn recover(
             view: View::starting(head.summary.clone()),
             batch: head.batch,
         });
-        replay.check_head(&path, number, &head, stop.take())?;
+        replay.check_head(&path, number, &head, stop.as_ref())?;
+        if unproven && unused {
+            // Its name may only look durable, after a sync of the directory that failed: better made again.
+            unfinished = Some(path);
+            break;
+        }
         stop = Some(replay.segment(&path, number, bytes)?);
         segments.insert(number, file);
     }
@@ -144,7 +148,7 @@ impl Replay<'_> {
         path: &Path,
         number: u64,
         head: &Head,
-        previous: Option<Stop>,
+        previous: Option<&Stop>,
     ) -> Result<(), StorageError> {
         let bad = |reason: &str| Err(StorageError::corrupt(path, 0, reason));
         if head.identity != self.mark.identity {

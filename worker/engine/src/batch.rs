@@ -1,14 +1,14 @@
 //! Continuous batching: which sequences run in the next step, and with how many of their tokens.
 //!
-//! A step has a budget of tokens. It is spent in this order: one token for each sequence that is decoding; the next
-//! chunk of each prompt that is being computed; then waiting sequences are admitted, first come first served, as long as
-//! places, blocks and budget remain. So a long prompt never stalls the streams beside it, and the device never idles
-//! while there is work.
+//! A step has a budget of tokens. It is spent in this order: one token for each sequence that is
+//! decoding; the next chunk of each prompt that is being computed; then waiting sequences are
+//! admitted, first come first served, as long as places, blocks and budget remain. So a long prompt
+//! never stalls the streams beside it, and the device never idles while there is work.
 //!
-//! A sequence gets blocks for all tokens it knows when it is admitted, and one more whenever decoding needs it. When
-//! there is none, the newest sequence gives all of its blocks back and waits at the head of the queue; its tokens are
-//! computed again later, mostly from the prefix cache. The oldest sequence is never preempted, so there is always
-//! progress.
+//! A sequence gets blocks for all tokens it knows when it is admitted, and one more whenever
+//! decoding needs it. When there is none, the newest sequence gives all of its blocks back and
+//! waits at the head of the queue; its tokens are computed again later, mostly from the prefix
+//! cache. The oldest sequence is never preempted, so there is always progress.
 
 use crate::backend::{Logits, Slice, StepBatch};
 use crate::kv::{BlockPool, Usage};
@@ -150,7 +150,8 @@ impl Batch {
     fn admit(&mut self, plan: &mut StepPlan, budget: &mut usize) {
         while *budget > 0 && self.running.len() < self.limits.sequences_max {
             let Some(next) = self.waiting.front() else { break };
-            // Those that run keep a block each to grow into, or the newcomer would be preempted at once.
+            // Those that run keep a block each to grow into, or the newcomer would be preempted at
+            // once.
             let reserve = self.running.len();
             let cost = self.pool.cost(&next.tokens, next.tokens.len());
             if cost + reserve > self.pool.available() {
@@ -183,7 +184,8 @@ impl Batch {
         self.waiting.push_front(victim);
     }
 
-    /// The plan as the backend wants it. Sequences that were removed since are dropped from the plan.
+    /// The plan as the backend wants it. Sequences that were removed since are dropped from the
+    /// plan.
     pub fn step_batch(&self, plan: &mut StepPlan) -> StepBatch {
         plan.parts.retain(|(id, _)| self.running.iter().any(|sequence| sequence.id == *id));
         let slice = |&(id, count): &(SequenceId, usize)| {
@@ -200,7 +202,8 @@ impl Batch {
         StepBatch { slices: plan.parts.iter().filter_map(slice).collect() }
     }
 
-    /// Notes that a part of the plan was computed. The sequence, when its next token is to be sampled.
+    /// Notes that a part of the plan was computed. The sequence, when its next token is to be
+    /// sampled.
     pub fn computed(&mut self, id: SequenceId, count: usize) -> Option<&mut Sequence> {
         let sequence = self.running.iter_mut().find(|sequence| sequence.id == id)?;
         sequence.computed += count;

@@ -1,8 +1,9 @@
-//! Chance as a function: the coin for a position is computed from (seed, position), never drawn from shared state.
+//! Chance as a function: the coin for a position is computed from (seed, position), never drawn
+//! from shared state.
 //!
-//! So a sequence that is batched differently, preempted, or resumed on another worker throws exactly the coins it
-//! would have thrown. The generator is Philox4x32-10 (Salmon et al., *Parallel random numbers: as easy as 1, 2, 3*,
-//! 2011): the seed is the key, the position the counter.
+//! So a sequence that is batched differently, preempted, or resumed on another worker throws
+//! exactly the coins it would have thrown. The generator is Philox4x32-10 (Salmon et al., *Parallel
+//! random numbers: as easy as 1, 2, 3*, 2011): the seed is the key, the position the counter.
 
 const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];

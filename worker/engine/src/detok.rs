@@ -1,7 +1,9 @@
-//! From token bytes to text: a character may be spread over several tokens, so its first bytes wait for the rest.
+//! From token bytes to text: a character may be spread over several tokens, so its first bytes wait
+//! for the rest.
 //!
-//! Bytes that can never become a character turn into U+FFFD as soon as that is certain, and what is left unfinished
-//! turns into one at the end, exactly as `String::from_utf8_lossy` would do over all the bytes at once.
+//! Bytes that can never become a character turn into U+FFFD as soon as that is certain, and what is
+//! left unfinished turns into one at the end, exactly as `String::from_utf8_lossy` would do over
+//! all the bytes at once.
 
 /// Turns a stream of bytes into a stream of whole characters.
 #[derive(Clone, Debug, Default)]
@@ -83,7 +85,7 @@ mod tests {
             bytes in prop_oneof![
                 any::<String>().prop_map(String::into_bytes),
                 prop::collection::vec(any::<u8>(), 0..64),
-                prop::collection::vec(prop::sample::select(vec![0xE2u8, 0x82, 0xAC, 0xF0, 0x9F, 0x41]), 0..64),
+                prop::collection::vec(prop::sample::select(b"\xE2\x82\xAC\xF0\x9FA".to_vec()), 0..64),
             ],
             size in 1usize..7,
         ) {

@@ -1,11 +1,13 @@
-//! The engine of one loaded model: requests in, emissions out, one forward pass per [`Engine::step`].
+//! The engine of one loaded model: requests in, emissions out, one forward pass per
+//! [`Engine::step`].
 //!
 //! ```text
-//! TextModel::prepare (any thread) -> Engine::submit -> batch.plan -> Backend::step -> sample -> accept -> Emission
+//! TextModel::prepare (any thread) -> submit -> batch.plan -> Backend::step -> sample -> Emission
 //! ```
 //!
-//! The engine reads no clock and starts no thread: its owner calls [`Engine::step`] while [`Engine::is_idle`] is false,
-//! and measures. What a sequence generates depends on its own tokens and options only, not on what runs beside it.
+//! The engine reads no clock and starts no thread: its owner calls [`Engine::step`] while
+//! [`Engine::is_idle`] is false, and measures. What a sequence generates depends on its own tokens
+//! and options only, not on what runs beside it.
 
 use crate::backend::{Backend, BackendError};
 use crate::batch::{Batch, BatchLimits, StepPlan};
@@ -88,12 +90,14 @@ pub struct Finished {
 pub struct Emission {
     /// Which.
     pub sequence: SequenceId,
-    /// Index of the first of `tokens`, counted from the start of the generation; resumed tokens count.
+    /// Index of the first of `tokens`, counted from the start of the generation; resumed tokens
+    /// count.
     pub index: u32,
     /// New tokens, the one that ends the generation included. Never resumed ones.
     pub tokens: Vec<u32>,
-    /// Text these tokens released. It may lag behind them by a partial character or a possible stop; after a resume that
-    /// part comes from here although its tokens came from elsewhere, and text they released there does not come again.
+    /// Text these tokens released. It may lag behind them by a partial character or a possible
+    /// stop; after a resume that part comes from here although its tokens came from elsewhere, and
+    /// text they released there does not come again.
     pub text: String,
     /// Once, when the sequence is admitted.
     pub started: Option<Admitted>,
@@ -130,8 +134,8 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// An engine without sequences. The context is cut to what the backend's blocks hold, so that a single sequence
-    /// always fits.
+    /// An engine without sequences. The context is cut to what the backend's blocks hold, so that a
+    /// single sequence always fits.
     pub fn new(backend: Box<dyn Backend>, text: Arc<TextModel>, limits: EngineLimits) -> Self {
         let (count, tokens) = (backend.blocks_count(), backend.block_tokens());
         let context_tokens = limits.context_tokens.min(count.saturating_mul(tokens));
@@ -151,8 +155,9 @@ impl Engine {
         }
     }
 
-    /// Takes a request. `resume` are tokens already generated elsewhere: they are replayed into the sequence's state and
-    /// never emitted again, and the generation goes on as it would have gone on there.
+    /// Takes a request. `resume` are tokens already generated elsewhere: they are replayed into the
+    /// sequence's state and never emitted again, and the generation goes on as it would have gone
+    /// on there.
     pub fn submit(&mut self, prepared: Prepared, resume: &[u32]) -> Result<SequenceId, Refusal> {
         let (waiting, limit) = (self.waiting(), self.limits.waiting_max);
         if waiting >= limit {
@@ -198,8 +203,9 @@ impl Engine {
         self.batch.remove(id).is_some() || self.complete.len() < complete
     }
 
-    /// Decides what the next step computes, and tells who is admitted to it. [`Engine::step`] does this by itself;
-    /// calling it before lets the owner note the time at which a sequence's waiting ended and its prompt began.
+    /// Decides what the next step computes, and tells who is admitted to it. [`Engine::step`] does
+    /// this by itself; calling it before lets the owner note the time at which a sequence's waiting
+    /// ended and its prompt began.
     pub fn admit(&mut self) -> Vec<Emission> {
         let mut emissions = std::mem::take(&mut self.complete);
         if self.planned.is_some() {
@@ -219,8 +225,8 @@ impl Engine {
         emissions
     }
 
-    /// One forward pass: at most one emission per sequence. After an error the engine is of no use any more and repeats
-    /// it; its sequences can be resumed elsewhere.
+    /// One forward pass: at most one emission per sequence. After an error the engine is of no use
+    /// any more and repeats it; its sequences can be resumed elsewhere.
     pub fn step(&mut self) -> Result<Vec<Emission>, BackendError> {
         if let Some(error) = &self.failed {
             return Err(error.clone());

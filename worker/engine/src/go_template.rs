@@ -1,9 +1,9 @@
-//! Go templates as Ollama models carry them: the part of the language that chat templates use, and a refusal by name for
-//! the rest.
+//! Go templates as Ollama models carry them: the part of the language that chat templates use, and
+//! a refusal by name for the rest.
 //!
-//! Ollama knows two styles. A template that ranges over `.Messages` is run once. An older one has `.System`, `.Prompt` and
-//! `.Response` and is run once per turn; in the last run everything after `.Response` is left out, because there the
-//! model goes on (Ollama `template.Execute`).
+//! Ollama knows two styles. A template that ranges over `.Messages` is run once. An older one has
+//! `.System`, `.Prompt` and `.Response` and is run once per turn; in the last run everything after
+//! `.Response` is left out, because there the model goes on (Ollama `template.Execute`).
 
 mod parse;
 mod run;
@@ -26,7 +26,8 @@ pub struct GoTemplate {
 }
 
 impl GoTemplate {
-    /// Whether a source is a Go template rather than a Jinja one: a field begins with a dot, and no `{%`.
+    /// Whether a source is a Go template rather than a Jinja one: a field begins with a dot, and no
+    /// `{%`.
     pub fn looks_like(source: &str) -> bool {
         let fields = ["System", "Prompt", "Response", "Messages", "Tools"];
         let field = |name: &&str| {
@@ -34,7 +35,7 @@ impl GoTemplate {
                 .iter()
                 .any(|spelling| source.contains(spelling.as_str()))
         };
-        !source.contains("{%") && source.contains("{{") && fields.iter().any(|name| field(&name))
+        !source.contains("{%") && source.contains("{{") && fields.iter().any(field)
     }
 
     /// Reads a template.

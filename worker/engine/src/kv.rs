@@ -1,17 +1,19 @@
-//! Who holds which KV block: reference counts, and a cache of full blocks so that a known prefix is not computed again.
+//! Who holds which KV block: reference counts, and a cache of full blocks so that a known prefix is
+//! not computed again.
 //!
 //! ```text
 //!           grow               release (last reference)
 //!   free ----------> used ------------------------------> free     a block nobody could find again
-//!    ^                ^  \------------------------------> cached   a full block, found by its tokens and its parent
+//!    ^                ^  \------------------------------> cached   full, found by its tokens and its parent
 //!    |                |        claim_prefix                 |
 //!    |                +-------------------------------------+
 //!    +------------------- evicted, oldest first ------------+
 //! ```
 //!
-//! A full block is found by (its parent in the chain, its tokens). The parent is a number that is given out once and
-//! never again, so equality is exact: no hash decides whose attention a sequence reads. Blocks are released last one
-//! first, so that the tail of a chain is evicted before the blocks it depends on.
+//! A full block is found by (its parent in the chain, its tokens). The parent is a number that is
+//! given out once and never again, so equality is exact: no hash decides whose attention a sequence
+//! reads. Blocks are released last one first, so that the tail of a chain is evicted before the
+//! blocks it depends on.
 
 use crate::backend::BlockId;
 use std::collections::{BTreeMap, HashMap};
@@ -47,7 +49,8 @@ struct Block {
     released: u64,
 }
 
-/// The blocks one sequence holds. Give it back with [`BlockPool::release`]; dropping it would leak its blocks.
+/// The blocks one sequence holds. Give it back with [`BlockPool::release`]; dropping it would leak
+/// its blocks.
 #[derive(Debug, Default)]
 pub struct BlockTable {
     blocks: Vec<BlockId>,
@@ -105,16 +108,16 @@ impl BlockPool {
         positions.div_ceil(self.block_tokens)
     }
 
-    /// How many blocks that are now free or cached a sequence of `tokens` would take to hold `positions`: those it
-    /// would share with running sequences cost nothing.
+    /// How many blocks that are now free or cached a sequence of `tokens` would take to hold
+    /// `positions`: those it would share with running sequences cost nothing.
     pub fn cost(&self, tokens: &[u32], positions: usize) -> usize {
         let shared = self.known_prefix(tokens);
         let in_use = shared.iter().filter(|(id, _)| self.block(*id).refs > 0).count();
         self.blocks_for(positions).saturating_sub(in_use)
     }
 
-    /// A table that starts with the known blocks of `tokens`, and how many positions they cover. At least one token is
-    /// always left to compute: its logits are needed.
+    /// A table that starts with the known blocks of `tokens`, and how many positions they cover. At
+    /// least one token is always left to compute: its logits are needed.
     pub fn claim_prefix(&mut self, tokens: &[u32]) -> (BlockTable, usize) {
         let mut table = BlockTable::default();
         for (id, chain) in self.known_prefix(tokens) {
@@ -131,7 +134,8 @@ impl BlockPool {
         (table, positions)
     }
 
-    /// Makes the table cover `positions`; changes nothing and returns false when there are not enough blocks.
+    /// Makes the table cover `positions`; changes nothing and returns false when there are not
+    /// enough blocks.
     #[must_use]
     pub fn grow(&mut self, table: &mut BlockTable, positions: usize) -> bool {
         let missing = self.blocks_for(positions).saturating_sub(table.blocks.len());
@@ -146,13 +150,15 @@ impl BlockPool {
         true
     }
 
-    /// Makes the table's full blocks findable; `computed` are the tokens whose positions are computed.
+    /// Makes the table's full blocks findable; `computed` are the tokens whose positions are
+    /// computed.
     pub fn commit(&mut self, table: &mut BlockTable, computed: &[u32]) {
         let full = (computed.len() / self.block_tokens).min(table.blocks.len());
         for index in table.committed..full {
             let tokens = &computed[index * self.block_tokens..][..self.block_tokens];
             let key: Key = (table.chain, tokens.into());
-            // Another sequence may have computed the same block meanwhile: its copy stays the one that is found.
+            // Another sequence may have computed the same block meanwhile: its copy stays the one
+            // that is found.
             table.chain = if let Some((_, chain)) = self.found.get(&key) {
                 *chain
             } else {

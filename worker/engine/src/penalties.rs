@@ -1,4 +1,5 @@
-//! Penalties on tokens that came lately: repetition divides or multiplies, presence and frequency subtract.
+//! Penalties on tokens that came lately: repetition divides or multiplies, presence and frequency
+//! subtract.
 //!
 //! The formulas are llama.cpp's (`llama_sampler_penalties`): repetition first, then
 //! `logit -= count * frequency + presence`.

@@ -1,7 +1,9 @@
-//! How text is cut into words before byte pairs merge: one rule per family of models, named by `tokenizer.ggml.pre`.
+//! How text is cut into words before byte pairs merge: one rule per family of models, named by
+//! `tokenizer.ggml.pre`.
 //!
-//! The expressions are llama.cpp's (`llama_vocab` pre-types), each applied to the pieces the one before left. A name that
-//! is not here is refused: a neighbouring rule would give slightly different tokens and quietly worse answers.
+//! The expressions are llama.cpp's (`llama_vocab` pre-types), each applied to the pieces the one
+//! before left. A name that is not here is refused: a neighbouring rule would give slightly
+//! different tokens and quietly worse answers.
 
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::digits::Digits;

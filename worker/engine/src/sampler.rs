@@ -1,8 +1,10 @@
-//! One token from the logits: penalties, then top-k, typical, top-p and min-p cut the candidates, temperature flattens
-//! what is left, and the coin picks. The order is that of llama.cpp's default chain.
+//! One token from the logits: penalties, then top-k, typical, top-p and min-p cut the candidates,
+//! temperature flattens what is left, and the coin picks. The order is that of llama.cpp's default
+//! chain.
 //!
-//! Everything is a function of its arguments. Candidates are sorted by logit, then by id, and sums run in that order in
-//! f64, so equal logits give equal tokens on every machine. A NaN counts as impossible.
+//! Everything is a function of its arguments. Candidates are sorted by logit, then by id, and sums
+//! run in that order in f64, so equal logits give equal tokens on every machine. A NaN counts as
+//! impossible.
 
 use crate::penalties::penalise;
 use ollamamax_proto::inference::Sampling;
@@ -14,8 +16,8 @@ struct Candidate {
     logit: f32,
 }
 
-/// Chooses a token. `logits` is one row of vocabulary size and is changed by the penalties; `recent` holds the tokens
-/// before it, oldest first; `coin` is in `[0, 1)`.
+/// Chooses a token. `logits` is one row of vocabulary size and is changed by the penalties;
+/// `recent` holds the tokens before it, oldest first; `coin` is in `[0, 1)`.
 pub fn sample(logits: &mut [f32], params: &Sampling, recent: &[u32], coin: f64) -> u32 {
     penalise(logits, params, recent);
     for logit in logits.iter_mut() {
@@ -75,7 +77,8 @@ fn probabilities(candidates: &[Candidate], temperature: f32) -> Vec<f64> {
     weights
 }
 
-/// Locally typical sampling (Meister et al., 2022): keeps the tokens whose surprise is closest to the expected one.
+/// Locally typical sampling (Meister et al., 2022): keeps the tokens whose surprise is closest to
+/// the expected one.
 fn keep_typical(candidates: &mut Vec<Candidate>, typical_p: f32) {
     if !(0.0..1.0).contains(&typical_p) {
         return;
@@ -136,8 +139,8 @@ fn pick(candidates: &[Candidate], temperature: f32, coin: f64) -> u32 {
             return candidate.id;
         }
     }
-    // Rounding can leave the sum a hair under the coin: then the last possible token is meant. Where no token is possible
-    // at all, 0 is what `argmax` answers, too.
+    // Rounding can leave the sum a hair under the coin: then the last possible token is meant.
+    // Where no token is possible at all, 0 is what `argmax` answers, too.
     candidates.last().map_or(0, |candidate| candidate.id)
 }
 

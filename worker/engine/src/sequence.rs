@@ -1,8 +1,8 @@
 //! One running request: its tokens, how far they are computed, and what of its text is already out.
 //!
-//! A sequence does not know whether it is a prompt, a decode, a recomputation after preemption, or a stream resumed from
-//! another worker: all of these are "tokens from `computed` on are not in the KV cache yet", and when the last one is, the
-//! next is sampled.
+//! A sequence does not know whether it is a prompt, a decode, a recomputation after preemption, or
+//! a stream resumed from another worker: all of these are "tokens from `computed` on are not in the
+//! KV cache yet", and when the last one is, the next is sampled.
 
 use crate::detok::Detokenizer;
 use crate::kv::BlockTable;
@@ -76,8 +76,8 @@ impl Sequence {
         self.finished
     }
 
-    /// The token after the last one. The coin belongs to the token's position, so it is the same wherever and whenever
-    /// the token is sampled.
+    /// The token after the last one. The coin belongs to the token's position, so it is the same
+    /// wherever and whenever the token is sampled.
     pub fn sample(&self, logits: &mut [f32]) -> u32 {
         let sampling = &self.options.sampling;
         let coin = coin::coin(sampling.seed, self.tokens.len() as u64);
@@ -103,8 +103,8 @@ impl Sequence {
         if self.tokens.len() < self.limit { String::new() } else { self.end(FinishReason::Length) }
     }
 
-    /// Ends it, and releases what was held back: it did not become a character or a stop. A stop completed by the
-    /// unfinished character's U+FFFD still counts.
+    /// Ends it, and releases what was held back: it did not become a character or a stop. A stop
+    /// completed by the unfinished character's U+FFFD still counts.
     fn end(&mut self, reason: FinishReason) -> String {
         let rest = self.detok.finish();
         let released = self.stop.push(&rest);

@@ -1,9 +1,10 @@
-//! Stop texts over a growing text: releases everything that can no longer become part of a stop, and nothing more.
+//! Stop texts over a growing text: releases everything that can no longer become part of a stop,
+//! and nothing more.
 //!
-//! The generation ends at the first place where *some* stop is complete; of several that end there the longest counts.
-//! That makes the result a function of the text alone, however it was cut into pieces: "whichever stop begins first"
-//! would depend on the pieces. Each stop is followed by a Knuth-Morris-Pratt automaton, so the work per byte does not
-//! grow with the length of the stops.
+//! The generation ends at the first place where *some* stop is complete; of several that end there
+//! the longest counts. That makes the result a function of the text alone, however it was cut into
+//! pieces: "whichever stop begins first" would depend on the pieces. Each stop is followed by a
+//! Knuth-Morris-Pratt automaton, so the work per byte does not grow with the length of the stops.
 
 /// What a piece of text led to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,7 +40,8 @@ impl StopFilter {
             let ended = self.automata.iter_mut().filter_map(|stop| stop.push(byte)).max();
             if let Some(length) = ended {
                 self.held.push_str(&text[..=offset]);
-                // The stop is a suffix of what is held: text before it that could still have begun it was held back.
+                // The stop is a suffix of what is held: text before it that could still have begun
+                // it was held back.
                 self.held.truncate(self.held.len() - length);
                 self.stopped = true;
                 return Released { text: std::mem::take(&mut self.held), stopped: true };

@@ -1,8 +1,9 @@
 //! Chat templates: messages to the text a model was trained on.
 //!
-//! Most models bring a Jinja template (as Hugging Face's `apply_chat_template` runs it: blocks trimmed, Python's methods,
-//! `raise_exception`). An Ollama model may bring a Go template instead ([`crate::go_template`]). A template is foreign code, so
-//! it runs on fuel: that bounds both its time and its memory.
+//! Most models bring a Jinja template (as Hugging Face's `apply_chat_template` runs it: blocks
+//! trimmed, Python's methods, `raise_exception`). An Ollama model may bring a Go template instead
+//! ([`crate::go_template`]). A template is foreign code, so it runs on fuel: that bounds both its
+//! time and its memory.
 
 mod json;
 #[cfg(test)]

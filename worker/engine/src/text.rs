@@ -1,5 +1,5 @@
-//! Everything about a model that is text: its tokenizer and its chat template. Shared between threads, so that
-//! rendering and tokenising a request need not wait for the engine's step.
+//! Everything about a model that is text: its tokenizer and its chat template. Shared between
+//! threads, so that rendering and tokenising a request need not wait for the engine's step.
 
 use crate::template::{ChatTemplate, TemplateError};
 use crate::tokenizer::{Tokenizer, TokenizerError};
@@ -83,7 +83,8 @@ impl TextModel {
         Ok(Self { tokenizer, template })
     }
 
-    /// From a file's metadata. A file whose own template cannot be read is refused, not given another one.
+    /// From a file's metadata. A file whose own template cannot be read is refused, not given
+    /// another one.
     pub fn from_gguf(gguf: &Gguf) -> Result<Self, TextModelError> {
         let template = gguf.optional("tokenizer.chat_template", Gguf::get_str)?;
         Self::new(Vocabulary::from_gguf(gguf)?, template)
@@ -133,8 +134,8 @@ impl TextModel {
         Ok(Prepared { tokens, options: options.clone(), context_tokens })
     }
 
-    /// Renders and tokenises messages; when they do not fit, without the oldest ones that are not `system`, and never
-    /// without the last one.
+    /// Renders and tokenises messages; when they do not fit, without the oldest ones that are not
+    /// `system`, and never without the last one.
     fn chat(
         &self,
         template: &ChatTemplate,
@@ -219,8 +220,8 @@ impl Room {
     }
 }
 
-/// The messages without the `dropped` oldest ones that are neither `system` nor the last. What is left begins with a
-/// `user`, as templates that insist on turns want it.
+/// The messages without the `dropped` oldest ones that are neither `system` nor the last. What is
+/// left begins with a `user`, as templates that insist on turns want it.
 fn without_oldest(messages: &[Message], dropped: usize) -> Vec<Message> {
     let last = messages.len().saturating_sub(1);
     let (mut left, mut begun) = (dropped, dropped == 0);

@@ -1,17 +1,18 @@
 //! Text to tokens and tokens to bytes, for byte-level BPE vocabularies.
 //!
 //! ```text
-//! text -> special tokens cut out -> words (pretokenizer) -> byte pairs merged (crate `tokenizers`) -> ids
+//! text -> special tokens cut out -> words (pretokenizer) -> byte pairs merged -> ids
 //! id   -> bytes -> detok
 //! ```
 //!
-//! The behaviour to match is llama.cpp's: which tokens are recognised inside text depends on their kind, and a model ends
-//! on any token of its family's end-of-generation spellings, not only on the `eos` its file names.
+//! The behaviour to match is llama.cpp's: which tokens are recognised inside text depends on their
+//! kind, and a model ends on any token of its family's end-of-generation spellings, not only on the
+//! `eos` its file names.
 
 use crate::pretokenizer::{self, Rule};
 use crate::vocabulary::{TokenKind, Vocabulary};
-use std::collections::{BTreeSet, HashMap};
-use tokenizers::models::bpe::BPE;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::{
     DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, TokenizerImpl,
 };
@@ -84,7 +85,7 @@ pub struct Tokenizer {
     vocabulary: Vocabulary,
     bpe: Bpe,
     /// Tokens recognised as a whole inside text, by first byte, the longest spelling first.
-    specials: HashMap<u8, Vec<u32>>,
+    specials: BTreeMap<u8, Vec<u32>>,
     /// Bytes of each token; empty for those that are never shown.
     bytes: Vec<Vec<u8>>,
     ends: BTreeSet<u32>,
@@ -129,8 +130,8 @@ impl Tokenizer {
         })
     }
 
-    /// The tokens of a text, without `bos`. With `parse_special` control tokens spelt in the text are recognised, as a
-    /// rendered chat needs it; user-defined ones always are.
+    /// The tokens of a text, without `bos`. With `parse_special` control tokens spelt in the text
+    /// are recognised, as a rendered chat needs it; user-defined ones always are.
     pub fn encode(&self, text: &str, parse_special: bool) -> Result<Vec<u32>, TokenizerError> {
         let mut ids = Vec::new();
         let (mut plain, mut position) = (0, 0);
@@ -198,8 +199,8 @@ fn ends(vocabulary: &Vocabulary) -> BTreeSet<u32> {
     named.chain(spelt).collect()
 }
 
-fn specials(vocabulary: &Vocabulary, ends: &BTreeSet<u32>) -> HashMap<u8, Vec<u32>> {
-    let mut specials = HashMap::<u8, Vec<u32>>::new();
+fn specials(vocabulary: &Vocabulary, ends: &BTreeSet<u32>) -> BTreeMap<u8, Vec<u32>> {
+    let mut specials = BTreeMap::<u8, Vec<u32>>::new();
     for (id, spelling) in (0u32..).zip(&vocabulary.tokens) {
         let kind = vocabulary.kind(id);
         let special =
@@ -241,8 +242,8 @@ fn hex_byte(spelling: &str) -> Option<u8> {
     u8::from_str_radix(digits, 16).ok()
 }
 
-/// The byte each character of a byte-level spelling stands for: printable Latin-1 for itself, the other 68 bytes moved up
-/// from U+0100 (GPT-2 `bytes_to_unicode`).
+/// The byte each character of a byte-level spelling stands for: printable Latin-1 for itself, the
+/// other 68 bytes moved up from U+0100 (GPT-2 `bytes_to_unicode`).
 fn byte_alphabet() -> HashMap<char, u8> {
     let mut moved = 0x100u32;
     let mut alphabet = HashMap::new();
@@ -264,7 +265,8 @@ fn bpe(vocabulary: &Vocabulary, rule: Rule) -> Result<Bpe, TokenizerError> {
         vocabulary.tokens.iter().map(String::as_str).zip(0u32..).collect();
     let mut merges = Vec::with_capacity(vocabulary.merges.len());
     for (rank, merge) in vocabulary.merges.iter().enumerate() {
-        // A spelling may hold a space only where it is the first character, as llama.cpp splits them.
+        // A spelling may hold a space only where it is the first character, as llama.cpp splits
+        // them.
         let space = merge.char_indices().skip(1).find(|(_, character)| *character == ' ');
         let pair = space.map(|(at, _)| (&merge[..at], &merge[at + 1..]));
         let pair = pair.filter(|(left, right)| {
@@ -278,10 +280,9 @@ fn bpe(vocabulary: &Vocabulary, rule: Rule) -> Result<Bpe, TokenizerError> {
         };
         merges.push((left.to_owned(), right.to_owned()));
     }
-    let vocab: Vec<(String, u32)> =
-        ids.into_iter().map(|(spelling, id)| (spelling.to_owned(), id)).collect();
+    let vocab: Vocab = vocabulary.tokens.iter().cloned().zip(0u32..).collect();
     let model = BPE::builder()
-        .vocab_and_merges(vocab.into_iter().collect::<tokenizers::models::bpe::Vocab>(), merges)
+        .vocab_and_merges(vocab, merges)
         .ignore_merges(rule.ignore_merges)
         .build()
         .map_err(|error| TokenizerError::Malformed { reason: error.to_string() })?;

@@ -1,4 +1,5 @@
-//! The vocabulary as a GGUF's metadata describes it (`tokenizer.ggml.*`), before anything is built from it.
+//! The vocabulary as a GGUF's metadata describes it (`tokenizer.ggml.*`), before anything is built
+//! from it.
 
 use ollamamax_gguf::{Gguf, GgufError};
 
@@ -59,7 +60,8 @@ pub struct Vocabulary {
 }
 
 impl Vocabulary {
-    /// Reads a file's metadata; keys it does not have stay empty, keys of a wrong type are an error.
+    /// Reads a file's metadata; keys it does not have stay empty, keys of a wrong type are an
+    /// error.
     pub fn from_gguf(gguf: &Gguf) -> Result<Self, GgufError> {
         let key = |name: &str| format!("tokenizer.ggml.{name}");
         let id = |name: &str| gguf.optional(&key(&format!("{name}_token_id")), Gguf::get_u32);

@@ -1,7 +1,7 @@
 //! What a model looks like from outside: details, capabilities, parameters.
 
 use crate::Gateway;
-use ollamamax_gguf::{Gguf, Value as GgufValue};
+use ollamamax_gguf::{Gguf, TensorInfo, Value as GgufValue};
 use ollamamax_proto::Digest;
 use ollamamax_proto::model::ModelVersion;
 use serde::Serialize;
@@ -84,7 +84,10 @@ impl Gateway {
             Some(GgufValue::Str(text)) => Some(text.clone()),
             _ => None,
         };
-        let tensor = |tensor: &ollamamax_gguf::TensorInfo| json!({"name": tensor.name, "type": tensor.kind.name(), "shape": tensor.dims});
+        let tensor = |tensor: &TensorInfo| {
+            let (name, kind, shape) = (&tensor.name, tensor.kind.name(), &tensor.dims);
+            json!({"name": name, "type": kind, "shape": shape})
+        };
         Some(Header { chat_template, tensors: gguf.tensors().iter().map(tensor).collect() })
     }
 

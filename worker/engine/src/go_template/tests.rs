@@ -78,9 +78,9 @@ fn jinja_is_not_mistaken_for_go() {
 
 #[test]
 fn what_is_not_known_is_refused_by_name() {
-    let unsupported = |source: &str| match GoTemplate::new(source) {
-        Err(TemplateError::Unsupported { construct }) => construct,
-        other => panic!("{source}: {other:?}"),
+    let unsupported = |source: &str| match GoTemplate::new(source).expect_err(source) {
+        TemplateError::Unsupported { construct } => construct,
+        other => other.to_string(),
     };
     assert_eq!(unsupported("{{ .Prompt }}{{ .Suffix }}"), ".Suffix");
     assert_eq!(unsupported("{{ range .Messages }}{{ .ToolCalls }}{{ end }}"), ".ToolCalls");

@@ -21,6 +21,7 @@ mod q5_1;
 mod q5_k;
 mod q6_k;
 mod q8_0;
+mod word;
 
 use half::{bf16, f16};
 use ollamamax_gguf::GgmlType;
@@ -137,6 +138,7 @@ fn levels_of<B: Blocks>(row: &[u8], out: Unpacked<'_>) {
     let blocks = row.chunks_exact(B::BYTES).zip(out.levels.chunks_exact_mut(B::ELEMENTS));
     let scales = out.scale.chunks_exact_mut(groups).zip(out.minimum.chunks_exact_mut(groups));
     for ((block, levels), (scale, minimum)) in blocks.zip(scales) {
+        one_at_a_time();
         B::unpack(block, Unpacked { levels, scale, minimum });
     }
 }
@@ -148,8 +150,11 @@ fn plain_of<B: Blocks>(row: &[u8], out: &mut [f32]) {
     let mut minimum = [0.0; BLOCK_MAX / GROUP];
     let (levels, groups) = (&mut levels[..B::ELEMENTS], B::ELEMENTS / GROUP);
     for (block, out) in row.chunks_exact(B::BYTES).zip(out.chunks_exact_mut(B::ELEMENTS)) {
+        one_at_a_time();
         let (scale, minimum) = (&mut scale[..groups], &mut minimum[..groups]);
         B::unpack(block, Unpacked { levels, scale, minimum });
+        // Through memory: kept in registers, the levels would be taken apart byte by byte.
+        let levels = &*std::hint::black_box(&mut *levels);
         let values = out.as_chunks_mut::<GROUP>().0.iter_mut().zip(levels.as_chunks::<GROUP>().0);
         for ((values, levels), (scale, minimum)) in values.zip(scale.iter().zip(minimum.iter())) {
             for (value, level) in values.iter_mut().zip(levels) {
@@ -178,6 +183,13 @@ pub(crate) fn half_to_f32(bits: u16) -> f32 {
     let subnormal = f32::from_bits((twice >> 17) | (126 << 23)) - 0.5;
     let value = if twice < (1 << 27) { subnormal } else { normal };
     f32::from_bits(sign | value.to_bits())
+}
+
+/// Keeps the compiler from vectorising a loop across blocks, with gathers that cost ten times as much as the arithmetic:
+/// inside a block there is enough to do at once. Compiles to nothing else.
+#[inline(always)]
+fn one_at_a_time() {
+    std::hint::black_box(());
 }
 
 /// The f16 at `at`.

@@ -1,6 +1,7 @@
 //! Q4_0: 32 elements; f16 scale, 16 bytes of two levels each (element `i` low, `i + 16` high), shifted by 8.
 
 use super::{Blocks, Unpacked, extreme, half_at, nearest, put_half};
+use super::word::Word;
 
 pub(super) struct Q4_0;
 
@@ -25,11 +26,9 @@ impl Blocks for Q4_0 {
 /// 16 bytes into 32 levels: the low halves first.
 #[inline(always)]
 pub(super) fn nibbles(bytes: &[u8], levels: &mut [u8]) {
-    let (low, high) = levels.split_at_mut(16);
-    for ((low, high), byte) in low.iter_mut().zip(high).zip(bytes) {
-        *low = byte & 15;
-        *high = byte >> 4;
-    }
+    let word = Word::load(bytes, 0);
+    word.low_halves().store(levels, 0);
+    word.high_halves().store(levels, 16);
 }
 
 pub(super) fn put_nibbles(values: &[f32], scale: f32, minimum: f32, bytes: &mut [u8]) {

@@ -1,6 +1,7 @@
 //! Q4_K: 256 elements in eight runs of 32; f16 scale and minimum, twelve bytes of six-bit factors, 128 bytes of levels:
 //! each 32 bytes hold one run in their low and the next in their high halves.
 
+use super::word::Word;
 use super::{Blocks, Unpacked, k_scales};
 
 pub(super) struct Q4K;
@@ -13,10 +14,10 @@ impl Blocks for Q4K {
     fn unpack(block: &[u8], out: Unpacked<'_>) {
         k_scales::spread(block, out.scale, out.minimum);
         for (bytes, levels) in block[16..144].chunks_exact(32).zip(out.levels.chunks_exact_mut(64)) {
-            let (low, high) = levels.split_at_mut(32);
-            for ((low, high), byte) in low.iter_mut().zip(high).zip(bytes) {
-                *low = byte & 15;
-                *high = byte >> 4;
+            for at in [0, 16] {
+                let word = Word::load(bytes, at);
+                word.low_halves().store(levels, at);
+                word.high_halves().store(levels, 32 + at);
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Q5_0: 32 elements; f16 scale, 4 bytes with the fifth bit of each level, 16 bytes of low halves, shifted by 16.
 
-use super::q4_0::nibbles;
 use super::{Blocks, Unpacked, extreme, half_at, nearest, put_half};
+use super::word::Word;
 
 pub(super) struct Q5_0;
 
@@ -26,11 +26,21 @@ impl Blocks for Q5_0 {
 /// 4 bytes of fifth bits (bit `i` for element `i`) and 16 of low halves into 32 levels.
 #[inline(always)]
 pub(super) fn fives(bytes: &[u8], levels: &mut [u8]) {
-    let high = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-    nibbles(&bytes[4..20], levels);
-    for (i, level) in levels[..32].iter_mut().enumerate() {
-        *level |= ((high >> i & 1) << 4) as u8;
-    }
+    let word = Word::load(bytes, 4);
+    word.low_halves().or(sixteens(bytes[0], bytes[1])).store(levels, 0);
+    word.high_halves().or(sixteens(bytes[2], bytes[3])).store(levels, 16);
+}
+
+/// Sixteen bits into sixteen bytes of 16 or 0.
+#[inline(always)]
+fn sixteens(low: u8, high: u8) -> Word {
+    // Every byte gets all eight bits, keeps its own, and carries into its top bit if that one is set.
+    let eight = |bits: u8| {
+        let own = u64::from(bits).wrapping_mul(0x0101_0101_0101_0101) & 0x8040_2010_0804_0201;
+        (own + 0x0040_6070_787c_7e7f & 0x8080_8080_8080_8080) >> 3
+    };
+    let both = u128::from(eight(low)) | u128::from(eight(high)) << 64;
+    Word::load(&both.to_le_bytes(), 0)
 }
 
 pub(super) fn put_fives(values: &[f32], scale: f32, minimum: f32, bytes: &mut [u8]) {

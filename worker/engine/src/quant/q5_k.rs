@@ -1,5 +1,6 @@
 //! Q5_K: as Q4_K, with 32 bytes of fifth bits before the levels: bit `r` of byte `i` belongs to element `i` of run `r`.
 
+use super::word::Word;
 use super::{Blocks, Unpacked, k_scales};
 
 pub(super) struct Q5K;
@@ -11,14 +12,12 @@ impl Blocks for Q5K {
     #[inline(always)]
     fn unpack(block: &[u8], out: Unpacked<'_>) {
         k_scales::spread(block, out.scale, out.minimum);
-        let fifths = &block[16..48];
-        let pairs = block[48..176].chunks_exact(32).zip(out.levels.chunks_exact_mut(64));
-        for (pair, (bytes, levels)) in pairs.enumerate() {
-            let (low, high) = levels.split_at_mut(32);
-            for (((low, high), byte), fifth) in low.iter_mut().zip(high).zip(bytes).zip(fifths) {
-                *low = byte & 15 | (fifth >> (2 * pair) & 1) << 4;
-                *high = byte >> 4 | (fifth >> (2 * pair + 1) & 1) << 4;
-            }
+        for at in [0, 16] {
+            let fifths = Word::load(block, 16 + at);
+            pair::<0, 1>(block, out.levels, at, fifths);
+            pair::<2, 3>(block, out.levels, at, fifths);
+            pair::<4, 5>(block, out.levels, at, fifths);
+            pair::<6, 7>(block, out.levels, at, fifths);
         }
     }
 
@@ -29,4 +28,13 @@ impl Blocks for Q5K {
             block[48 + i / 64 * 32 + i % 32] |= (level & 15) << (i / 32 % 2 * 4);
         }
     }
+}
+
+/// Sixteen elements each of the runs `LOW` and `HIGH`, which share their bytes.
+#[inline(always)]
+fn pair<const LOW: i32, const HIGH: i32>(block: &[u8], levels: &mut [u8], at: usize, fifths: Word) {
+    let word = Word::load(block, 48 + 16 * LOW as usize + at);
+    let (low, high) = (fifths.bits::<LOW>(1).raised(), fifths.bits::<HIGH>(1).raised());
+    word.low_halves().or(low).store(levels, 32 * LOW as usize + at);
+    word.high_halves().or(high).store(levels, 32 * HIGH as usize + at);
 }

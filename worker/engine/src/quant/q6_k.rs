@@ -3,6 +3,7 @@
 //! of 1 and 3 the next 32, and one byte holds the high bits of the four elements at the same place.
 
 use super::{Blocks, Unpacked, extreme, half_at, nearest, put_half};
+use super::word::Word;
 
 pub(super) struct Q6K;
 
@@ -13,13 +14,14 @@ impl Blocks for Q6K {
     #[inline(always)]
     fn unpack(block: &[u8], out: Unpacked<'_>) {
         for (half, levels) in out.levels.chunks_exact_mut(128).enumerate() {
-            let low = &block[64 * half..64 * half + 64];
-            let high = &block[128 + 32 * half..160 + 32 * half];
-            for (run, levels) in levels.chunks_exact_mut(32).enumerate() {
-                let low = &low[run % 2 * 32..run % 2 * 32 + 32];
-                for ((level, low), high) in levels.iter_mut().zip(low).zip(high) {
-                    *level = low >> (run / 2 * 4) & 15 | (high >> (2 * run) & 3) << 4;
-                }
+            for at in [0, 16] {
+                let even = Word::load(block, 64 * half + at);
+                let odd = Word::load(block, 64 * half + 32 + at);
+                let top = Word::load(block, 128 + 32 * half + at);
+                even.low_halves().or(top.bits::<0>(3).raised()).store(levels, at);
+                odd.low_halves().or(top.bits::<2>(3).raised()).store(levels, 32 + at);
+                even.high_halves().or(top.bits::<4>(3).raised()).store(levels, 64 + at);
+                odd.high_halves().or(top.bits::<6>(3).raised()).store(levels, 96 + at);
             }
         }
         let d = half_at(block, 208);

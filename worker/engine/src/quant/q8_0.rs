@@ -1,5 +1,6 @@
 //! Q8_0: 32 elements; f16 scale, 32 signed bytes. As levels they are shifted by 128.
 
+use super::word::Word;
 use super::{Blocks, Unpacked, extreme, half_at, nearest, put_half};
 
 pub(super) struct Q8_0;
@@ -11,8 +12,8 @@ impl Blocks for Q8_0 {
     #[inline(always)]
     fn unpack(block: &[u8], out: Unpacked<'_>) {
         let scale = half_at(block, 0);
-        for (level, byte) in out.levels.iter_mut().zip(&block[2..34]) {
-            *level = byte ^ 0x80;
+        for at in [0, 16] {
+            Word::load(block, 2 + at).flipped().store(out.levels, at);
         }
         out.scale.fill(scale);
         out.minimum.fill(-128.0 * scale);

@@ -1,5 +1,5 @@
-//! The filter `tojson` as `transformers` defines it for chat templates: Python's `json.dumps` without its escaping of what
-//! is not ASCII, and without the HTML escaping of Jinja's own filter.
+//! The filter `tojson` as `transformers` defines it for chat templates: Python's `json.dumps`
+//! without its escaping of what is not ASCII, and without the HTML escaping of Jinja's own filter.
 
 use minijinja::value::Kwargs;
 use minijinja::{Error, ErrorKind, Value};

@@ -17,7 +17,8 @@ fn a_model_without_a_template_gets_chatml() {
         .expect("renders");
     assert_eq!(
         text,
-        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n\
+         <|im_start|>assistant\n"
     );
 }
 
@@ -77,7 +78,7 @@ fn a_hostile_template_runs_out_of_budget() {
     let endless =
         "{% for a in range(99999) %}{% for b in range(99999) %}{{ b }}{% endfor %}{% endfor %}";
     let doubling = "{% set n = namespace(s='xxxxxxxx') %}\
-                    {% for i in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}{{ n.s | length }}";
+                    {% for i in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}{{ n.s }}";
     for source in [endless, doubling] {
         assert_eq!(
             render(source, &[], ""),

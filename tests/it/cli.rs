@@ -1,0 +1,158 @@
+//! The command line without a server: help, usage, exit codes, and what is said when nobody answers.
+
+use crate::binary;
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+
+/// Runs the binary with no configuration of the user's and a server that is not there.
+fn run(args: &[&str], stdin: &str) -> Output {
+    let home = tempfile::tempdir().expect("a directory");
+    let mut child = Command::new(binary())
+        .args(args)
+        .env_clear()
+        .env("HOME", home.path())
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        // A path in the address keeps the client from looking at the ports beside it.
+        .env("OLLAMA_HOST", "http://127.0.0.1:1/nowhere")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let mut input = child.stdin.take().expect("piped");
+    // A command that does not read its stdin may be gone already.
+    let _ = input.write_all(stdin.as_bytes());
+    drop(input);
+    child.wait_with_output().expect("it ends")
+}
+
+fn code(args: &[&str]) -> Option<i32> {
+    run(args, "").status.code()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn help_names_every_command_and_the_exit_codes() {
+    let output = run(&["--help"], "");
+    assert!(output.status.success());
+    let text = String::from_utf8_lossy(&output.stdout);
+    for word in [
+        "up",
+        "control-plane",
+        "worker",
+        "cluster",
+        "run",
+        "create",
+        "list",
+        "ps",
+        "show",
+        "rm",
+        "cp",
+        "pull",
+        "stop",
+        "version",
+        "OLLAMA_HOST",
+        "Exit codes: 0 done",
+    ] {
+        assert!(text.contains(word), "`{word}` is missing in\n{text}");
+    }
+    for command in ["up", "control-plane", "worker", "cluster", "run", "create", "show", "pull"] {
+        assert_eq!(code(&[command, "--help"]), Some(0), "{command}");
+    }
+}
+
+#[test]
+fn wrong_usage_exits_with_2() {
+    for args in [
+        &[][..],
+        &["nonsense"],
+        &["run"],
+        &["rm"],
+        &["show", "m", "--license", "--system"],
+        &["cluster", "remove", "x"],
+        &["list", "--host", "ftp://x"],
+        &["control-plane", "--data-dir", "/nowhere", "--bootstrap", "--join", "http://x"],
+        &["worker", "--data-dir", "/nowhere"],
+        &["up", "--nodes", "0", "--data-dir", "/tmp/ollamamax-never-made/x/../y"],
+        &["run", "m", "--format", "{"],
+    ] {
+        let output = run(args, "");
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {}", stderr(&output));
+        assert!(output.stdout.is_empty(), "{args:?} talked on stdout");
+        assert!(!output.stderr.is_empty(), "{args:?} said nothing");
+    }
+}
+
+#[test]
+fn nobody_there_exits_with_3_and_says_where_it_looked() {
+    for args in [
+        &["list"][..],
+        &["ps"],
+        &["show", "m"],
+        &["run", "m", "hello"],
+        &["stop", "m"],
+        &["rm", "m"],
+        &["cp", "a", "b"],
+        &["pull", "m"],
+        &["cluster", "status", "--json"],
+        &["cluster", "remove", "1"],
+    ] {
+        let output = run(args, "");
+        assert_eq!(output.status.code(), Some(3), "{args:?}: {}", stderr(&output));
+        let said = stderr(&output);
+        assert!(
+            said.starts_with("Error: no node answered at http://127.0.0.1:1/nowhere"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn the_version_needs_no_server() {
+    let output = run(&["--version"], "");
+    assert!(output.status.success());
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.starts_with("ollamamax version is "), "{text}");
+}
+
+#[test]
+fn a_modelfile_is_checked_before_anybody_is_asked() {
+    for (text, said) in [
+        ("", "no FROM line"),
+        ("FROM x\nFORM y\n", "line 2: unknown instruction `FORM`"),
+        ("FROM x\nPARAMETER top_k many\n", "expected a whole number"),
+    ] {
+        let output = run(&["create", "m", "-f", "-"], text);
+        assert_eq!(output.status.code(), Some(2), "{text:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains(said), "{text:?}: {}", stderr(&output));
+    }
+    let output = run(&["create", "m", "-f", "-"], "FROM ./not-there.gguf\n");
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(stderr(&output).contains("not-there.gguf"), "{}", stderr(&output));
+    // A good one comes as far as the server.
+    assert_eq!(run(&["create", "m", "-f", "-"], "FROM x\n").status.code(), Some(3));
+}
+
+#[test]
+fn daemons_say_plainly_why_they_do_not_start() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let data = directory.path().join("data").display().to_string();
+    let free = ["--listen", "127.0.0.1:0", "--raft-listen", "127.0.0.1:0", "--data-dir", &data];
+    let nothing = run(&[&["control-plane"], &free[..]].concat(), "");
+    assert_eq!(nothing.status.code(), Some(78), "{}", stderr(&nothing));
+    assert!(stderr(&nothing).contains("--bootstrap"), "{}", stderr(&nothing));
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("bound").to_string();
+    let args = ["control-plane", "--bootstrap", "--data-dir", &data, "--listen", &address];
+    let in_use = run(&[&args[..], &["--raft-listen", "127.0.0.1:0"]].concat(), "");
+    assert_eq!(in_use.status.code(), Some(1), "{}", stderr(&in_use));
+    assert!(stderr(&in_use).contains("in use"), "{}", stderr(&in_use));
+    let worker =
+        ["worker", "--data-dir", &data, "--listen", &address, "--control-plane", "127.0.0.1:1"];
+    let in_use = run(&worker, "");
+    assert_eq!(in_use.status.code(), Some(1), "{}", stderr(&in_use));
+    assert!(stderr(&in_use).contains(&address), "{}", stderr(&in_use));
+}

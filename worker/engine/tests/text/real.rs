@@ -1,0 +1,102 @@
+//! The whole engine on a real model: it answers, alone and in company, and goes on where another one stopped.
+
+use crate::fake::{Stream, drain};
+use ollamamax_engine::cpu::{CpuBackend, CpuOptions, NumericPath};
+use ollamamax_engine::engine::{Engine, EngineLimits, Prepared, TextModel};
+use ollamamax_gguf::Gguf;
+use ollamamax_proto::inference::{FinishReason, Message, Options, Predict, Prompt, Sampling};
+use ollamamax_proto::limits::STEP_TOKENS_CPU;
+use ollamamax_tests::model::smollm2;
+use std::sync::{Arc, OnceLock};
+
+const CONTEXT_TOKENS: u32 = 256;
+
+fn text() -> Arc<TextModel> {
+    static TEXT: OnceLock<Arc<TextModel>> = OnceLock::new();
+    let read = || {
+        let bytes = std::fs::read(smollm2()).expect("the model file is readable");
+        let gguf = Gguf::parse(&bytes).expect("a sound header");
+        Arc::new(TextModel::from_gguf(&gguf).expect("a known tokenizer and template"))
+    };
+    Arc::clone(TEXT.get_or_init(read))
+}
+
+fn engine(path: NumericPath, kv_blocks: u32) -> Engine {
+    let options = CpuOptions { path, kv_blocks, ..CpuOptions::default() };
+    let backend = CpuBackend::load(smollm2(), &options).expect("a sound model");
+    let limits = EngineLimits {
+        context_tokens: CONTEXT_TOKENS,
+        sequences_max: 4,
+        step_tokens: STEP_TOKENS_CPU,
+        waiting_max: 8,
+    };
+    Engine::new(Box::new(backend), text(), limits)
+}
+
+fn ask(question: &str, sampling: Sampling, predict: u32) -> Prepared {
+    let message =
+        Message { role: "user".into(), content: question.into(), extra_json: String::new() };
+    let prompt = Prompt::Chat {
+        messages: vec![message],
+        template: None,
+        tools_json: String::new(),
+        context: vec![],
+    };
+    let predict = Predict::AtMost(predict);
+    let options = Options { sampling, predict, ..Options::default() };
+    text().prepare(&prompt, &options, CONTEXT_TOKENS).expect("fits")
+}
+
+fn greedy() -> Sampling {
+    Sampling { temperature: 0.0, ..Sampling::default() }
+}
+
+fn alone(path: NumericPath, request: &Prepared, resume: &[u32]) -> Stream {
+    let mut engine = engine(path, 32);
+    let id = engine.submit(request.clone(), resume).expect("taken");
+    drain(&mut engine).remove(&id).expect("emitted")
+}
+
+#[test]
+fn it_knows_the_capital_of_france() {
+    // The quantised path begins in French: its two best first tokens lie a tenth of a logit apart.
+    let stream =
+        alone(NumericPath::Plain, &ask("What is the capital of France?", greedy(), 64), &[]);
+    assert!(stream.text().contains("Paris"), "{}", stream.text());
+    assert!(!stream.text().contains("<|"), "{}", stream.text());
+    assert_eq!(stream.finished.expect("ended").reason, FinishReason::Stop);
+}
+
+#[test]
+fn streams_in_company_are_the_streams_alone() {
+    let requests = [
+        ask("Write a short poem about the ocean.", greedy(), 24),
+        ask("Who are you?", Sampling { seed: 7, ..Sampling::default() }, 24),
+        ask("Count to ten.", Sampling { seed: 8, repeat_penalty: 1.2, ..Sampling::default() }, 24),
+    ];
+    // Seven blocks hold two prompts and not much more: somebody is preempted.
+    for blocks in [64, 7] {
+        let mut engine = engine(NumericPath::Quantised, blocks);
+        let ids: Vec<_> =
+            requests.iter().map(|r| engine.submit(r.clone(), &[]).expect("taken")).collect();
+        let streams = drain(&mut engine);
+        for (id, request) in ids.iter().zip(&requests) {
+            let alone = alone(NumericPath::Quantised, request, &[]);
+            assert_eq!(streams[id].tokens(), alone.tokens(), "with {blocks} blocks");
+            assert_eq!(streams[id].text(), alone.text());
+        }
+    }
+}
+
+#[test]
+fn a_stream_resumed_elsewhere_is_the_uninterrupted_one() {
+    let sampling = Sampling { seed: 42, ..Sampling::default() };
+    let request = ask("Tell me about \u{1F600} and caf\u{e9}s.", sampling, 32);
+    let whole = alone(NumericPath::Quantised, &request, &[]);
+    for cut in [1, 7, whole.pieces.len() - 1] {
+        let before = Stream { pieces: whole.pieces[..cut].to_vec(), ..Stream::default() };
+        let resumed = alone(NumericPath::Quantised, &request, &before.tokens());
+        assert_eq!([before.tokens(), resumed.tokens()].concat(), whole.tokens(), "cut at {cut}");
+        assert_eq!(before.text() + &resumed.text(), whole.text());
+    }
+}
