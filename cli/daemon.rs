@@ -30,13 +30,14 @@ pub enum LogFormat {
     Json,
 }
 
-/// Sends logs to stderr. `OLLAMAMAX_LOG`, else `RUST_LOG`, filters them; `info` without either.
+/// Sends logs to stderr. `OLLAMAMAX_LOG`, else `RUST_LOG`, filters them; without either: `info`, of Raft only warnings.
 pub fn log(format: LogFormat) -> Result<(), Failure> {
     let wanted = ["OLLAMAMAX_LOG", "RUST_LOG"]
         .into_iter()
         .find_map(|name| Some((name, std::env::var(name).ok().filter(|text| !text.is_empty())?)));
     let filter = match wanted {
-        None => EnvFilter::new("info"),
+        // openraft tells every vote and every missed heartbeat at `info`.
+        None => EnvFilter::new("info,openraft=warn"),
         Some((name, text)) => EnvFilter::try_new(&text)
             .map_err(|error| Failure::Usage(format!("`{name}` is no log filter: {error}")))?,
     };

@@ -6,9 +6,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let files = ["types", "raft", "control", "inference"]
         .map(|name| format!("proto/ollamamax/v1/{name}.proto"));
     let descriptors = protox::compile(&files, ["proto"])?;
-    tonic_prost_build::configure()
-        .bytes(".ollamamax.v1")
-        .compile_fds(descriptors)?;
+    tonic_prost_build::configure().bytes(".ollamamax.v1").compile_fds(descriptors)?;
     println!("cargo:rerun-if-changed=proto");
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! The steps from nothing to ready, and back: which process is started when, with which arguments.
 
 use super::Args;
+use super::announce::Ready;
 use super::child::{Death, QUICK_DEATHS_MAX, Spec, Supervised};
 use super::layout::{DEFAULT_MODEL, Layout, Model, member_directory, node_name, worker_name};
 use super::{describe, log, ports, ready};
@@ -308,41 +309,13 @@ impl Cluster {
     /// Prints where to send the first request.
     pub fn announce(&self, model: Option<&str>, json: bool) {
         let nodes = self.layout.members().into_iter();
-        let urls: Vec<String> =
-            nodes.map(|index| format!("http://{}", self.layout.reached(index))).collect();
-        let workers = self.worker_count;
-        if json {
-            let directory = self.directory.display().to_string();
-            let ready = json!({"ready": true, "endpoints": urls, "workers": workers,
-                               "model": model, "data_dir": directory});
-            return out::line(&ready.to_string());
-        }
-        let first = urls.first().map_or("", String::as_str);
-        let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
-        let (nodes, workers) = (count(urls.len(), "node"), count(workers, "worker"));
-        let mut text = format!("ready: {nodes}, {workers}\n\n");
-        for (index, url) in urls.iter().enumerate() {
-            let title = if index == 0 { "endpoints" } else { "" };
-            text.push_str(&format!("  {title:<10} {url}\n"));
-        }
-        text.push_str(&format!("  {:<10} {}\n", "model", model.unwrap_or("none")));
-        text.push_str(&format!("  {:<10} {}\n\nTry:\n", "data", self.directory.display()));
-        let host = if first == "http://127.0.0.1:11434" {
-            String::new()
-        } else {
-            format!(" --host {}", first.trim_start_matches("http://"))
+        let ready = Ready {
+            urls: nodes.map(|index| format!("http://{}", self.layout.reached(index))).collect(),
+            workers: self.worker_count,
+            model: model.map(str::to_owned),
+            data_dir: self.directory.display().to_string(),
         };
-        match model {
-            Some(model) => {
-                let body = json!({"model": model, "messages":
-                    [{"role": "user", "content": "Why is the sky blue?"}]});
-                text.push_str(&format!("  curl {first}/api/chat -d '{body}'\n"));
-                text.push_str(&format!("  ollamamax run{host} {model}\n"));
-            }
-            None => text.push_str(&format!("  ollamamax pull{host} {DEFAULT_MODEL}\n")),
-        }
-        text.push_str(&format!("  ollamamax cluster status{host}\n\nCtrl-C stops everything.\n"));
-        out::text(&text);
+        out::text(&if json { ready.to_json() } else { ready.to_text() });
     }
 
     /// The next process that dies unasked. A node that ends well has left the quorum, and that is remembered.

@@ -109,9 +109,8 @@ impl TryFrom<wire::Assignment> for Assignment {
     type Error = InvalidMessage;
 
     fn try_from(wire: wire::Assignment) -> Result<Self, InvalidMessage> {
-        let stage = wire
-            .stage
-            .ok_or(InvalidMessage::Missing { message: "Assignment", field: "stage" })?;
+        let stage =
+            wire.stage.ok_or(InvalidMessage::Missing { message: "Assignment", field: "stage" })?;
         if stage.first_layer >= stage.end_layer || stage.shard >= stage.shards {
             return Err(out_of_range(
                 "stage",
@@ -314,17 +313,18 @@ impl TryFrom<wire::Options> for Options {
             -1 => Predict::UntilDone,
             -2 => Predict::FillContext,
             tokens => Predict::AtMost(u32::try_from(tokens).map_err(|_| {
-                out_of_range("num_predict", tokens, "-1 (until done), -2 (fill context) or 0 and up")
+                out_of_range(
+                    "num_predict",
+                    tokens,
+                    "-1 (until done), -2 (fill context) or 0 and up",
+                )
             })?),
         };
         if wire.stop.len() > limits::STOPS_COUNT
             || wire.stop.iter().any(|stop| stop.len() > limits::STOP_BYTES)
         {
-            let expected = format!(
-                "at most {} texts of {} bytes",
-                limits::STOPS_COUNT,
-                limits::STOP_BYTES
-            );
+            let expected =
+                format!("at most {} texts of {} bytes", limits::STOPS_COUNT, limits::STOP_BYTES);
             return Err(out_of_range("stop", wire.stop.len(), expected));
         }
         let finite = |field: &'static str, value: f32| {

@@ -294,7 +294,9 @@ mod tests {
 
     #[test]
     fn names_that_could_leave_a_directory_are_refused() {
-        for text in ["", ":", "a:", "../a", "a/../b", ".hidden", "a b", "a/b/c/d", "a:b:c", "a\0", "-x"] {
+        for text in
+            ["", ":", "a:", "../a", "a/../b", ".hidden", "a b", "a/b/c/d", "a:b:c", "a\0", "-x"]
+        {
             assert!(text.parse::<ModelName>().is_err(), "{text:?} was accepted");
         }
         assert!("x".repeat(81).parse::<ModelName>().is_err());

@@ -356,14 +356,20 @@ impl DiskFile for FaultFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        let delay = self.disk.lock().sync_delay;
+        // What is written while a slow sync runs is not covered by it.
+        let (delay, covered) = {
+            let model = self.disk.lock();
+            let file = model.files.get(&self.id);
+            (model.sync_delay, file.map_or(0, |file| file.pending.len()))
+        };
         if !delay.is_zero() {
             std::thread::sleep(delay);
         }
         let mut model = self.disk.lock();
         let fault = model.change()?;
         let file = model.files.entry(self.id).or_default();
-        let pending = std::mem::take(&mut file.pending);
+        let covered = covered.min(file.pending.len());
+        let pending: Vec<Change> = file.pending.drain(..covered).collect();
         if fault == Some(Fault::Sync) {
             return Err(io::Error::other("injected EIO"));
         }

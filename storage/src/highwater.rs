@@ -200,3 +200,47 @@ fn slot_bytes(counter: u64, mark: &Mark) -> Vec<u8> {
     bytes.resize(SLOT_BYTES, 0);
     bytes
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fault::{Coins, FaultDisk};
+    use std::time::Duration;
+
+    fn mark(batch: u64) -> Mark {
+        let identity = Identity { cluster: "test".into(), node: 1 };
+        let position = Position { segment: 1, offset: 4096, batch };
+        Mark { identity, position, vote: None, last: None, purged: None }
+    }
+
+    #[test]
+    fn a_slot_is_left_alone_while_a_sync_covers_it() {
+        let dir = Path::new("/node");
+        for seed in 0..100 {
+            let disk = FaultDisk::new();
+            HighWater::create(&disk, dir, &mark(0)).expect("no faults");
+            let (high, _) = HighWater::open(&disk, dir).expect("no faults");
+            high.write(&mark(1)).expect("no faults");
+            disk.slow_syncs(Duration::from_millis(3));
+            std::thread::scope(|scope| {
+                let sync = scope.spawn(|| high.sync());
+                while high.lock().syncing.is_none() && !sync.is_finished() {
+                    std::thread::yield_now();
+                }
+                for batch in 2..5 {
+                    high.write(&mark(batch)).expect("no faults");
+                    let inner = high.lock();
+                    assert_ne!(Some(inner.newest), inner.syncing, "seed {seed}");
+                    assert_ne!(inner.newest, inner.synced.0, "seed {seed}");
+                }
+                sync.join().expect("no panic").expect("no faults");
+            });
+            for batch in 5..12 {
+                high.write(&mark(batch)).expect("no faults");
+            }
+            let disk = disk.crash(&mut Coins::new(seed));
+            let (_, found) = HighWater::open(&disk, dir).expect("an intact slot");
+            assert!(found.position.batch >= 1, "seed {seed}: {:?}", found.position);
+        }
+    }
+}

@@ -1,7 +1,9 @@
 //! Whole processes, driven as a user drives them.
 
 mod cli;
+mod clients;
 mod cluster;
+mod streams;
 mod up;
 
 use std::path::Path;

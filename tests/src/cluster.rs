@@ -257,6 +257,22 @@ impl Cluster {
         .await
     }
 
+    /// Waits until a node has applied everything another one has applied by now.
+    pub async fn wait_caught_up(
+        &self,
+        node: usize,
+        with: usize,
+        deadline: Duration,
+    ) -> Result<(), HarnessError> {
+        let goal = self.apis[with].status().await?.applied;
+        self.wait("a node catches up", deadline, async || {
+            let status = self.apis[node].status().await.map_err(|error| error.to_string())?;
+            let applied = status.applied;
+            if applied >= goal { Ok(()) } else { Err(format!("{applied} of {goal} applied")) }
+        })
+        .await
+    }
+
     /// Waits until that many workers are ready.
     pub async fn wait_for_workers(
         &self,

@@ -21,8 +21,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
-use tonic::Status;
 use tonic::transport::Channel;
+use tonic::{Code, Status};
 
 /// Registers, reports and follows the assignments of one worker.
 #[derive(Clone, Debug)]
@@ -92,7 +92,7 @@ impl Agent {
                     tracing::info!(worker = %self.worker, revision = reply.revision, "registered");
                     return reply;
                 }
-                Err(status) if attempt == 0 => {
+                Err(status) if attempt == 0 || status.code() == Code::InvalidArgument => {
                     tracing::warn!(%status, "not registered yet, trying on");
                 }
                 Err(status) => tracing::debug!(%status, attempt, "not registered yet"),

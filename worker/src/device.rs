@@ -30,7 +30,8 @@ fn cpu_name_in(cpuinfo: &str) -> Option<String> {
 fn usable_memory_bytes() -> u64 {
     let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let available = available_in(&meminfo).unwrap_or(1 << 30);
-    let read = |path| fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<u64>().ok());
+    let read =
+        |path| fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<u64>().ok());
     let limit = read("/sys/fs/cgroup/memory.max")
         .or_else(|| read("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
         .unwrap_or(u64::MAX);

@@ -180,6 +180,9 @@ impl Fetcher {
 
     /// Deletes the blobs that were unused for longest until those not in `needed` fit the bound.
     pub fn prune(&self, needed: &BTreeSet<Digest>) -> io::Result<()> {
+        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        busy.retain(|_, lock| Arc::strong_count(lock) > 1);
+        drop(busy);
         let mut unneeded: Vec<(SystemTime, PathBuf, u64)> = Vec::new();
         for entry in fs::read_dir(&self.dir)? {
             let entry = entry?;
@@ -260,7 +263,8 @@ struct Partial {
 impl Partial {
     /// Goes on from what an earlier attempt left, hashed again because nobody vouches for it.
     fn open(path: PathBuf, total: u64) -> io::Result<Self> {
-        let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).clone();
+        let options =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).clone();
         let mut file = options.open(&path)?;
         if file.metadata()?.len() > total {
             file.set_len(0)?;
@@ -292,6 +296,8 @@ impl Partial {
 }
 
 fn link_verified(from: &Path, to: &Path, digest: Digest) -> io::Result<bool> {
+    // A link to a link would end with its target's name.
+    let from = &from.canonicalize()?;
     let mut file = File::open(from)?;
     let mut hash = Sha256::new();
     hash_all(&mut file, &mut hash)?;

@@ -136,8 +136,11 @@ impl Holder {
                         let assignment = Arc::new(assignment);
                         let cancel = CancellationToken::new();
                         let state = State::Loading;
-                        let held =
-                            Held { assignment: Arc::clone(&assignment), state, cancel: cancel.clone() };
+                        let held = Held {
+                            assignment: Arc::clone(&assignment),
+                            state,
+                            cancel: cancel.clone(),
+                        };
                         table.held.insert(id, held);
                         let holder = Arc::clone(self);
                         tokio::spawn(async move {
@@ -259,9 +262,7 @@ impl Holder {
             State::Loading => {
                 Err(LookupError::NotReady { id, reason: "it is still loading".to_owned() })
             }
-            State::Failed(reason) => {
-                Err(LookupError::NotReady { id, reason: reason.clone() })
-            }
+            State::Failed(reason) => Err(LookupError::NotReady { id, reason: reason.clone() }),
         }
     }
 

@@ -141,7 +141,11 @@ mod tests {
     #[test]
     fn a_broken_file_is_not_silently_replaced() {
         let dir = tempfile::tempdir().expect("a directory");
-        for text in ["", "{}", r#"{"format":9,"worker":"00000000000000000000000000000001","incarnation":1}"#] {
+        for text in [
+            "",
+            "{}",
+            r#"{"format":9,"worker":"00000000000000000000000000000001","incarnation":1}"#,
+        ] {
             fs::write(dir.path().join(FILE), text).expect("written");
             let error = Identity::take(dir.path(), Millis(2)).expect_err("not an identity");
             assert!(matches!(error, IdentityError::Malformed { .. }), "{error}");

@@ -126,8 +126,9 @@ impl WorkerNode {
         let device = device::cpu(config.threads, config.memory_bytes);
         let path = config.blobs_dir();
         let hints = config.blob_hints.clone();
-        let fetcher = Fetcher::new(path.clone(), hints, config.blob_cache_bytes, Arc::clone(&peers))
-            .map_err(|source| StartError::Blobs { path, source })?;
+        let fetcher =
+            Fetcher::new(path.clone(), hints, config.blob_cache_bytes, Arc::clone(&peers))
+                .map_err(|source| StartError::Blobs { path, source })?;
         let drain = Duration::from_millis(config.drain_ms);
         let (memory, sequences) = (device.memory_bytes, config.sequences_max);
         let holder = Arc::new(Holder::new(fetcher, loader, memory, sequences, drain));

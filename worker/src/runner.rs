@@ -126,7 +126,8 @@ impl Runner {
             },
         );
         spawned.map_err(|error| format!("no thread for the engine: {error}"))?;
-        let text = loaded.await.map_err(|_| "the engine's thread ended while loading".to_owned())??;
+        let text =
+            loaded.await.map_err(|_| "the engine's thread ended while loading".to_owned())??;
         let places = Arc::new(Semaphore::new(places_count));
         let load = begun.elapsed();
         Ok(Self { text, commands, places, places_count, gauges, state, load })
@@ -147,9 +148,7 @@ impl Runner {
         let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| full())?;
         let (outbox, inbox) = outbox::channel();
         let submission = Submission { prepared, resume, outbox, submitted: Instant::now(), place };
-        self.commands
-            .try_send(Command::Submit(submission))
-            .map_err(|_| SubmitError::Stopped)?;
+        self.commands.try_send(Command::Submit(submission)).map_err(|_| SubmitError::Stopped)?;
         Ok(inbox)
     }
 

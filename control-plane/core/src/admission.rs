@@ -1,5 +1,5 @@
-//! Requests of one model that wait for a place: a bounded queue in order of arrival, each with a deadline. Past the bound the
-//! answer is a refusal that says when to come back.
+//! Requests of one model that wait for a place: a bounded queue in order of arrival, each with a
+//! deadline. Past the bound the answer is a refusal that says when to come back.
 
 use ollamamax_proto::{Millis, limits};
 use std::collections::VecDeque;
@@ -51,7 +51,8 @@ impl Admission {
     /// Queues a request of `tokens` prompt tokens until `deadline`.
     ///
     /// # Errors
-    /// [`Full`] when the queue is; `tokens_per_second` is the measured prefill rate, 0 while unknown.
+    /// [`Full`] when the queue is; `tokens_per_second` is the measured prefill rate, 0 while
+    /// unknown.
     pub fn offer(
         &mut self,
         now: Millis,
@@ -70,7 +71,9 @@ impl Admission {
         Ok(ticket)
     }
 
-    /// Takes the oldest out, for whoever has a free place. Call [`Admission::expire`] first: it never skips a late one.
+    /// Takes the oldest out, for whoever has a free place. Call [`Admission::expire`] first: it
+    /// never skips a late one.
+    #[allow(clippy::should_implement_trait, reason = "a queue that refills is no iterator")]
     pub fn next(&mut self) -> Option<Ticket> {
         let ticket = self.queue.pop_front()?;
         self.count_tokens();
@@ -122,6 +125,7 @@ impl Admission {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::config;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
@@ -141,6 +145,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(config(256))]
+
         #[test]
         fn each_ticket_leaves_once(steps in prop::collection::vec((0u8..4, 0u64..50), 0..200)) {
             let mut admission = Admission::new(8);

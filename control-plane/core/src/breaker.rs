@@ -1,8 +1,8 @@
 //! A circuit breaker per worker.
 //!
 //! ```text
-//! closed --failures in a row--> open --its time is over--> half open: one probe --ok--> closed
-//!                                ^                                     --failed--> open, twice as long
+//! closed --failures in a row--> open --its time is over--> half open: one probe
+//! half open --ok--> closed           half open --failed--> open, twice as long
 //! ```
 
 use ollamamax_proto::{Millis, limits};
@@ -44,7 +44,8 @@ impl Breaker {
         }
     }
 
-    /// Whether a request may be sent now. Once its time is over an open breaker permits one, the probe.
+    /// Whether a request may be sent now. Once its time is over an open breaker permits one, the
+    /// probe.
     pub fn permit(&mut self, now: Millis) -> bool {
         let permitted = self.is_permitting(now);
         if permitted && !matches!(self.state, State::Closed { .. }) {
@@ -53,7 +54,8 @@ impl Breaker {
         permitted
     }
 
-    /// Tells how a request ended. A success closes; late failures of an open breaker change nothing.
+    /// Tells how a request ended. A success closes; late failures of an open breaker change
+    /// nothing.
     pub fn record(&mut self, now: Millis, ok: bool) {
         match self.state {
             _ if ok => *self = Self::default(),
@@ -77,6 +79,7 @@ impl Breaker {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::config;
     use proptest::prelude::*;
 
     const OPEN: u64 = limits::BREAKER_OPEN_MS;
@@ -121,8 +124,12 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(config(256))]
+
         #[test]
-        fn it_always_permits_again(events in prop::collection::vec((0u64..5_000, any::<bool>()), 0..60)) {
+        fn it_always_permits_again(
+            events in prop::collection::vec((0u64..5_000, any::<bool>()), 0..60),
+        ) {
             let mut breaker = Breaker::default();
             let mut now = Millis(0);
             for (passed, ok) in events {

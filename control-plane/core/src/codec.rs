@@ -1,5 +1,6 @@
-//! Bytes of commands, replies and changes: a format byte, then postcard. Bounded both ways: what would not be read back is not
-//! written, and nothing longer than its limit or with bytes left over is read.
+//! Bytes of commands, replies and changes: a format byte, then postcard. Bounded both ways: what
+//! would not be read back is not written, and nothing longer than its limit or with bytes left over
+//! is read.
 //!
 //! The format byte is for the day the encoding itself changes; new variants do not change it.
 

@@ -1,7 +1,8 @@
 //! What can be asked of the state, and what comes back.
 //!
-//! Commands are stored in the log, in an encoding that names no fields: variants are only ever added at the end, never changed
-//! or reordered, and a variant's fields stay as they are (a new need is a new variant). Golden bytes pin each one.
+//! Commands are stored in the log, in an encoding that names no fields: variants are only ever
+//! added at the end, never changed or reordered, and a variant's fields stay as they are (a new
+//! need is a new variant). Golden bytes pin each one.
 
 use crate::record::{ClusterRecord, Demand};
 use ollamamax_proto::model::ModelVersion;
@@ -34,8 +35,8 @@ pub enum Command {
         /// host:port of the first node's gRPC services.
         raft: String,
     },
-    /// Allocates a node id for a process that wants to join. The same gRPC address gets the same id as long as that node
-    /// has not been told to leave.
+    /// Allocates a node id for a process that wants to join. The same gRPC address gets the same id
+    /// as long as that node has not been told to leave.
     AdmitNode {
         /// host:port of its gateway.
         http: String,
@@ -91,7 +92,8 @@ pub enum Command {
     },
     /// Wants a model loaded, or renews that wish; replicas never shrink by renewal.
     DemandModel {
-        /// What is wanted; `lifetime` `Until` is computed from the entry's time and `keep_alive_ms`.
+        /// What is wanted; `lifetime` `Until` is computed from the entry's time and
+        /// `keep_alive_ms`.
         demand: Demand,
     },
     /// No longer wants a model loaded.
@@ -169,7 +171,8 @@ pub enum Command {
 /// One step of a plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PlanStep {
-    /// Give a worker a stage. The assignment's id and generation are allocated when the plan is applied.
+    /// Give a worker a stage. The assignment's id and generation are allocated when the plan is
+    /// applied.
     Assign {
         /// Who shall hold it.
         worker: WorkerId,

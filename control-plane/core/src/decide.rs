@@ -1,11 +1,13 @@
 //! Answers a command: either a rejection, or an outcome and the changes that make it true.
 //!
 //! ```text
-//! decide(&State, &Entry) -> Draft (a cheap copy) -> one file per table pushes changes -> Advanced(counters) last
+//! decide(&State, &Entry) -> Draft (a cheap copy)
+//!     -> one file per table pushes changes -> Advanced(counters) last
 //! ```
 //!
-//! Everything here is replayed from the log, by newer programs too: a rule may only get looser for commands that were once
-//! accepted, and nothing here may depend on a cost formula or a hash that could be improved later.
+//! Everything here is replayed from the log, by newer programs too: a rule may only get looser for
+//! commands that were once accepted, and nothing here may depend on a cost formula or a hash that
+//! could be improved later.
 
 mod check;
 mod checkpoints;

@@ -1,5 +1,5 @@
-//! Peak EWMA: a latency average that jumps up at once and comes down slowly, so that a worker that turns slow is avoided at its
-//! first slow answer. After Finagle's `PeakEwma`.
+//! Peak EWMA: a latency average that jumps up at once and comes down slowly, so that a worker that
+//! turns slow is avoided at its first slow answer. After Finagle's `PeakEwma`.
 
 use ollamamax_proto::{Millis, limits};
 
@@ -25,7 +25,8 @@ impl PeakEwma {
         self.at = self.at.max(now);
     }
 
-    /// The average as of `now`: without measurements it fades towards 0, so that an avoided worker gets another chance.
+    /// The average as of `now`: without measurements it fades towards 0, so that an avoided worker
+    /// gets another chance.
     pub fn read_us(&self, now: Millis) -> u64 {
         // Casting a float to an integer saturates.
         self.decayed(now, 0.0) as u64
@@ -40,6 +41,7 @@ impl PeakEwma {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::config;
     use proptest::prelude::*;
 
     #[test]
@@ -55,8 +57,12 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(config(256))]
+
         #[test]
-        fn it_stays_between_zero_and_the_highest(samples in prop::collection::vec((0u64..20_000, 0u64..1_000_000), 1..50)) {
+        fn it_stays_between_zero_and_the_highest(
+            samples in prop::collection::vec((0u64..20_000, 0u64..1_000_000), 1..50),
+        ) {
             let mut ewma = PeakEwma::new(Millis(0));
             let mut highest = 0;
             for (at, sample) in samples {

@@ -1,4 +1,5 @@
-//! What holds of every state, each with a name, a file and one violating example. Used in unit tests, cluster tests and chaos.
+//! What holds of every state, each with a name, a file and one violating example. Used in unit
+//! tests, cluster tests and chaos.
 
 mod assignment_once;
 mod cluster_first;

@@ -1,11 +1,13 @@
 //! What the cluster agrees on, as pure code: no async runtime, no clock, no randomness, no files.
 //!
 //! ```text
-//! Entry{index, at, command} -> decide(&State, ..) -> Decision{outcome, changes} -> evolve(&mut State, &Change)
+//! Entry{index, at, command} -> decide(&State, ..)
+//!     -> Decision{outcome, changes} -> evolve(&mut State, &Change)
 //! ```
 //!
-//! `decide` answers, `evolve` changes, and nothing else does either. The same entries give the same state on every node, and
-//! folding the stored changes rebuilds it. Planner and routing read the state and return values; they never change it.
+//! `decide` answers, `evolve` changes, and nothing else does either. The same entries give the same
+//! state on every node, and folding the stored changes rebuilds it. Planner and routing read the
+//! state and return values; they never change it.
 
 #![forbid(unsafe_code)]
 

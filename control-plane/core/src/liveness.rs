@@ -1,11 +1,13 @@
-//! Which workers are alive, judged by the leader alone from their heartbeats. Heartbeats stay in memory; only a changed verdict is
-//! proposed.
+//! Which workers are alive, judged by the leader alone from their heartbeats. Heartbeats stay in
+//! memory; only a changed verdict is proposed.
 //!
 //! ```text
-//! heard lately -> ready (or draining, once it said so)      silent -> suspect -> down      heard again -> ready
+//! heard lately -> ready (or draining, once it said so)
+//! silent -> suspect -> down         heard again -> ready
 //! ```
 //!
-//! A new leader has heard nobody: for a while it judges nobody, then it counts silence from when it began.
+//! A new leader has heard nobody: for a while it judges nobody, then it counts silence from when it
+//! began.
 
 use crate::record::WorkerRecord;
 use crate::state::State;

@@ -1,13 +1,14 @@
-//! Who should run what: a value computed from the state, proposed with the revision it was computed from.
+//! Who should run what: a value computed from the state, proposed with the revision it was computed
+//! from.
 //!
 //! ```text
-//! placements --sort--> drop | serve | small | leave (draining) | cool (failed)      view.rs
-//! missing replicas --score--> best worker, first replicas of all models first      score.rs, search.rs
-//! steps: unassign first, assign then;  report: why a replica waits                 room.rs, report.rs
+//! placements --sort--> drop | serve | small | leave (draining) | cool (failed)   view.rs
+//! missing replicas --score--> best worker, first replicas first   score.rs, search.rs
+//! steps: unassign first, assign then;  report: why a replica waits      step.rs, report.rs
 //! ```
 //!
-//! Planning is a fixpoint: the plan of a state to which a plan was applied is empty, until a report or a demand changes it.
-//! Data replicas only: each replica is the whole model on one worker.
+//! Planning is a fixpoint: the plan of a state to which a plan was applied is empty, until a report
+//! or a demand changes it. Data replicas only: each replica is the whole model on one worker.
 
 mod memory;
 mod report;

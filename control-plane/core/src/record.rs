@@ -31,7 +31,8 @@ pub struct NodeRecord {
     pub admitted_at: Millis,
     /// Whether it shall vote once it has caught up.
     pub voter: bool,
-    /// Set when it has been told to leave; the leader takes it out of the membership, then forgets it.
+    /// Set when it has been told to leave; the leader takes it out of the membership, then forgets
+    /// it.
     pub leaving: bool,
 }
 

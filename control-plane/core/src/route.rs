@@ -1,7 +1,7 @@
 //! Which worker gets a request: pure picks over a list of candidates, one policy per file.
 //!
-//! A pick sees numbers and a coin, and answers an index. No policy ever picks a candidate that is not open: dead, draining, behind
-//! an open breaker, or full.
+//! A pick sees numbers and a coin, and answers an index. No policy ever picks a candidate that is
+//! not open: dead, draining, behind an open breaker, or full.
 
 pub mod latency;
 pub mod least_outstanding;
@@ -22,7 +22,8 @@ pub struct Candidate {
     pub generation: Generation,
     /// Its worker and phase are ready and its breaker permits.
     pub usable: bool,
-    /// Prompt tokens still to process plus tokens that may still be generated, over all its requests: the unit of load.
+    /// Prompt tokens still to process plus tokens that may still be generated, over all its
+    /// requests: the unit of load.
     pub outstanding_tokens: u64,
     /// Requests sent to it and not yet ended.
     pub running: u32,

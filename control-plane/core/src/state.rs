@@ -1,4 +1,5 @@
-//! The state everyone agrees on: tables of records in persistent maps, so that a snapshot for readers is one cheap clone.
+//! The state everyone agrees on: tables of records in persistent maps, so that a snapshot for
+//! readers is one cheap clone.
 
 use crate::change::{Change, Counters};
 use crate::record::{

@@ -1,7 +1,8 @@
-//! The state as rows of a sorted key-value store: each change is one row put or removed, and all rows together are the state.
+//! The state as rows of a sorted key-value store: each change is one row put or removed, and all
+//! rows together are the state.
 //!
 //! ```text
-//! key   = table byte, then the record's identity (numbers big-endian, so that they sort; names as text)
+//! key   = table byte, then the identity (numbers big-endian, so that they sort; names as text)
 //! value = format byte, then the record in postcard
 //! ```
 

@@ -9,10 +9,16 @@ use crate::{Change, Outcome, apply};
 use ollamamax_proto::model::{ModelFacts, ModelVersion};
 use ollamamax_proto::placement::{Device, Phase, WorkerStatus};
 use ollamamax_proto::{AssignmentId, Digest, Incarnation, Millis, ModelName, Revision, WorkerId};
+use proptest::prelude::ProptestConfig;
 use std::collections::BTreeMap;
 
 pub(crate) const KV_TOKEN_BYTES: u64 = 1;
 pub(crate) const CONTEXT: u32 = 64;
+
+/// Nothing is written beside the sources; a failing seed is printed.
+pub(crate) fn config(cases: u32) -> ProptestConfig {
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
 
 pub(crate) fn name(text: &str) -> ModelName {
     text.parse().expect("the test's names are valid")

@@ -16,10 +16,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args().skip(1);
     let path = args.next().ok_or("usage: speed MODEL.gguf [THREADS]")?;
     let threads = args.next().map_or(Ok(0), |threads| threads.parse())?;
-    println!("{:<10} {:<10} {:>7} {:>12} {:>12}", "path", "tier", "threads", "prefill t/s", "decode t/s");
+    println!(
+        "{:<10} {:<10} {:>7} {:>12} {:>12}",
+        "path", "tier", "threads", "prefill t/s", "decode t/s"
+    );
     for numeric in [NumericPath::Quantised, NumericPath::Plain] {
         for tier in [Tier::Avx512, Tier::Avx2].into_iter().filter(|tier| tier.is_available()) {
-            let options = CpuOptions { path: numeric, threads, tier: Some(tier), ..CpuOptions::default() };
+            let options =
+                CpuOptions { path: numeric, threads, tier: Some(tier), ..CpuOptions::default() };
             let mut backend = CpuBackend::load(Path::new(&path), &options)?;
             let (mut prefill, mut decode) = (0.0f64, 0.0f64);
             for _ in 0..ROUNDS {
@@ -35,8 +39,14 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// Tokens per second over `count` tokens from `start`, `chunk` a step.
-fn run(backend: &mut CpuBackend, start: u32, count: u32, chunk: u32) -> Result<f64, Box<dyn Error>> {
-    let blocks: Vec<_> = (0..(start + count).div_ceil(backend.block_tokens())).map(BlockId).collect();
+fn run(
+    backend: &mut CpuBackend,
+    start: u32,
+    count: u32,
+    chunk: u32,
+) -> Result<f64, Box<dyn Error>> {
+    let blocks: Vec<_> =
+        (0..(start + count).div_ceil(backend.block_tokens())).map(BlockId).collect();
     let began = Instant::now();
     for at in (start..start + count).step_by(chunk as usize) {
         let tokens = (at..(at + chunk).min(start + count)).map(|i| i * 37 % 1000).collect();

@@ -85,7 +85,10 @@ mod tests {
             bytes in prop_oneof![
                 any::<String>().prop_map(String::into_bytes),
                 prop::collection::vec(any::<u8>(), 0..64),
-                prop::collection::vec(prop::sample::select(b"\xE2\x82\xAC\xF0\x9FA".to_vec()), 0..64),
+                prop::collection::vec(
+                    prop::sample::select(b"\xE2\x82\xAC\xF0\x9FA".to_vec()),
+                    0..64,
+                ),
             ],
             size in 1usize..7,
         ) {

@@ -4,7 +4,7 @@
 //! ```text
 //!           grow               release (last reference)
 //!   free ----------> used ------------------------------> free     a block nobody could find again
-//!    ^                ^  \------------------------------> cached   full, found by its tokens and its parent
+//!    ^                ^  \------------------------------> cached   full, found by tokens and parent
 //!    |                |        claim_prefix                 |
 //!    |                +-------------------------------------+
 //!    +------------------- evicted, oldest first ------------+

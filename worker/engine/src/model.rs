@@ -78,7 +78,12 @@ pub(crate) fn forward(weights: &Weights, ops: &mut Ops<'_>, s: &mut Activations)
 }
 
 /// The logits of some rows of the residual stream, gathered into `x`.
-pub(crate) fn logits(weights: &Weights, ops: &mut Ops<'_>, x: &Rows, normed: &mut Rows) -> Vec<Vec<f32>> {
+pub(crate) fn logits(
+    weights: &Weights,
+    ops: &mut Ops<'_>,
+    x: &Rows,
+    normed: &mut Rows,
+) -> Vec<Vec<f32>> {
     normed.resize(x.count());
     ops.norm(x, &weights.norm, normed);
     let mut logits = vec![vec![0.0; weights.head.rows]; x.count()];

@@ -86,7 +86,9 @@ pub enum ShapeError {
         actual: Vec<u64>,
     },
     /// A tensor of a type without kernels.
-    #[error("tensor `{tensor}` has the type {actual}, which is not supported; convert the model to a supported one, e.g. Q8_0 or Q4_K")]
+    #[error(
+        "tensor `{tensor}` has the type {actual}, which is not supported; convert the model to a supported one, e.g. Q8_0 or Q4_K"
+    )]
     Kind {
         /// The tensor.
         tensor: String,

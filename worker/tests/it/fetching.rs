@@ -22,7 +22,7 @@ async fn a_partial_blob_is_continued_where_it_ended() {
     std::fs::create_dir_all(dir.path().join("blobs")).expect("created");
     std::fs::write(path.with_extension("partial"), &blob[..20_000]).expect("written");
     let wanted = assignment(1, 1, &blob);
-    node.assign(2, &[wanted.clone()]);
+    node.assign(2, std::slice::from_ref(&wanted));
     let worker = start_in(dir, &[&node], &knobs, |_| {}).await;
     until("ready", || node.phase(&wanted).as_deref() == Some("ready")).await;
     assert_eq!(*node.script.fetched_from.lock().expect("a lock"), [20_000]);
@@ -39,7 +39,7 @@ async fn a_transfer_that_breaks_off_goes_on_at_another_node() {
     let digest = good.put_blob(&blob);
     breaking.serve(Serving::BreaksAfter(30_000));
     let wanted = assignment(1, 1, &blob);
-    breaking.assign(2, &[wanted.clone()]);
+    breaking.assign(2, std::slice::from_ref(&wanted));
     let worker = start(&[&breaking, &good], &knobs).await;
     until("ready", || breaking.phase(&wanted).as_deref() == Some("ready")).await;
     assert_eq!(*breaking.script.fetched_from.lock().expect("a lock"), [0]);
@@ -56,7 +56,7 @@ async fn wrong_bytes_are_thrown_away_and_fetched_from_another_node() {
         let digest = good.put_blob(&blob);
         lying.serve(serving);
         let wanted = assignment(1, 1, &blob);
-        lying.assign(2, &[wanted.clone()]);
+        lying.assign(2, std::slice::from_ref(&wanted));
         let worker = start(&[&lying, &good], &knobs).await;
         until("ready", || lying.phase(&wanted).as_deref() == Some("ready")).await;
         assert_eq!(*good.script.fetched_from.lock().expect("a lock"), [0], "{serving:?}");
@@ -73,7 +73,7 @@ async fn a_wrong_partial_costs_one_round_and_no_more() {
     let path = path_of(dir.path(), digest);
     std::fs::write(path.with_extension("partial"), vec![9; 10_000]).expect("written");
     let wanted = assignment(1, 1, &blob);
-    node.assign(2, &[wanted.clone()]);
+    node.assign(2, std::slice::from_ref(&wanted));
     let _worker = start_in(dir, &[&node], &knobs, |_| {}).await;
     until("ready", || node.phase(&wanted).as_deref() == Some("ready")).await;
     assert_eq!(*node.script.fetched_from.lock().expect("a lock"), [10_000, 0]);
@@ -86,7 +86,7 @@ async fn a_blob_beside_the_worker_is_not_fetched_and_one_held_is_kept_over_a_res
     let name = format!("sha256-{}", Digest::of(&blob).hex());
     std::fs::write(hints.path().join(&name), &blob).expect("written");
     let wanted = assignment(1, 1, &blob);
-    node.assign(2, &[wanted.clone()]);
+    node.assign(2, std::slice::from_ref(&wanted));
     let dir = tempfile::tempdir().expect("a directory");
     let hint = hints.path().to_owned();
     let worker = start_in(dir, &[&node], &knobs, |config| config.blob_hints = vec![hint]).await;

@@ -1,1 +1,139 @@
-//! The same worker with the real engine.
+//! The same worker with the real engine and the real model, over real sockets.
+
+use crate::support::{FakeNode, TestWorker, generate, until};
+use ollamamax_proto::inference::{GenerateRequest, Message, Options, Predict, Prompt};
+use ollamamax_proto::placement::{Assignment, Stage};
+use ollamamax_proto::{AssignmentId, Digest, Generation, wire};
+use ollamamax_tests::model;
+use ollamamax_worker::{WorkerConfig, WorkerNode};
+use tempfile::TempDir;
+
+struct Ready {
+    node: FakeNode,
+    worker: TestWorker,
+    held: Assignment,
+    _hints: TempDir,
+}
+
+/// A worker that holds SmolLM2-135M.
+async fn ready() -> Ready {
+    let node = FakeNode::start();
+    let digest: Digest = format!("sha256:{}", model::SMOLLM2_SHA256).parse().expect("a digest");
+    let hints = tempfile::tempdir().expect("a directory");
+    let hint = hints.path().join(format!("sha256-{}", digest.hex()));
+    std::os::unix::fs::symlink(model::smollm2(), hint).expect("linked");
+    let held = Assignment {
+        id: AssignmentId(1),
+        generation: Generation(1),
+        model: "smollm2:135m".parse().expect("a name"),
+        blob: digest,
+        blob_bytes: model::SMOLLM2_BYTES,
+        stage: Stage::whole(30),
+        context_length: 512,
+        sequences_max: 8,
+    };
+    node.assign(2, std::slice::from_ref(&held));
+    let dir = tempfile::tempdir().expect("a directory");
+    let listen = "127.0.0.1:0".parse().expect("an address");
+    let mut config = WorkerConfig::new(dir.path(), listen, vec![node.address.clone()]);
+    config.memory_bytes = 1 << 30;
+    config.blob_hints = vec![hints.path().to_owned()];
+    let running = WorkerNode::start(config).await.expect("the worker starts");
+    until("ready", || node.phase(&held).as_deref() == Some("ready")).await;
+    Ready { node, worker: TestWorker { running, dir }, held, _hints: hints }
+}
+
+fn ask(of: &Assignment, question: &str, predict: u32, temperature: f32) -> wire::GenerateRequest {
+    let mut options = Options { predict: Predict::AtMost(predict), ..Options::default() };
+    options.sampling.temperature = temperature;
+    options.sampling.seed = 42;
+    let message = Message { role: "user".into(), content: question.into(), ..Message::default() };
+    (&GenerateRequest {
+        request_id: "r".to_owned(),
+        attempt: 0,
+        model: of.model.clone(),
+        blob: of.blob,
+        assignment: of.id,
+        generation: of.generation,
+        prompt: Prompt::Chat {
+            messages: vec![message],
+            template: None,
+            tools_json: String::new(),
+            context: vec![],
+        },
+        options,
+        resume: vec![],
+    })
+        .into()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_real_model_answers_resumes_and_is_deterministic_among_sixteen() {
+    let Ready { node, worker, held, .. } = ready().await;
+    let report = node.report(held.id).expect("a report");
+    assert!(report.resident_bytes > model::SMOLLM2_BYTES / 2 && report.load_ns > 0, "{report:?}");
+    let mut client = worker.client().await;
+    let mut paris = ask(&held, "", 4, 0.0);
+    paris.kind = "text".to_owned();
+    paris.text = "The capital of France is".to_owned();
+    let answer = generate(&mut client, paris).await.expect("an answer");
+    assert!(answer.text.starts_with(" Paris"), "{}", answer.text);
+    assert_eq!(answer.started.expect("a start").prompt_tokens, 5);
+
+    // Sampled with a seed: alone, resumed in the middle, and beside fifteen others, the same tokens.
+    let story = ask(&held, "Tell me about the sea.", 24, 0.8);
+    let alone = generate(&mut client, story.clone()).await.expect("an answer");
+    let mut resumed = story.clone();
+    resumed.resume = alone.tokens[..9].to_vec();
+    let rest = generate(&mut client, resumed).await.expect("an answer");
+    assert_eq!(rest.tokens, alone.tokens[9..]);
+    assert!(alone.text.ends_with(&rest.text), "{:?} {:?}", alone.text, rest.text);
+    let (alone_done, rest_done) = (alone.done.expect("an end"), rest.done.expect("an end"));
+    assert_eq!(rest_done.context, alone_done.context);
+    assert_eq!(rest_done.output_tokens, alone_done.output_tokens);
+
+    let mut streams = Vec::new();
+    for n in 0..16 {
+        let request =
+            if n % 4 == 0 { story.clone() } else { ask(&held, &format!("Count to {n}."), 12, 0.8) };
+        let mut client = client.clone();
+        streams.push(tokio::spawn(async move { generate(&mut client, request).await }));
+    }
+    for (n, stream) in streams.into_iter().enumerate() {
+        let answer = stream.await.expect("no panic").expect("an answer");
+        if n % 4 == 0 {
+            assert_eq!(answer.tokens, alone.tokens);
+            assert_eq!(answer.text, alone.text);
+        }
+    }
+
+    let dropped = client.generate(ask(&held, "Write a book.", 400, 0.8)).await.expect("accepted");
+    let mut dropped = dropped.into_inner();
+    dropped.message().await.expect("no error").expect("a chunk");
+    drop(dropped);
+    until("the place is free", || worker.running.holder().outstanding() == 0).await;
+    let mut last = ask(&held, "Hello", 4, 0.8);
+    last.tokens = vec![60_000_000];
+    last.kind = "tokens".to_owned();
+    let status = client.generate(last).await.expect_err("no such token");
+    assert_eq!(status.code(), tonic::Code::InvalidArgument, "{status}");
+    assert!(status.message().contains("60000000"), "{status}");
+    worker.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_that_are_no_model_are_reported_with_the_reason() {
+    let node = FakeNode::start();
+    let bytes = b"GGUF\x03\0\0\0\xff\xff\xff\xff\xff\xff\xff\xff".to_vec();
+    node.put_blob(&bytes);
+    let held = crate::support::assignment(1, 1, &bytes);
+    node.assign(2, std::slice::from_ref(&held));
+    let dir = tempfile::tempdir().expect("a directory");
+    let listen = "127.0.0.1:0".parse().expect("an address");
+    let config = WorkerConfig::new(dir.path(), listen, vec![node.address.clone()]);
+    let running = WorkerNode::start(config).await.expect("the worker starts");
+    until("failed", || node.phase(&held).as_deref() == Some("failed")).await;
+    let detail = node.report(held.id).expect("a report").detail;
+    assert!(detail.contains("byte 8"), "{detail}");
+    running.stop().await;
+}

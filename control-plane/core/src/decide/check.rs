@@ -30,7 +30,8 @@ pub(super) fn display_name(field: &str, name: &str) -> Result<(), Rejection> {
     Ok(())
 }
 
-/// A `host:port`, checked only for what would break a table or a log line; whether it can be reached shows later.
+/// A `host:port`, checked only for what would break a table or a log line; whether it can be
+/// reached shows later.
 pub(super) fn address(field: &str, address: &str) -> Result<(), Rejection> {
     if address.chars().count() > limits::ADDRESS_CHARS {
         return Err(over(format!("characters of {field}"), limits::ADDRESS_CHARS));
@@ -45,7 +46,8 @@ pub(super) fn address(field: &str, address: &str) -> Result<(), Rejection> {
     Ok(())
 }
 
-/// The first [`limits::REASON_CHARS`] characters: a long reason is no reason to lose the report it came with.
+/// The first [`limits::REASON_CHARS`] characters: a long reason is no reason to lose the report it
+/// came with.
 pub(super) fn cut_reason(reason: &str) -> String {
     reason.chars().take(limits::REASON_CHARS).collect()
 }

@@ -1,5 +1,5 @@
-//! Named values with compare-and-set. A put always counts as a change, so that the revision it answers is the one the next
-//! compare-and-set must expect.
+//! Named values with compare-and-set. A put always counts as a change, so that the revision it
+//! answers is the one the next compare-and-set must expect.
 
 use super::check;
 use super::draft::Draft;
@@ -54,7 +54,8 @@ pub(super) fn delete(
     Ok(())
 }
 
-/// 0 when absent: no checkpoint is ever set at revision 0, since setting one makes the revision at least 1.
+/// 0 when absent: no checkpoint is ever set at revision 0, since setting one makes the revision at
+/// least 1.
 fn current(draft: &Draft, name: &str) -> Revision {
     draft.state().checkpoints.get(name).map_or(Revision(0), |checkpoint| checkpoint.revision)
 }

@@ -1,5 +1,5 @@
-//! A decision in the making: a copy of the state that each pushed change is applied to at once, so that a command of many
-//! steps sees its own earlier ones.
+//! A decision in the making: a copy of the state that each pushed change is applied to at once, so
+//! that a command of many steps sees its own earlier ones.
 
 use crate::change::Change;
 use crate::record::Placement;

@@ -8,8 +8,8 @@ use crate::rejection::Rejection;
 use ollamamax_proto::model::{ModelFacts, ModelVersion};
 use ollamamax_proto::{ModelName, limits};
 
-/// Placements of other bytes go at once, since they would answer for the wrong version; those of other facts go because
-/// they were sized by them.
+/// Placements of other bytes go at once, since they would answer for the wrong version; those of
+/// other facts go because they were sized by them.
 pub(super) fn put(
     draft: &mut Draft,
     name: &ModelName,
@@ -56,8 +56,8 @@ pub(super) fn delete(draft: &mut Draft, name: &ModelName) -> Result<(), Rejectio
     Ok(())
 }
 
-/// The last wish decides how long; replicas and context only grow until the model is released, because shrinking them
-/// would unload what other clients use.
+/// The last wish decides how long; replicas and context only grow until the model is released,
+/// because shrinking them would unload what other clients use.
 pub(super) fn demand(draft: &mut Draft, wish: &Demand) -> Result<(), Rejection> {
     find(draft, &wish.model)?;
     if wish.replicas == 0 {

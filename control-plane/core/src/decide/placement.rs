@@ -10,8 +10,8 @@ use crate::rejection::Rejection;
 use ollamamax_proto::placement::{Assignment, Phase, Stage, WorkerStatus};
 use ollamamax_proto::{Incarnation, Revision, WorkerId, limits};
 
-/// All steps or none. Memory is the planner's business, not checked here: its formula may change between versions of the
-/// program, and nodes of two versions must decide alike.
+/// All steps or none. Memory is the planner's business, not checked here: its formula may change
+/// between versions of the program, and nodes of two versions must decide alike.
 pub(super) fn apply_plan(
     draft: &mut Draft,
     base: Revision,
@@ -38,7 +38,8 @@ pub(super) fn apply_plan(
     Ok(())
 }
 
-/// Reports of what is no longer assigned, or in an older generation, are late, not wrong: they are passed over.
+/// Reports of what is no longer assigned, or in an older generation, are late, not wrong: they are
+/// passed over.
 pub(super) fn report(
     draft: &mut Draft,
     worker: WorkerId,

@@ -96,7 +96,8 @@ pub(super) fn stale(known: &WorkerRecord, got: Incarnation) -> Rejection {
     Rejection::StaleIncarnation { id: known.id, known: known.incarnation, got }
 }
 
-/// The process that held these placements is gone; the new one gets them anew, fenced from the old one's reports.
+/// The process that held these placements is gone; the new one gets them anew, fenced from the old
+/// one's reports.
 fn start_over(draft: &mut Draft, id: WorkerId) {
     let held: Vec<Placement> =
         draft.state().placements.values().filter(|p| p.worker == id).cloned().collect();

@@ -1,10 +1,12 @@
-//! What a placement takes: weights plus the KV cache of all its sequences. Everything saturates: a lying model is too big.
+//! What a placement takes: weights plus the KV cache of all its sequences. Everything saturates: a
+//! lying model is too big.
 
 use ollamamax_proto::limits;
 use ollamamax_proto::model::ModelVersion;
 use ollamamax_proto::placement::{Device, Stage};
 
-/// Bytes of weights and KV cache that `stage` of `version` takes with `sequences` of `context` tokens each.
+/// Bytes of weights and KV cache that `stage` of `version` takes with `sequences` of `context`
+/// tokens each.
 pub fn need_bytes(version: &ModelVersion, stage: &Stage, context: u32, sequences: u32) -> u64 {
     weight_bytes(version, stage)
         .saturating_add(kv_bytes(version, stage, context).saturating_mul(u64::from(sequences)))

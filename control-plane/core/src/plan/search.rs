@@ -1,7 +1,9 @@
-//! Where the greedy pass left a replica without a place, a bounded search for a packing that places more.
+//! Where the greedy pass left a replica without a place, a bounded search for a packing that places
+//! more.
 //!
-//! Depth first over the missing replicas: each goes to one of the workers, or nowhere. More models served at all come before
-//! more replicas. Exact while the number of states stays in its bound, else the best found; deterministic either way.
+//! Depth first over the missing replicas: each goes to one of the workers, or nowhere. More models
+//! served at all come before more replicas. Exact while the number of states stays in its bound,
+//! else the best found; deterministic either way.
 
 use super::room::Room;
 use super::score::{Choice, Missing};
@@ -11,7 +13,8 @@ use ollamamax_proto::{WorkerId, limits};
 /// What a packing is worth: models that get their first replica, then replicas.
 type Worth = (usize, usize);
 
-/// The better of `greedy`, whose room is taken, and what the search finds, whose room is taken then.
+/// The better of `greedy`, whose room is taken, and what the search finds, whose room is taken
+/// then.
 pub(super) fn improve(
     views: &[View<'_>],
     missing: &[Missing],
@@ -71,7 +74,8 @@ impl Search<'_> {
         }
         let Some(&Missing { view: index, first }) = rest.first() else { return };
         let view = &self.views[index];
-        // Replicas of one model are alike: the later one goes to the higher worker, or nowhere if the earlier went nowhere.
+        // Replicas of one model are alike: the later one goes to the higher worker, or nowhere if
+        // the earlier went nowhere.
         let before = self.missing[..at].iter().filter(|missing| missing.view == index).count();
         let placed: Vec<WorkerId> =
             self.path.iter().filter(|choice| choice.view == index).map(|c| c.worker).collect();

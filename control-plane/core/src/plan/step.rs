@@ -1,4 +1,5 @@
-//! From choices to steps: what is missing, what may go once its successor serves, and how many sequences fit.
+//! From choices to steps: what is missing, what may go once its successor serves, and how many
+//! sequences fit.
 
 use super::PlanLimits;
 use super::memory::kv_bytes;
@@ -9,7 +10,8 @@ use crate::command::PlanStep;
 use ollamamax_proto::placement::{Assignment, Phase, Stage, WorkerStatus};
 use ollamamax_proto::{AssignmentId, Generation};
 
-/// The replicas to place, in the order of [`View::turn`]; no more of one model than there are workers.
+/// The replicas to place, in the order of [`View::turn`]; no more of one model than there are
+/// workers.
 pub(super) fn missing(views: &[View<'_>], ready_count: usize) -> Vec<Missing> {
     let mut all: Vec<_> = views
         .iter()
@@ -26,8 +28,8 @@ pub(super) fn missing(views: &[View<'_>], ready_count: usize) -> Vec<Missing> {
     all.into_iter().map(|(_, missing)| missing).collect()
 }
 
-/// Where a longer context found no other worker, the worker that holds the short one loads it anew: one at a time, so that
-/// the others go on serving.
+/// Where a longer context found no other worker, the worker that holds the short one loads it anew:
+/// one at a time, so that the others go on serving.
 pub(super) fn replace_in_place(
     views: &mut [View<'_>],
     chosen: &mut Vec<Choice>,
@@ -57,7 +59,8 @@ pub(super) fn replace_in_place(
     }
 }
 
-/// Placements that wait for a successor go when one serves; on a draining worker also when none can be had.
+/// Placements that wait for a successor go when one serves; on a draining worker also when none can
+/// be had.
 pub(super) fn let_go(view: &View<'_>, chosen_count: usize, drops: &mut Vec<AssignmentId>) {
     let ready = view.serving.iter().filter(|placement| placement.phase == Phase::Ready).count();
     if ready > 0 && view.missing() == 0 && ready == view.serving.len() {
@@ -69,7 +72,8 @@ pub(super) fn let_go(view: &View<'_>, chosen_count: usize, drops: &mut Vec<Assig
     }
 }
 
-/// The chosen placements, each with as many sequences as memory allows: in turn, so that none takes all.
+/// The chosen placements, each with as many sequences as memory allows: in turn, so that none takes
+/// all.
 pub(super) fn assignments(
     views: &[View<'_>],
     chosen: &[Choice],

@@ -42,7 +42,8 @@ impl View<'_> {
     }
 }
 
-/// The demanded models in the order of their names, and the placements that go at once. What stays takes its room.
+/// The demanded models in the order of their names, and the placements that go at once. What stays
+/// takes its room.
 pub(super) fn sort<'a>(
     state: &'a State,
     limits: &PlanLimits,
@@ -147,8 +148,8 @@ impl<'a> View<'a> {
         serving.iter().chain(small).chain(leaving).chain(cooling).copied()
     }
 
-    /// The order in which missing replicas are placed: first replicas before second ones, big models before small ones,
-    /// because they fit in fewer places.
+    /// The order in which missing replicas are placed: first replicas before second ones, big
+    /// models before small ones, because they fit in fewer places.
     pub(super) fn turn(&self, nth: usize) -> (usize, Reverse<u64>) {
         (self.serving.len() + nth, Reverse(self.least_bytes))
     }

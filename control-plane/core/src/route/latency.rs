@@ -1,5 +1,6 @@
-//! Power of two choices over peak EWMA: draw two, take the one with the shorter expected wait. Mitzenmacher, "The power of two
-//! choices in randomized load balancing"; the cost is Finagle's: latency times requests in flight.
+//! Power of two choices over peak EWMA: draw two, take the one with the shorter expected wait.
+//! Mitzenmacher, "The power of two choices in randomized load balancing"; the cost is Finagle's:
+//! latency times requests in flight.
 
 use super::{Candidate, Shape, open, slot};
 

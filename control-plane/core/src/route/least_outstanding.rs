@@ -1,5 +1,5 @@
-//! The fewest outstanding tokens. At most [`limits::PICK_SCAN_COUNT`] candidates are compared, from where the coin points:
-//! gateways with the same stale view then do not all pick the same one.
+//! The fewest outstanding tokens. At most [`limits::PICK_SCAN_COUNT`] candidates are compared, from
+//! where the coin points: gateways with the same stale view then do not all pick the same one.
 
 use super::{Candidate, Shape, open, slot};
 use ollamamax_proto::limits;

@@ -1,8 +1,10 @@
-//! Requests that begin alike go to the same worker, whose cache likely holds the beginning: rendezvous hashing with bounded loads
-//! (Mirrokni, Thorup, Zadimoghaddam, "Consistent hashing with bounded loads").
+//! Requests that begin alike go to the same worker, whose cache likely holds the beginning:
+//! rendezvous hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam, "Consistent hashing with
+//! bounded loads").
 //!
-//! Each worker's rank is a hash of the prefix and its id, so a worker that comes or goes moves only its own share. The first
-//! in rank whose load is within [`limits::PREFIX_LOAD_PERCENT`] of the mean gets the request.
+//! Each worker's rank is a hash of the prefix and its id, so a worker that comes or goes moves only
+//! its own share. The first in rank whose load is within [`limits::PREFIX_LOAD_PERCENT`] of the
+//! mean gets the request.
 
 use super::{Candidate, Shape, least_outstanding, open};
 use ollamamax_proto::{WorkerId, limits};

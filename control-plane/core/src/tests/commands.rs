@@ -1,5 +1,7 @@
 //! What each command does, and when it is refused.
 
+#![allow(clippy::panic, reason = "in a test it is a failure")]
+
 use crate::Change;
 use crate::command::{Command, Outcome, PlanStep};
 use crate::record::{Demand, Lifetime};

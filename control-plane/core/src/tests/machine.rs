@@ -1,10 +1,11 @@
-//! Random histories: invariants hold after each command, a replay gives the same state, the stored rows rebuild it.
+//! Random histories: invariants hold after each command, a replay gives the same state, the stored
+//! rows rebuild it.
 
 use crate::codec::{decode_changes, decode_command, encode_changes, encode_command};
 use crate::command::{Command, Entry, PlanStep, Transition};
 use crate::plan::{Observed, PlanLimits, plan};
 use crate::record::{Demand, Lifetime};
-use crate::testing::{World, bootstrap, demand, name, register, version};
+use crate::testing::{World, bootstrap, config, demand, name, register, version};
 use crate::{Change, Outcome, State, apply, decide, invariant, table};
 use ollamamax_proto::placement::{Phase, WorkerStatus};
 use ollamamax_proto::{AssignmentId, Generation, Incarnation, Millis, NodeId, Revision, WorkerId};
@@ -198,7 +199,7 @@ fn check_step(before: &State, after: &State, changes: &[Change], outcome: Option
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config(400))]
 
     #[test]
     fn every_history_keeps_the_promises(history in history()) {

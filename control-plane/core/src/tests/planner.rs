@@ -1,10 +1,11 @@
-//! The planner: scenarios in words, fixpoint and bounds on random states, and brute force on small ones.
+//! The planner: scenarios in words, fixpoint and bounds on random states, and brute force on small
+//! ones.
 
 use super::machine::{history, resolve};
 use crate::command::{Command, PlanStep};
 use crate::plan::{Note, Observed, Plan, PlanLimits, plan};
 use crate::record::Demand;
-use crate::testing::{World, demand, register};
+use crate::testing::{World, config, demand, register};
 use crate::{State, invariant};
 use ollamamax_proto::placement::{Phase, WorkerStatus};
 use ollamamax_proto::{AssignmentId, Millis, WorkerId, limits};
@@ -190,7 +191,8 @@ fn a_longer_context_is_loaded_beside_the_short_one_or_in_its_place() {
 
 #[test]
 fn a_tight_packing_is_found_where_spreading_fails() {
-    // Usable 500 and 400, wanted 400, 300 and 200: the first on the emptiest worker leaves no place for the last.
+    // Usable 500 and 400, wanted 400, 300 and 200: the first on the emptiest worker leaves no place
+    // for the last.
     let mut world = World::with(&[556, 445], &[336, 236, 136]);
     for model in ["m0", "m1", "m2"] {
         world.demand(model, 1);
@@ -221,7 +223,7 @@ fn brute_force(free: &mut [u64], wants: &[(u64, u32)]) -> (usize, usize) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config(500))]
 
     #[test]
     fn no_small_case_has_a_better_plan(
@@ -240,7 +242,8 @@ proptest! {
         });
         let got = (served.count(), placements.len());
         let mut free: Vec<u64> = memories.iter().map(|memory| memory * 9 / 10).collect();
-        let needs: Vec<(u64, u32)> = wants.iter().map(|(w, replicas)| (w + 64, *replicas)).collect();
+        let needs: Vec<(u64, u32)> =
+            wants.iter().map(|(weights, replicas)| (weights + 64, *replicas)).collect();
         prop_assert_eq!(got, brute_force(&mut free, &needs));
         prop_assert_eq!(invariant::check(&world.state), vec![]);
     }

@@ -1,6 +1,7 @@
 //! Picks: none ever picks what is closed, and each does what its name says.
 
 use crate::route::{Candidate, Policy, Shape, pick, prefix};
+use crate::testing::config;
 use ollamamax_proto::{AssignmentId, Generation, WorkerId};
 use proptest::prelude::*;
 
@@ -43,6 +44,8 @@ fn any_candidate() -> impl Strategy<Value = Candidate> {
 }
 
 proptest! {
+    #![proptest_config(config(256))]
+
     #[test]
     fn only_open_candidates_are_picked_and_one_is_if_there_is_one(
         candidates in prop::collection::vec(any_candidate(), 0..50),
@@ -52,25 +55,34 @@ proptest! {
     ) {
         let shape = Shape { turn, prompt_tokens: 10, max_tokens: 10, prefix_hash };
         for policy in ALL {
-            let weighs = |c: &Candidate| policy != Policy::Weighted || c.weight > 0;
-            let some = candidates.iter().any(|c| c.is_open() && weighs(c));
+            let may = |c: &Candidate| {
+                let weighs = policy != Policy::Weighted || c.weight > 0;
+                c.usable && c.running < c.capacity && weighs
+            };
+            let some = candidates.iter().any(may);
             let picked = pick(policy, &candidates, &shape, coin);
             prop_assert_eq!(picked.is_some(), some, "{:?}", policy);
             if let Some(index) = picked {
-                prop_assert!(candidates[index].is_open() && weighs(&candidates[index]));
+                prop_assert!(may(&candidates[index]));
             }
         }
     }
 
     #[test]
-    fn a_worker_that_goes_moves_only_its_own_prefixes(prefixes in prop::collection::vec(any::<u64>(), 50), gone in 0..5usize) {
+    fn a_worker_that_goes_moves_only_its_own_prefixes(
+        prefixes in prop::collection::vec(any::<u64>(), 50),
+        gone in 0..5usize,
+    ) {
         let all: Vec<Candidate> = (1..=5).map(candidate).collect();
         let mut fewer = all.clone();
         fewer.remove(gone);
         for prefix_hash in prefixes {
             let shape = Shape { prefix_hash, ..Shape::default() };
-            let before = all[pick(Policy::Prefix, &all, &shape, 0.0).expect("all are open")].worker;
-            let after = fewer[pick(Policy::Prefix, &fewer, &shape, 0.0).expect("all are open")].worker;
+            let home = |candidates: &[Candidate]| {
+                let index = pick(Policy::Prefix, candidates, &shape, 0.0).expect("all are open");
+                candidates[index].worker
+            };
+            let (before, after) = (home(&all), home(&fewer));
             prop_assert!(before == after || before == all[gone].worker);
         }
     }

@@ -27,8 +27,10 @@ impl Cache {
     /// A cache of `blocks` blocks; `None` when that many bytes cannot even be addressed.
     pub fn new(shape: &ModelShape, blocks: u32, block_tokens: usize) -> Option<Self> {
         let (kv_heads, stride) = (shape.kv_heads as usize, head_stride(shape));
-        let entries = (blocks as usize).checked_mul(kv_heads.checked_mul(block_tokens * stride)?)?;
-        let bytes = entries.checked_mul(2 * size_of::<u16>())?.checked_mul(shape.layers as usize)?;
+        let entries =
+            (blocks as usize).checked_mul(kv_heads.checked_mul(block_tokens * stride)?)?;
+        let bytes =
+            entries.checked_mul(2 * size_of::<u16>())?.checked_mul(shape.layers as usize)?;
         if bytes > isize::MAX as usize {
             return None;
         }

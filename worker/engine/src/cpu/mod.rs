@@ -73,7 +73,9 @@ pub enum LoadError {
     #[error(transparent)]
     Shape(#[from] ShapeError),
     /// More KV blocks than memory can address.
-    #[error("`{blocks}` kv blocks of {block_tokens} tokens are more than memory can hold; ask for fewer")]
+    #[error(
+        "`{blocks}` kv blocks of {block_tokens} tokens are more than memory can hold; ask for fewer"
+    )]
     Cache {
         /// Blocks asked for.
         blocks: u32,

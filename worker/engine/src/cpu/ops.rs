@@ -96,7 +96,8 @@ impl<'a> Ops<'a> {
         let (to_half, width) = (self.multiplier.kernels.to_half, self.shape.head_width as usize);
         for (token, place) in self.places.iter().enumerate() {
             let block = place.blocks[place.position / self.cache.block_tokens()];
-            let heads = keys.row(token).chunks_exact(width).zip(values.row(token).chunks_exact(width));
+            let heads =
+                keys.row(token).chunks_exact(width).zip(values.row(token).chunks_exact(width));
             for (head, (key, value)) in heads.enumerate() {
                 let (k, v) = self.cache.entry_mut(layer, block, head, place.position);
                 to_half(key, k);
@@ -128,7 +129,8 @@ impl<'a> Ops<'a> {
             mix.resize(stride, 0.0);
             scratch.scores.resize(positions, 0.0);
             let kv_head = *head / group;
-            for (block, scores) in place.blocks.iter().zip(scratch.scores.chunks_mut(block_tokens)) {
+            for (block, scores) in place.blocks.iter().zip(scratch.scores.chunks_mut(block_tokens))
+            {
                 let keys = cache.keys(layer, *block, kv_head, scores.len());
                 (kernels.scores)(query, keys, scale, scores);
             }

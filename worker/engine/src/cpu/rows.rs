@@ -51,10 +51,6 @@ impl Rows {
         let rows = self.data.chunks_exact_mut(self.stride).take(self.count);
         rows.map(move |row| &mut row[..width])
     }
-
-    pub fn row_mut(&mut self, index: usize) -> &mut [f32] {
-        &mut self.data[index * self.stride..][..self.width]
-    }
 }
 
 /// Widths of the three parts of a row in quantised form, for a row of some number of elements.

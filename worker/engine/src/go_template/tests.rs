@@ -125,8 +125,10 @@ proptest! {
         parts in prop::collection::vec(prop_oneof![
             prop::sample::select(vec![
                 "{{", "}}", "{{-", "-}}", " ", "if", "else", "end", "range", ".Messages", "$i", ",",
-                ":=", "$", ".", "\"", "`", "(", ")", "eq", "and", "len", "slice", ".Role", "1", "é",
-                "{{ if .Prompt }}", "{{ end }}", "{{ range .Messages }}", "{{ .Content }}", "\\", "/*",
+                ":=", "$", ".", "\"", "`", "(", ")", "eq", "and", "len", "slice", ".Role", "1",
+                "é",
+                "{{ if .Prompt }}", "{{ end }}", "{{ range .Messages }}", "{{ .Content }}", "\\",
+                "/*",
             ]).prop_map(str::to_owned),
             "[a-z{}. ]{0,3}",
         ], 0..24),

@@ -87,9 +87,13 @@ pub(crate) fn unpack_levels(kind: GgmlType, row: &[u8], out: Unpacked<'_>) {
     for_blocks!(kind, levels_of, (row, out));
 }
 
+/// What [`expand`] does, in a tier's instructions.
+pub(crate) trait Expand: Fn(&[u8; GROUP], f32, f32, &mut [f32; GROUP]) {}
+impl<F: Fn(&[u8; GROUP], f32, f32, &mut [f32; GROUP])> Expand for F {}
+
 /// Unpacks a row of any supported type into floats.
 #[inline(always)]
-pub(crate) fn unpack_plain(kind: GgmlType, row: &[u8], out: &mut [f32]) {
+pub(crate) fn unpack_plain(kind: GgmlType, row: &[u8], out: &mut [f32], expand: impl Expand) {
     match kind {
         GgmlType::F32 => {
             for (value, bytes) in out.iter_mut().zip(row.as_chunks::<4>().0) {
@@ -106,7 +110,7 @@ pub(crate) fn unpack_plain(kind: GgmlType, row: &[u8], out: &mut [f32]) {
                 *value = f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16);
             }
         }
-        _ => for_blocks!(kind, plain_of, (row, out)),
+        _ => for_blocks!(kind, plain_of, (row, out, expand)),
     }
 }
 
@@ -128,7 +132,7 @@ pub fn pack(kind: GgmlType, values: &[f32]) -> Vec<u8> {
 pub fn unpack(kind: GgmlType, row: &[u8]) -> Vec<f32> {
     let blocks = row.len() / kind.block_bytes() as usize;
     let mut out = vec![0.0; blocks * kind.block_elements() as usize];
-    unpack_plain(kind, row, &mut out);
+    unpack_plain(kind, row, &mut out, expand);
     out
 }
 
@@ -144,7 +148,7 @@ fn levels_of<B: Blocks>(row: &[u8], out: Unpacked<'_>) {
 }
 
 #[inline(always)]
-fn plain_of<B: Blocks>(row: &[u8], out: &mut [f32]) {
+fn plain_of<B: Blocks>(row: &[u8], out: &mut [f32], expand: impl Expand) {
     let mut levels = [0; BLOCK_MAX];
     let mut scale = [0.0; BLOCK_MAX / GROUP];
     let mut minimum = [0.0; BLOCK_MAX / GROUP];
@@ -153,14 +157,18 @@ fn plain_of<B: Blocks>(row: &[u8], out: &mut [f32]) {
         one_at_a_time();
         let (scale, minimum) = (&mut scale[..groups], &mut minimum[..groups]);
         B::unpack(block, Unpacked { levels, scale, minimum });
-        // Through memory: kept in registers, the levels would be taken apart byte by byte.
-        let levels = &*std::hint::black_box(&mut *levels);
         let values = out.as_chunks_mut::<GROUP>().0.iter_mut().zip(levels.as_chunks::<GROUP>().0);
         for ((values, levels), (scale, minimum)) in values.zip(scale.iter().zip(minimum.iter())) {
-            for (value, level) in values.iter_mut().zip(levels) {
-                *value = scale * f32::from(*level) + minimum;
-            }
+            expand(levels, *scale, *minimum, values);
         }
+    }
+}
+
+/// `scale * level + minimum` for a group, on any machine.
+#[inline(always)]
+pub(crate) fn expand(levels: &[u8; GROUP], scale: f32, minimum: f32, out: &mut [f32; GROUP]) {
+    for (out, level) in out.iter_mut().zip(levels) {
+        *out = scale * f32::from(*level) + minimum;
     }
 }
 
@@ -179,7 +187,8 @@ pub(crate) fn half_to_f32(bits: u16) -> f32 {
     let word = u32::from(bits) << 16;
     let sign = word & 0x8000_0000;
     let twice = word.wrapping_add(word);
-    let normal = f32::from_bits((twice >> 4).wrapping_add(0xE0 << 23)) * f32::from_bits(0x0780_0000);
+    let normal =
+        f32::from_bits((twice >> 4).wrapping_add(0xE0 << 23)) * f32::from_bits(0x0780_0000);
     let subnormal = f32::from_bits((twice >> 17) | (126 << 23)) - 0.5;
     let value = if twice < (1 << 27) { subnormal } else { normal };
     f32::from_bits(sign | value.to_bits())

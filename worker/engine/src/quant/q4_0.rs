@@ -1,7 +1,7 @@
 //! Q4_0: 32 elements; f16 scale, 16 bytes of two levels each (element `i` low, `i + 16` high), shifted by 8.
 
-use super::{Blocks, Unpacked, extreme, half_at, nearest, put_half};
 use super::word::Word;
+use super::{Blocks, Unpacked, extreme, half_at, nearest, put_half};
 
 pub(super) struct Q4_0;
 

@@ -13,7 +13,8 @@ impl Blocks for Q4K {
     #[inline(always)]
     fn unpack(block: &[u8], out: Unpacked<'_>) {
         k_scales::spread(block, out.scale, out.minimum);
-        for (bytes, levels) in block[16..144].chunks_exact(32).zip(out.levels.chunks_exact_mut(64)) {
+        for (bytes, levels) in block[16..144].chunks_exact(32).zip(out.levels.chunks_exact_mut(64))
+        {
             for at in [0, 16] {
                 let word = Word::load(bytes, at);
                 word.low_halves().store(levels, at);

@@ -1,7 +1,7 @@
 //! Q5_0: 32 elements; f16 scale, 4 bytes with the fifth bit of each level, 16 bytes of low halves, shifted by 16.
 
-use super::{Blocks, Unpacked, extreme, half_at, nearest, put_half};
 use super::word::Word;
+use super::{Blocks, Unpacked, extreme, half_at, nearest, put_half};
 
 pub(super) struct Q5_0;
 
@@ -37,7 +37,7 @@ fn sixteens(low: u8, high: u8) -> Word {
     // Every byte gets all eight bits, keeps its own, and carries into its top bit if that one is set.
     let eight = |bits: u8| {
         let own = u64::from(bits).wrapping_mul(0x0101_0101_0101_0101) & 0x8040_2010_0804_0201;
-        (own + 0x0040_6070_787c_7e7f & 0x8080_8080_8080_8080) >> 3
+        ((own + 0x0040_6070_787c_7e7f) & 0x8080_8080_8080_8080) >> 3
     };
     let both = u128::from(eight(low)) | u128::from(eight(high)) << 64;
     Word::load(&both.to_le_bytes(), 0)

@@ -2,8 +2,8 @@
 //! scale, shifted by 32. Each half of 128 elements is four runs of 32: the low halves of runs 0 and 2 share 32 bytes, those
 //! of 1 and 3 the next 32, and one byte holds the high bits of the four elements at the same place.
 
-use super::{Blocks, Unpacked, extreme, half_at, nearest, put_half};
 use super::word::Word;
+use super::{Blocks, Unpacked, extreme, half_at, nearest, put_half};
 
 pub(super) struct Q6K;
 

@@ -38,24 +38,28 @@ impl Word {
     #[inline(always)]
     pub fn bits<const BITS: i32>(self, mask: u8) -> Self {
         // What crosses from the neighbouring byte is above the mask, since masks have at most `8 - BITS` bits.
-        Self(_mm_and_si128(_mm_srli_epi16::<BITS>(self.0), _mm_set1_epi8(mask as i8)))
+        // SAFETY: plain arithmetic of SSE2, which every x86-64 machine has.
+        Self(unsafe { _mm_and_si128(_mm_srli_epi16::<BITS>(self.0), _mm_set1_epi8(mask as i8)) })
     }
 
     /// Every byte, at most 15, shifted left by four.
     #[inline(always)]
     pub fn raised(self) -> Self {
-        Self(_mm_slli_epi16::<4>(self.0))
+        // SAFETY: plain arithmetic of SSE2, which every x86-64 machine has.
+        Self(unsafe { _mm_slli_epi16::<4>(self.0) })
     }
 
     #[inline(always)]
     pub fn or(self, other: Self) -> Self {
-        Self(_mm_or_si128(self.0, other.0))
+        // SAFETY: plain arithmetic of SSE2, which every x86-64 machine has.
+        Self(unsafe { _mm_or_si128(self.0, other.0) })
     }
 
     /// Every byte with its top bit flipped.
     #[inline(always)]
     pub fn flipped(self) -> Self {
-        Self(_mm_xor_si128(self.0, _mm_set1_epi8(i8::MIN)))
+        // SAFETY: plain arithmetic of SSE2, which every x86-64 machine has.
+        Self(unsafe { _mm_xor_si128(self.0, _mm_set1_epi8(i8::MIN)) })
     }
 }
 

@@ -85,8 +85,8 @@ proptest! {
         recent in prop::collection::vec(0u32..50, 0..12),
         coin in 0.0f64..1.0,
     ) {
-        let [temperature, top_p, min_p, typical_p, repeat_penalty, presence_penalty, frequency_penalty] =
-            numbers;
+        let [temperature, top_p, min_p, typical_p, ..] = numbers;
+        let [.., repeat_penalty, presence_penalty, frequency_penalty] = numbers;
         let params = Sampling {
             temperature, top_k, top_p, min_p, typical_p, repeat_last, repeat_penalty,
             presence_penalty, frequency_penalty, seed: 0,

@@ -24,7 +24,8 @@ fn a_model_without_a_template_gets_chatml() {
 
 #[test]
 fn blocks_are_trimmed_and_python_methods_work() {
-    let source = "{{ bos_token }}\n{%- for m in messages %}\n    {% if m['role'].startswith('us') %}\n\
+    let source = "{{ bos_token }}\n{%- for m in messages %}\n\
+                  \u{20}   {% if m['role'].startswith('us') %}\n\
                   {{ m.content.strip() | upper }}\n    {% endif %}\n{% endfor %}\n";
     assert_eq!(render(source, &[message("user", " hi ")], "").as_deref(), Ok("<s>HI\n"));
 }

@@ -1,4 +1,5 @@
-//! The whole engine on a real model: it answers, alone and in company, and goes on where another one stopped.
+//! The whole engine on a real model: it answers, alone and in company, and goes on where another
+//! one stopped.
 
 use crate::fake::{Stream, drain};
 use ollamamax_engine::cpu::{CpuBackend, CpuOptions, NumericPath};
@@ -74,14 +75,13 @@ fn streams_in_company_are_the_streams_alone() {
         ask("Who are you?", Sampling { seed: 7, ..Sampling::default() }, 24),
         ask("Count to ten.", Sampling { seed: 8, repeat_penalty: 1.2, ..Sampling::default() }, 24),
     ];
+    let alone = requests.each_ref().map(|request| alone(NumericPath::Quantised, request, &[]));
     // Seven blocks hold two prompts and not much more: somebody is preempted.
     for blocks in [64, 7] {
         let mut engine = engine(NumericPath::Quantised, blocks);
-        let ids: Vec<_> =
-            requests.iter().map(|r| engine.submit(r.clone(), &[]).expect("taken")).collect();
+        let ids = requests.each_ref().map(|r| engine.submit(r.clone(), &[]).expect("taken"));
         let streams = drain(&mut engine);
-        for (id, request) in ids.iter().zip(&requests) {
-            let alone = alone(NumericPath::Quantised, request, &[]);
+        for (id, alone) in ids.iter().zip(&alone) {
             assert_eq!(streams[id].tokens(), alone.tokens(), "with {blocks} blocks");
             assert_eq!(streams[id].text(), alone.text());
         }

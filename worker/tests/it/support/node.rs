@@ -245,7 +245,10 @@ impl Blobs for Service {
             if serving == Serving::WrongBytes {
                 data[0] ^= 1;
             }
-            chunks.push(Ok(wire::BlobChunk { offset: offset + index as u64 * 1_000, data }));
+            chunks.push(Ok(wire::BlobChunk {
+                offset: offset + index as u64 * 1_000,
+                data: data.into(),
+            }));
         }
         Ok(Response::new(Box::pin(tokio_stream::iter(chunks))))
     }

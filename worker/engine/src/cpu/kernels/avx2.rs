@@ -5,6 +5,7 @@
 
 use super::super::rows::{LevelRows, QuantRow, Rows};
 use super::{Kernels, TILE_ROWS, Tier, portable};
+use crate::quant;
 use ollamamax_gguf::GgmlType;
 use std::arch::x86_64::*;
 
@@ -45,7 +46,18 @@ const KERNELS: Kernels = Kernels {
 
 tier! {
     fn unpack_plain(kind: GgmlType, row: &[u8], out: &mut [f32]) {
-        portable::unpack_plain(kind, row, out)
+        quant::unpack_plain(kind, row, out, |levels, scale, minimum, out| {
+            // SAFETY: sixteen levels; unaligned access is allowed.
+            let levels = unsafe { _mm_loadu_si128(levels.as_ptr().cast()) };
+            let eights = [levels, _mm_srli_si128::<8>(levels)];
+            for (levels, out) in eights.into_iter().zip(out.as_chunks_mut::<8>().0) {
+                let levels = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(levels));
+                let (scale, minimum) = (_mm256_set1_ps(scale), _mm256_set1_ps(minimum));
+                let values = _mm256_fmadd_ps(levels, scale, minimum);
+                // SAFETY: eight floats; unaligned access is allowed.
+                unsafe { _mm256_storeu_ps(out.as_mut_ptr(), values) };
+            }
+        });
     }
     fn unpack_levels(kind: GgmlType, row: &[u8], out: &mut LevelRows, index: usize) {
         portable::unpack_levels(kind, row, out, index)

@@ -5,6 +5,7 @@
 
 use super::super::rows::{LevelRows, QuantRow, Rows};
 use super::{Kernels, TILE_ROWS, Tier, portable};
+use crate::quant;
 use ollamamax_gguf::GgmlType;
 use std::arch::x86_64::*;
 
@@ -50,7 +51,14 @@ const KERNELS: Kernels = Kernels {
 
 tier! {
     fn unpack_plain(kind: GgmlType, row: &[u8], out: &mut [f32]) {
-        portable::unpack_plain(kind, row, out)
+        quant::unpack_plain(kind, row, out, |levels, scale, minimum, out| {
+            // SAFETY: sixteen levels and sixteen floats; unaligned access is allowed.
+            let levels = unsafe { _mm_loadu_si128(levels.as_ptr().cast()) };
+            let levels = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(levels));
+            let values = _mm512_fmadd_ps(levels, _mm512_set1_ps(scale), _mm512_set1_ps(minimum));
+            // SAFETY: as above.
+            unsafe { _mm512_storeu_ps(out.as_mut_ptr(), values) };
+        });
     }
     fn unpack_levels(kind: GgmlType, row: &[u8], out: &mut LevelRows, index: usize) {
         portable::unpack_levels(kind, row, out, index)

@@ -6,8 +6,10 @@
 //! the others are tested against.
 
 #[cfg(target_arch = "x86_64")]
+#[allow(clippy::needless_range_loop, reason = "rows and tokens index several arrays at once")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
+#[allow(clippy::needless_range_loop, reason = "rows and tokens index several arrays at once")]
 mod avx512;
 mod portable;
 mod scalar;
@@ -32,7 +34,10 @@ pub enum Tier {
 impl Tier {
     /// The best tier of this machine.
     pub fn best() -> Self {
-        [Self::Avx512, Self::Avx2].into_iter().find(|tier| tier.is_available()).unwrap_or(Self::Scalar)
+        [Self::Avx512, Self::Avx2]
+            .into_iter()
+            .find(|tier| tier.is_available())
+            .unwrap_or(Self::Scalar)
     }
 
     /// Whether this machine has it.

@@ -9,11 +9,6 @@ use ollamamax_gguf::GgmlType;
 const LANES: usize = 16;
 
 #[inline(always)]
-pub(super) fn unpack_plain(kind: GgmlType, row: &[u8], out: &mut [f32]) {
-    quant::unpack_plain(kind, row, out);
-}
-
-#[inline(always)]
 pub(super) fn unpack_levels(kind: GgmlType, row: &[u8], out: &mut LevelRows, index: usize) {
     let widths = out.widths;
     let levels = &mut out.levels[index * widths.elements..][..widths.elements];

@@ -2,12 +2,13 @@
 
 use super::super::rows::{LevelRows, QuantRow, Rows};
 use super::{Kernels, TILE_ROWS, Tier, portable};
-use crate::quant::half_to_f32;
+use crate::quant::{self, half_to_f32};
 use half::f16;
+use ollamamax_gguf::GgmlType;
 
 pub(super) const KERNELS: Kernels = Kernels {
     tier: Tier::Scalar,
-    unpack_plain: portable::unpack_plain,
+    unpack_plain,
     unpack_levels: portable::unpack_levels,
     dot_plain,
     dot_levels,
@@ -19,6 +20,10 @@ pub(super) const KERNELS: Kernels = Kernels {
     mix,
     to_half,
 };
+
+fn unpack_plain(kind: GgmlType, row: &[u8], out: &mut [f32]) {
+    quant::unpack_plain(kind, row, out, quant::expand);
+}
 
 /// Sum of products in sixteen lanes.
 fn dot(a: &[f32], b: &[f32]) -> f32 {
@@ -50,7 +55,8 @@ fn dot_levels(weights: &LevelRows, rows: usize, tokens: &[QuantRow], out: &mut [
             let mut sum = 0.0;
             let groups = levels.as_chunks::<16>().0.iter().zip(x.elements.as_chunks::<16>().0);
             for (group, (levels, elements)) in groups.enumerate() {
-                let products = levels.iter().zip(elements).map(|(&l, &e)| i32::from(l) * i32::from(e));
+                let products =
+                    levels.iter().zip(elements).map(|(&l, &e)| i32::from(l) * i32::from(e));
                 let products = products.sum::<i32>() as f32;
                 sum += products * (scales[4 * group] * x.scales[4 * group]);
             }

@@ -1,0 +1,44 @@
+"""Chats with each URL given, through the official clients, streamed and whole. Prints a line `ok <client> <url>` each."""
+
+import sys
+
+import ollama
+import openai
+
+MODEL = "smollm2:135m"
+QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+
+for url in sys.argv[1:]:
+    client = ollama.Client(url)
+    assert MODEL in [model.model for model in client.list().models], client.list()
+    assert client.show(MODEL).details.family == "llama"
+    whole = client.chat(MODEL, QUESTION, options={"temperature": 0}).message.content
+    assert "Paris" in whole, whole
+    parts = client.chat(MODEL, QUESTION, options={"temperature": 0}, stream=True)
+    assert "".join(part.message.content for part in parts) == whole
+    said = client.generate(MODEL, "The sky is", options={"num_predict": 8}).response
+    assert said.strip(), said
+    try:
+        client.chat("nonesuch", QUESTION)
+        raise SystemExit("an unknown model was answered")
+    except ollama.ResponseError as error:
+        assert error.status_code == 404 and "not found" in error.error, error
+    print("ok ollama", url)
+
+    client = openai.OpenAI(base_url=url + "/v1", api_key="unused", max_retries=0)
+    assert MODEL in [model.id for model in client.models.list()]
+    answer = client.chat.completions.create(model=MODEL, messages=QUESTION, temperature=0)
+    assert "Paris" in answer.choices[0].message.content, answer
+    assert answer.usage.completion_tokens > 0, answer
+    chunks = list(client.chat.completions.create(
+        model=MODEL, messages=QUESTION, temperature=0, stream=True,
+        stream_options={"include_usage": True}))
+    text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+    assert text == answer.choices[0].message.content, text
+    assert chunks[-1].usage.total_tokens > 0, chunks[-1]
+    try:
+        client.chat.completions.create(model="nonesuch", messages=QUESTION)
+        raise SystemExit("an unknown model was answered")
+    except openai.NotFoundError:
+        pass
+    print("ok openai", url)

@@ -1,0 +1,123 @@
+//! Streams while members die: nobody who was not talking to the dead notices more than a pause.
+
+use crate::binary;
+use ollamamax_tests::{Cluster, ClusterOptions, Member, model};
+use serde_json::Value;
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const MODEL: &str = "smollm2:135m";
+const PROMPT: &str = "Count from one to one hundred in words.";
+const TOKENS: u32 = 96;
+
+/// A cluster that serves the real model on `workers` workers.
+async fn serving(workers: usize) -> Cluster {
+    let options = ClusterOptions { memory_bytes: 4 << 30, ..ClusterOptions::new(binary()) };
+    let cluster = Cluster::start(options.size(3, workers)).await.expect("a cluster");
+    cluster.serve_file(MODEL, model::smollm2()).await.expect("the model is served");
+    cluster
+}
+
+/// Runs `count` streams over the given gateways, calls `fault` after the first record of each came, and returns the texts.
+async fn streams_through(
+    cluster: &mut Cluster,
+    gateways: &[usize],
+    count: usize,
+    fault: impl FnOnce(&mut Cluster),
+) -> Vec<String> {
+    let mut running = Vec::new();
+    for index in 0..count {
+        let api = cluster.api(gateways[index % gateways.len()]).clone();
+        let mut records = api.chat_stream(MODEL, PROMPT, TOKENS).await.expect("a stream");
+        let first = records.next().await.expect("a record").expect("not the end");
+        running.push((first, records));
+    }
+    fault(cluster);
+    let mut texts = Vec::new();
+    for (first, records) in running {
+        let rest = records.text().await.expect("the stream ends well");
+        texts.push(content(&first).to_owned() + &rest);
+    }
+    texts
+}
+
+fn content(record: &Value) -> &str {
+    record["message"]["content"].as_str().unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_stream_breaks_when_the_leader_is_killed_and_writes_go_on() {
+    let mut cluster = serving(1).await;
+    let reference = cluster.api(0).chat(MODEL, PROMPT, TOKENS).await.expect("an answer");
+    let leader = cluster.leader(PATIENCE).await.expect("a leader");
+    let survivors = [(leader + 1) % 3, (leader + 2) % 3];
+    let mut killed = Instant::now();
+    let fault = |cluster: &mut Cluster| {
+        cluster.kill9(Member::Node(leader));
+        killed = Instant::now();
+    };
+    let texts = streams_through(&mut cluster, &survivors, 8, fault).await;
+    assert!(texts.iter().all(|text| *text == reference), "{texts:#?}\nexpected {reference}");
+    let put = cluster.wait("a write on a survivor", PATIENCE, async || {
+        let put = cluster.api(survivors[0]).put_checkpoint("after", b"1", None).await;
+        put.map_err(|error| error.to_string())
+    });
+    put.await.expect("a survivor takes over");
+    eprintln!("streams ended and a write succeeded {:?} after the kill", killed.elapsed());
+    cluster.restart(Member::Node(leader)).expect("restarted");
+    cluster.wait_for_quorum(3, PATIENCE).await.expect("it catches up");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_goes_on_with_the_same_text_when_its_worker_is_killed() {
+    let mut cluster = serving(2).await;
+    let reference = cluster.api(0).chat(MODEL, PROMPT, TOKENS).await.expect("an answer");
+    let fault = |cluster: &mut Cluster| cluster.kill9(Member::Worker(0));
+    let texts = streams_through(&mut cluster, &[0, 1, 2], 4, fault).await;
+    assert!(texts.iter().all(|text| *text == reference), "{texts:#?}\nexpected {reference}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_worker_is_down_within_five_seconds_and_the_model_served_again() {
+    let mut cluster = serving(1).await;
+    let spare = cluster.add_worker().expect("a second worker");
+    cluster.wait_for_workers(spare + 1, PATIENCE).await.expect("both ready");
+    let before = cluster.status().await.expect("a status");
+    let victim = before.worker("worker-1").expect("the first worker").id.clone();
+    cluster.kill9(Member::Worker(0));
+    let killed = Instant::now();
+    let five = Duration::from_secs(5);
+    let down = cluster.wait("the worker is shown down", five, async || {
+        let status = cluster.status().await.map_err(|error| error.to_string())?;
+        let worker = status.workers.iter().find(|worker| worker.id == victim);
+        match worker.map(|worker| worker.status.as_str()) {
+            Some("down") => Ok(()),
+            other => Err(format!("it is {other:?}")),
+        }
+    });
+    down.await.expect("down in time");
+    eprintln!("down {:?} after the kill", killed.elapsed());
+    let served = cluster.api(0).chat(MODEL, PROMPT, 8).await.expect("the other worker serves");
+    eprintln!("served again {:?} after the kill", killed.elapsed());
+    assert!(!served.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_two_of_three_nodes_dead_streams_and_new_requests_go_on() {
+    let mut cluster = serving(1).await;
+    let reference = cluster.api(0).chat(MODEL, PROMPT, TOKENS).await.expect("an answer");
+    let leader = cluster.leader(PATIENCE).await.expect("a leader");
+    let last = (leader + 1) % 3;
+    let fault = |cluster: &mut Cluster| {
+        cluster.kill9(Member::Node(leader));
+        cluster.kill9(Member::Node((leader + 2) % 3));
+    };
+    let texts = streams_through(&mut cluster, &[last], 2, fault).await;
+    assert!(texts.iter().all(|text| *text == reference), "{texts:#?}\nexpected {reference}");
+    let asked = Instant::now();
+    let refused = cluster.api(last).put_checkpoint("x", b"1", None).await.expect_err("no quorum");
+    assert!(refused.to_string().contains("quorum"), "{refused}");
+    assert!(asked.elapsed() < Duration::from_secs(5), "it took {:?}", asked.elapsed());
+    let again = cluster.api(last).chat(MODEL, PROMPT, TOKENS).await.expect("a new request");
+    assert_eq!(again, reference);
+}

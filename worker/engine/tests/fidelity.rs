@@ -1,0 +1,125 @@
+//! The forward pass against an independent float64 forward of the dequantised weights of the same file.
+//!
+//! *Plain* computes in f32 and must agree closely; *quantised* rounds activations to eight bits and may differ as much as such
+//! rounding makes it, which is judged teacher-forced and by the likelihood of a text.
+
+use ollamamax_engine::backend::{Backend, BlockId, Logits, Slice, StepBatch};
+use ollamamax_engine::cpu::{CpuBackend, CpuOptions, NumericPath};
+use ollamamax_tests::model::smollm2;
+use serde_json::Value;
+
+const BLOCKS_COUNT: u32 = 32;
+/// Below this distance of the two best logits, rounding may decide which of them is greedy.
+const CLOSE_CALL: f64 = 0.1;
+
+fn golden() -> Value {
+    let text = include_str!("data/golden-smollm2-135m-q4_1.json");
+    serde_json::from_str(text).expect("reference data")
+}
+
+fn backend(path: NumericPath) -> CpuBackend {
+    let options = CpuOptions { path, kv_blocks: BLOCKS_COUNT, ..CpuOptions::default() };
+    CpuBackend::load(smollm2(), &options).expect("a sound model")
+}
+
+fn tokens_of(value: &Value) -> Vec<u32> {
+    let numbers = value.as_array().expect("tokens").iter();
+    numbers.map(|t| u32::try_from(t.as_u64().expect("a token")).expect("small")).collect()
+}
+
+fn numbers_of(value: &Value) -> Vec<f64> {
+    value.as_array().expect("numbers").iter().map(|n| n.as_f64().expect("a number")).collect()
+}
+
+/// The logits after `tokens`, which continue at `start`.
+fn step(backend: &mut CpuBackend, start: u32, tokens: &[u32], logits: Logits) -> Vec<Vec<f32>> {
+    let blocks = (0..BLOCKS_COUNT).map(BlockId).collect();
+    let slice = Slice { start, tokens: tokens.to_vec(), blocks, logits };
+    let mut all = backend.step(&StepBatch { slices: vec![slice] }).expect("a step");
+    all.remove(0)
+}
+
+/// The largest distance of the ten best first-step logits from the reference.
+fn worst_of_top_ten(item: &Value, logits: &[f32]) -> f64 {
+    let top = item["reference_f64"]["first_step"]["top10"].as_array().expect("ten");
+    assert_eq!(top.len(), 10);
+    let distance = |entry: &Value| {
+        let id = usize::try_from(entry["id"].as_u64().expect("an id")).expect("small");
+        (f64::from(logits[id]) - entry["logit"].as_f64().expect("a logit")).abs()
+    };
+    top.iter().map(distance).fold(0.0, f64::max)
+}
+
+fn argmax(logits: &[f32]) -> u32 {
+    let best = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b]).then(b.cmp(a)));
+    u32::try_from(best.expect("a vocabulary")).expect("small")
+}
+
+fn position(length: usize) -> u32 {
+    u32::try_from(length).expect("small")
+}
+
+/// Mean negative log-likelihood of the reference text, and the reference's own.
+fn likelihood(path: NumericPath) -> (f64, f64) {
+    let golden = golden();
+    let nll = &golden["nll"];
+    let tokens = tokens_of(&nll["tokens"]);
+    let rows = step(&mut backend(path), 0, &tokens, Logits::All);
+    let score = |row: &Vec<f32>, next: u32| {
+        let best = row.iter().copied().fold(f32::MIN, f32::max);
+        let sum: f64 = row.iter().map(|logit| f64::from(logit - best).exp()).sum();
+        sum.ln() - f64::from(row[next as usize] - best)
+    };
+    let scored = tokens.len() - 1;
+    let sum: f64 = rows.iter().zip(&tokens[1..]).map(|(row, next)| score(row, *next)).sum();
+    let reference = nll["reference_f64"]["sum_nll"].as_f64().expect("a sum");
+    (sum / scored as f64, reference / scored as f64)
+}
+
+#[test]
+fn the_plain_path_has_the_references_logits_and_greedy_tokens() {
+    let golden = golden();
+    let mut backend = backend(NumericPath::Plain);
+    for item in golden["generate"].as_array().expect("items") {
+        let mut tokens = tokens_of(&item["prompt_tokens"]);
+        let mut logits = step(&mut backend, 0, &tokens, Logits::Last).remove(0);
+        let worst = worst_of_top_ten(item, &logits);
+        eprintln!("{}: first-step logits off by {worst:.6}", item["id"]);
+        assert!(worst <= 0.05, "{}: off by {worst}", item["id"]);
+        let reference = &item["reference_f64"];
+        let margins = numbers_of(&reference["top1_minus_top2_margin"]);
+        let expected = tokens_of(&reference["output_tokens"]);
+        for (index, (expected, margin)) in expected.iter().zip(margins).enumerate() {
+            if margin < CLOSE_CALL {
+                break;
+            }
+            assert_eq!(argmax(&logits), *expected, "{}: token {index}", item["id"]);
+            let at = position(tokens.len());
+            tokens.push(*expected);
+            logits = step(&mut backend, at, &[*expected], Logits::Last).remove(0);
+        }
+    }
+}
+
+#[test]
+fn the_quantised_path_stays_close_teacher_forced() {
+    let golden = golden();
+    let mut backend = backend(NumericPath::Quantised);
+    for item in golden["generate"].as_array().expect("items") {
+        let tokens = tokens_of(&item["prompt_tokens"]);
+        let logits = step(&mut backend, 0, &tokens, Logits::Last).remove(0);
+        let worst = worst_of_top_ten(item, &logits);
+        eprintln!("{}: first-step logits off by {worst:.4}", item["id"]);
+        assert!(worst <= 1.0, "{}: off by {worst}", item["id"]);
+    }
+}
+
+#[test]
+fn both_paths_find_the_reference_text_as_likely_as_the_reference_does() {
+    for (path, bound) in [(NumericPath::Plain, 0.000_5), (NumericPath::Quantised, 0.005)] {
+        let (mean, reference) = likelihood(path);
+        let off = (mean - reference).abs() / reference;
+        eprintln!("{path:?}: mean NLL {mean:.6}, reference {reference:.6}, off {:.4} %", off * 100.0);
+        assert!(off <= bound, "{path:?}: {mean} instead of {reference}");
+    }
+}
