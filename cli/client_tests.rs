@@ -1,3 +1,5 @@
+//! The client against nodes that are down, slow or without a quorum.
+
 use super::*;
 use serde_json::json;
 use std::sync::Mutex as StdMutex;

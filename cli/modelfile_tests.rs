@@ -1,3 +1,5 @@
+//! Modelfiles, well formed and not.
+
 use super::*;
 use proptest::prelude::*;
 

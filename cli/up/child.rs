@@ -104,9 +104,20 @@ impl Supervised {
         let _ = self.task.await;
     }
 
-    /// Ends it at once.
+    /// What can end it at once, even while it is being stopped.
+    pub fn handle(&self) -> KillHandle {
+        KillHandle(Arc::clone(&self.pid))
+    }
+}
+
+/// Ends a child at once.
+#[derive(Clone, Debug)]
+pub struct KillHandle(Arc<AtomicU32>);
+
+impl KillHandle {
+    /// SIGKILL to the process that runs now, if one does.
     pub fn kill(&self) {
-        signal(self.pid.load(Ordering::Relaxed), Signal::KILL);
+        signal(self.0.load(Ordering::Relaxed), Signal::KILL);
     }
 }
 

@@ -1,3 +1,5 @@
+//! Children that end, and how they are started again.
+
 use super::*;
 use crate::up::log;
 
@@ -64,12 +66,12 @@ async fn a_child_that_will_not_stop_is_killed() {
 }
 
 #[tokio::test]
-async fn a_child_reads_the_end_of_stdin_when_it_is_dropped() {
+async fn a_child_killed_by_somebody_did_not_fail() {
     let directory = tempfile::tempdir().expect("a directory");
     let (sender, mut deaths) = mpsc::unbounded_channel();
     let spec = shell("cat; exit 0", directory.path());
     let child = Supervised::start(spec, Restart::Always, sender).expect("started");
-    child.kill();
+    child.handle().kill();
     let death = next(&mut deaths).await;
     assert_eq!((death.how.as_str(), death.quick), ("was ended by signal 9", 0));
     child.stop(DEADLINE).await;

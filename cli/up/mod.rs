@@ -21,7 +21,7 @@ use crate::exit::Failure;
 use crate::known_nodes::data_directory;
 use crate::out;
 use crate::progress::Progress;
-use child::{Death, Restart};
+use child::{Death, KillHandle, Restart};
 use layout::{Asked, Layout};
 use lock::Lock;
 use start::Cluster;
@@ -88,10 +88,11 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         }
     };
     out::say("stopping; once more kills");
+    let processes = cluster.kill_handles();
     tokio::select! {
         () = cluster.stop() => {}
         _ = signals.asked() => {
-            cluster.kill();
+            processes.iter().for_each(KillHandle::kill);
             std::process::exit(130);
         }
     }

@@ -2,7 +2,7 @@
 
 use super::Args;
 use super::announce::Ready;
-use super::child::{Death, QUICK_DEATHS_MAX, Spec, Supervised};
+use super::child::{Death, KillHandle, QUICK_DEATHS_MAX, Spec, Supervised};
 use super::layout::{DEFAULT_MODEL, Layout, Model, member_directory, node_name, worker_name};
 use super::{describe, log, ports, ready};
 use crate::client::Client;
@@ -347,9 +347,9 @@ impl Cluster {
         }
     }
 
-    /// Ends every process at once.
-    pub fn kill(&self) {
-        self.nodes.iter().chain(&self.workers).for_each(Supervised::kill);
+    /// What ends every process at once, also while they are being stopped.
+    pub fn kill_handles(&self) -> Vec<KillHandle> {
+        self.nodes.iter().chain(&self.workers).map(Supervised::handle).collect()
     }
 }
 

@@ -1,3 +1,5 @@
+//! A quorum in one process: agreement, take-over, membership.
+
 use crate::support::{Cluster, checkpoint, eventually, model, retried, value, within};
 use bytes::Bytes;
 use futures_util::StreamExt;

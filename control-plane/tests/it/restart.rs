@@ -1,3 +1,5 @@
+//! Nodes that come back: from the log, from a snapshot, on other ports.
+
 use crate::support::{Cluster, eventually, value};
 use ollamamax_control_plane::error::EXIT_CONFIG;
 use ollamamax_control_plane::{ControlPlaneNode, NodeConfig};

@@ -1,3 +1,5 @@
+//! Watchers that rebuild the state and resume.
+
 use crate::support::{Cluster, PATIENCE};
 use ollamamax_core::{State, codec};
 use ollamamax_proto::wire::control_client::ControlClient;

@@ -1,3 +1,5 @@
+//! Workers as the leader sees them: silent, dead, back again.
+
 use crate::support::{Cluster, PATIENCE, eventually, model, within};
 use ollamamax_core::Command;
 use ollamamax_core::record::{Demand, Lifetime};

@@ -25,6 +25,7 @@ pub mod sampler;
 pub mod sequence;
 pub mod shape;
 pub mod stop;
+pub mod synth;
 pub mod template;
 pub mod text;
 pub mod tokenizer;

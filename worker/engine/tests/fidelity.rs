@@ -119,7 +119,10 @@ fn both_paths_find_the_reference_text_as_likely_as_the_reference_does() {
     for (path, bound) in [(NumericPath::Plain, 0.000_5), (NumericPath::Quantised, 0.005)] {
         let (mean, reference) = likelihood(path);
         let off = (mean - reference).abs() / reference;
-        eprintln!("{path:?}: mean NLL {mean:.6}, reference {reference:.6}, off {:.4} %", off * 100.0);
+        eprintln!(
+            "{path:?}: mean NLL {mean:.6}, reference {reference:.6}, off {:.4} %",
+            off * 100.0
+        );
         assert!(off <= bound, "{path:?}: {mean} instead of {reference}");
     }
 }

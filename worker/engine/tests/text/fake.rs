@@ -1,6 +1,6 @@
-//! A backend whose logits are a hash of the tokens it finds in a sequence's blocks. It has no
-//! weights, but a KV cache as real as any: a wrong block table, a block shared by mistake or a
-//! stale prefix changes the logits.
+//! A backend whose logits are a hash of what it finds in a sequence's blocks. It has no weights, but
+//! a KV cache as real as any, each entry of which depends on all before it: a wrong block table, a
+//! block shared by mistake or a stale prefix changes the logits.
 
 use ollamamax_engine::backend::{Backend, BackendError, Logits, SliceLogits, StepBatch};
 use ollamamax_engine::engine::{
@@ -39,7 +39,7 @@ pub fn text() -> Arc<TextModel> {
 
 #[derive(Debug)]
 pub struct FakeBackend {
-    slots: Vec<Option<u32>>,
+    slots: Vec<Option<u64>>,
     step_tokens: usize,
     /// Steps after which the device fails.
     pub fails_after: Option<usize>,
@@ -68,14 +68,18 @@ impl Backend for FakeBackend {
         for slice in &batch.slices {
             assert!(!slice.tokens.is_empty());
             for (offset, &token) in slice.tokens.iter().enumerate() {
-                self.slots[slot(&slice.blocks, slice.start as usize + offset)] = Some(token);
+                let position = slice.start as usize + offset;
+                let before = position
+                    .checked_sub(1)
+                    .map_or(Some(17), |before| self.slots[slot(&slice.blocks, before)]);
+                let entry = mix(before.expect("computed before") ^ u64::from(token));
+                self.slots[slot(&slice.blocks, position)] = Some(entry);
             }
         }
         let logits = |slice: &ollamamax_engine::backend::Slice| {
             let end = slice.start as usize + slice.tokens.len();
             let hash = (0..end).fold(17, |hash, position| {
-                let token = self.slots[slot(&slice.blocks, position)].expect("computed before");
-                mix(hash ^ u64::from(token))
+                mix(hash ^ self.slots[slot(&slice.blocks, position)].expect("computed before"))
             });
             match slice.logits {
                 Logits::None => Vec::new(),

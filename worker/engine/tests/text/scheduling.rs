@@ -32,14 +32,30 @@ pub fn options() -> impl Strategy<Value = Options> {
     })
 }
 
-/// Requests, many of which begin alike.
+/// Requests, many of which begin alike, and some with equal blocks at different places.
 pub fn request() -> impl Strategy<Value = Prepared> {
-    (0usize..30, prop::collection::vec(0u32..END, 1..12), options()).prop_map(
-        |(shared, own, options)| {
-            let prompt: Vec<u32> = (0..shared as u32).map(|n| n % 5).chain(own).collect();
+    let period = prop::sample::select(vec![1u32, 5]);
+    (0u32..30, period, prop::collection::vec(0u32..END, 1..12), options()).prop_map(
+        |(shared, period, own, options)| {
+            let prompt: Vec<u32> = (0..shared).map(|n| n % period).chain(own).collect();
             prepared(&prompt, options)
         },
     )
+}
+
+/// The text of tokens, cut before the first stop to be complete, read all at once.
+fn read(tokens: &[u32], options: &Options) -> String {
+    let visible = tokens.iter().filter(|&&token| token != END);
+    let bytes: Vec<u8> =
+        visible.flat_map(|&token| text().tokenizer().bytes(token).to_vec()).collect();
+    let whole = String::from_utf8_lossy(&bytes).into_owned();
+    for (end, _) in whole.char_indices().skip(1).chain([(whole.len(), ' ')]) {
+        let ending = options.stop.iter().filter(|stop| whole[..end].ends_with(*stop));
+        if let Some(length) = ending.map(String::len).max() {
+            return whole[..end - length].to_owned();
+        }
+    }
+    whole
 }
 
 proptest! {
@@ -103,6 +119,7 @@ proptest! {
         let (tokens, text) = (stream.tokens(), stream.text());
         prop_assert_eq!(finished.output_tokens as usize, tokens.len());
         prop_assert_eq!(finished.context, [&request.tokens[..], &tokens].concat());
+        prop_assert_eq!(&text, &read(&tokens, &request.options));
         let stops = &request.options.stop;
         prop_assert!(stops.iter().all(|stop| !text.contains(stop)), "a stop in {:?}", text);
         let full = request.tokens.len() + tokens.len() == 48;

@@ -213,7 +213,8 @@ fn levels_tile<const R: usize, const T: usize>(
                 let elements = x.elements.as_ptr().add(group * 16).cast();
                 let elements = _mm256_cvtepi8_epi16(_mm_loadu_si128(elements));
                 for r in 0..R {
-                    let w_scale = *weights.scales.as_ptr().add((row + r) * widths.scales + group * 4);
+                    let w_scale =
+                        *weights.scales.as_ptr().add((row + r) * widths.scales + group * 4);
                     let products = _mm256_cvtepi32_ps(_mm256_madd_epi16(w[r], elements));
                     let scale = _mm256_set1_ps(w_scale * x_scale);
                     sums[r][t] = _mm256_fmadd_ps(products, scale, sums[r][t]);
@@ -272,8 +273,7 @@ fn half_dot(query: &[f32], key: &[u16]) -> f32 {
 fn mix_column(weights: &[f32], values: &[u16], width: usize, at: usize, mix: &mut [f32]) {
     let mix = &mut mix[at..at + 16];
     // SAFETY: sixteen floats.
-    let mut sums =
-        unsafe { [_mm256_loadu_ps(mix.as_ptr()), _mm256_loadu_ps(mix.as_ptr().add(8))] };
+    let mut sums = unsafe { [_mm256_loadu_ps(mix.as_ptr()), _mm256_loadu_ps(mix.as_ptr().add(8))] };
     for (index, weight) in weights.iter().enumerate() {
         let value = &values[index * width + at..][..16];
         for (half, sum) in sums.iter_mut().enumerate() {

@@ -261,9 +261,8 @@ fn half_dot(query: &[f32], key: &[u16]) -> f32 {
     let mut sum = _mm512_setzero_ps();
     for (query, key) in query.as_chunks::<16>().0.iter().zip(key.as_chunks::<16>().0) {
         // SAFETY: both sides are sixteen elements; unaligned access is allowed.
-        let (query, key) = unsafe {
-            (_mm512_loadu_ps(query.as_ptr()), _mm256_loadu_si256(key.as_ptr().cast()))
-        };
+        let (query, key) =
+            unsafe { (_mm512_loadu_ps(query.as_ptr()), _mm256_loadu_si256(key.as_ptr().cast())) };
         sum = _mm512_fmadd_ps(query, _mm512_cvtph_ps(key), sum);
     }
     sum_of(sum)

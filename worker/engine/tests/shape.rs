@@ -1,0 +1,133 @@
+//! What a model must have to be run, and what is said when it does not.
+
+use ollamamax_engine::cpu::{CpuBackend, CpuOptions, LoadError};
+use ollamamax_engine::shape::ModelShape;
+use ollamamax_engine::synth::Synth;
+use ollamamax_engine::weights::Mapping;
+use ollamamax_gguf::{GgmlType, Gguf, GgufWriter, Value};
+use std::sync::Arc;
+
+/// A tiny model, rebuilt with each metadata entry and tensor passed through an editor.
+fn edited(
+    metadata: impl Fn(&str, Value) -> Option<Value>,
+    tensor: impl Fn(&str, Vec<u64>, GgmlType) -> Option<(Vec<u64>, GgmlType)>,
+) -> Result<ModelShape, String> {
+    let file = Synth { rope_factors: true, ..Synth::tiny(GgmlType::F32, 1) }.to_gguf();
+    let gguf = Gguf::parse(&file).expect("a valid file");
+    let mut writer = GgufWriter::new();
+    for entry in gguf.entries() {
+        if let Some(value) = metadata(&entry.key, entry.value.clone()) {
+            writer.metadata(&entry.key, value);
+        }
+    }
+    for info in gguf.tensors() {
+        if let Some((dims, kind)) = tensor(&info.name, info.dims.clone(), info.kind) {
+            let bytes = kind.row_bytes(dims.iter().product()).expect("whole blocks");
+            writer.tensor(&info.name, &dims, kind, vec![0; bytes as usize]);
+        }
+    }
+    let gguf = Gguf::parse(&writer.to_bytes()).expect("the header is fine");
+    ModelShape::from_gguf(&gguf).map_err(|error| error.to_string())
+}
+
+fn with(key: &'static str, value: Value) -> Result<ModelShape, String> {
+    edited(
+        |k, old| Some(if k == key { value.clone() } else { old }),
+        |_, dims, kind| Some((dims, kind)),
+    )
+}
+
+fn without_tensor(name: &str) -> Result<ModelShape, String> {
+    edited(|_, v| Some(v), |n, dims, kind| (n != name).then_some((dims, kind)))
+}
+
+fn refused(result: Result<ModelShape, String>, part: &str) {
+    let error = result.expect_err(part);
+    assert!(error.contains(part), "`{error}` should contain `{part}`");
+}
+
+#[test]
+fn a_good_model_is_read() {
+    let shape = edited(|_, v| Some(v), |_, dims, kind| Some((dims, kind))).expect("a good model");
+    assert_eq!((shape.layers, shape.width, shape.feed_forward), (2, 64, 128));
+    assert_eq!((shape.heads, shape.kv_heads, shape.head_width), (4, 2, 16));
+    assert_eq!((shape.vocabulary, shape.tied, shape.rope_factors), (96, true, true));
+    let plain = without_tensor("rope_freqs.weight").expect("factors are optional");
+    assert!(!plain.rope_factors);
+}
+
+#[test]
+fn numbers_that_make_no_sense_are_refused() {
+    let number = Value::U32;
+    refused(
+        with("general.architecture", Value::Str("bert".into())),
+        "architecture `bert` is not supported, expected `llama`",
+    );
+    refused(with("llama.block_count", number(0)), "`llama.block_count` is 0: it must be positive");
+    refused(with("llama.block_count", number(u32::MAX)), "fewer tensors than layers");
+    refused(with("llama.block_count", number(3)), "tensor `blk.2.attn_k.weight` is missing");
+    refused(with("llama.block_count", number(1)), "tensor `blk.1.attn_");
+    refused(with("llama.attention.head_count", number(0)), "must be positive");
+    refused(with("llama.attention.head_count_kv", number(3)), "must divide");
+    refused(with("llama.rope.dimension_count", number(15)), "must be even");
+    refused(with("llama.rope.dimension_count", number(18)), "no wider than a head");
+    refused(with("llama.attention.value_length", number(8)), "the same as key_length");
+    refused(with("llama.rope.freq_base", Value::F32(f32::NAN)), "a positive number");
+    refused(with("llama.embedding_length", Value::F32(1.0)), "is an f32, expected an unsigned");
+    refused(
+        with("llama.embedding_length", number(32)),
+        "tensor `blk.0.attn_k.weight` has the dimensions [64, 32], expected [32, 32]",
+    );
+}
+
+#[test]
+fn tensors_that_do_not_fit_are_refused() {
+    refused(without_tensor("output_norm.weight"), "tensor `output_norm.weight` is missing");
+    refused(without_tensor("token_embd.weight"), "tensor `token_embd.weight` is missing");
+    refused(without_tensor("blk.1.ffn_up.weight"), "tensor `blk.1.ffn_up.weight` is missing");
+    let with_kind = |kind| {
+        edited(
+            |_, v| Some(v),
+            |name, dims, old| Some((dims, if name.contains("0.ffn_up") { kind } else { old })),
+        )
+    };
+    refused(with_kind(GgmlType::F64), "`blk.0.ffn_up.weight` has the type F64, which is not");
+    let flat = edited(
+        |_, v| Some(v),
+        |name, dims, kind| {
+            let flat = name == "token_embd.weight";
+            Some((if flat { vec![dims.iter().product()] } else { dims }, kind))
+        },
+    );
+    refused(flat, "tensor `token_embd.weight` has the dimensions [6144]");
+}
+
+#[test]
+fn features_that_are_missing_are_named() {
+    let with_metadata = |key: &str, value: Value| {
+        let metadata = vec![(key.to_owned(), value)];
+        let file = Synth { metadata, ..Synth::tiny(GgmlType::F32, 1) }.to_gguf();
+        let mapping = Arc::new(Mapping::from_vec(file));
+        CpuBackend::from_mapping(mapping, &CpuOptions::default()).map_err(|e| e.to_string())
+    };
+    let yarn = with_metadata("llama.rope.scaling.type", Value::Str("yarn".into()));
+    assert!(yarn.is_err_and(|error| error.contains("`llama.rope.scaling.type` is yarn")));
+    let experts = with_metadata("llama.expert_count", Value::U32(8));
+    assert!(experts.is_err_and(|error| error.contains("no mixture of experts")));
+    assert!(with_metadata("llama.rope.scaling.type", Value::Str("none".into())).is_ok());
+}
+
+#[test]
+fn files_that_are_no_models_are_refused() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let path = dir.path().join("model.gguf");
+    let load = || CpuBackend::load(&path, &CpuOptions::default());
+    assert!(matches!(load(), Err(LoadError::Open { .. })));
+    let whole = Synth::tiny(GgmlType::Q4_0, 1).to_gguf();
+    for len in [0, 3, 100, whole.len() / 2, whole.len() - 1] {
+        std::fs::write(&path, &whole[..len]).expect("a file");
+        assert!(matches!(load(), Err(LoadError::Gguf(_))), "cut to {len}");
+    }
+    std::fs::write(&path, &whole).expect("a file");
+    assert!(load().is_ok());
+}
