@@ -12,9 +12,9 @@ for url in sys.argv[1:]:
     client = ollama.Client(url)
     assert MODEL in [model.model for model in client.list().models], client.list()
     assert client.show(MODEL).details.family == "llama"
-    whole = client.chat(MODEL, QUESTION, options={"temperature": 0}).message.content
+    whole = client.chat(MODEL, QUESTION, options={"temperature": 0, "num_predict": 24}).message.content
     assert len(whole.split()) > 3, whole
-    parts = client.chat(MODEL, QUESTION, options={"temperature": 0}, stream=True)
+    parts = client.chat(MODEL, QUESTION, options={"temperature": 0, "num_predict": 24}, stream=True)
     assert "".join(part.message.content for part in parts) == whole
     said = client.generate(MODEL, "The capital of France is", raw=True,
                            options={"temperature": 0, "num_predict": 8}).response
@@ -28,11 +28,11 @@ for url in sys.argv[1:]:
 
     client = openai.OpenAI(base_url=url + "/v1", api_key="unused", max_retries=0)
     assert MODEL in [model.id for model in client.models.list()]
-    answer = client.chat.completions.create(model=MODEL, messages=QUESTION, temperature=0, top_p=0.9)
+    answer = client.chat.completions.create(model=MODEL, messages=QUESTION, temperature=0, top_p=0.9, max_tokens=24)
     assert answer.choices[0].message.content == whole, answer
     assert answer.usage.completion_tokens > 0, answer
     chunks = list(client.chat.completions.create(
-        model=MODEL, messages=QUESTION, temperature=0, top_p=0.9, stream=True,
+        model=MODEL, messages=QUESTION, temperature=0, top_p=0.9, max_tokens=24, stream=True,
         stream_options={"include_usage": True}))
     text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
     assert text == answer.choices[0].message.content, text

@@ -103,9 +103,12 @@ pub fn timestamp() -> String {
     format!("{:.9}", jiff::Timestamp::now())
 }
 
+/// The end of the year 9999, less a day for time zones.
+const LAST_MOMENT_MS: i64 = 253_402_207_200_000;
+
 /// A stored moment in the same form.
 pub fn timestamp_of(moment: ollamamax_proto::Millis) -> String {
-    let ms = i64::try_from(moment.0).unwrap_or(i64::MAX);
-    // Only moments past the year 9999 have no such form.
+    // Moments past the year 9999 have no such form: "forever" is told as the last that has.
+    let ms = i64::try_from(moment.0).unwrap_or(i64::MAX).min(LAST_MOMENT_MS);
     jiff::Timestamp::from_millisecond(ms).map_or_else(|_| timestamp(), |time| format!("{time:.9}"))
 }
