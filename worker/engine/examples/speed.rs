@@ -20,7 +20,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "{:<10} {:<10} {:>7} {:>12} {:>12}",
         "path", "tier", "threads", "prefill t/s", "decode t/s"
     );
-    for numeric in [NumericPath::Quantised, NumericPath::Plain] {
+    for numeric in [NumericPath::Fast] {
         for tier in [Tier::Avx512, Tier::Avx2].into_iter().filter(|tier| tier.is_available()) {
             let options =
                 CpuOptions { path: numeric, threads, tier: Some(tier), ..CpuOptions::default() };

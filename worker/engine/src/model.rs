@@ -1,92 +1,50 @@
-//! The forward pass, as in the paper (Touvron et al., *LLaMA*, 2023, with grouped-query attention, Ainslie et al., 2023).
-//!
-//! Shapes: `x` is tokens x width; queries tokens x (heads * head width); keys and values tokens x (kv heads * head width).
+//! The forward pass, as in the paper (Touvron et al., *LLaMA*, 2023, with grouped-query attention, Ainslie et al., 2023),
+//! written over the steps that a numeric path provides. Each step treats every token alone, so a token's result does not
+//! depend on its neighbours.
 
-use crate::cpu::ops::Ops;
-use crate::cpu::rows::Rows;
-use crate::shape::ModelShape;
-use crate::weights::Weights;
+use crate::weights::{Layer, Weights};
 
-/// What a pass writes between its steps; kept from pass to pass.
-#[derive(Debug)]
-pub(crate) struct Activations {
-    /// The residual stream.
-    pub x: Rows,
-    pub normed: Rows,
-    queries: Rows,
-    keys: Rows,
-    values: Rows,
-    attended: Rows,
-    gate: Rows,
-    up: Rows,
-    delta: Rows,
+/// What [`Steps::add`] multiplies.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum From {
+    /// What [`Steps::attend`] gave.
+    Attended,
+    /// What [`Steps::gate`] gave.
+    Gated,
 }
 
-impl Activations {
-    pub fn new(shape: &ModelShape) -> Self {
-        let width = shape.width as usize;
-        let heads = |heads: u32| heads as usize * shape.head_width as usize;
-        Self {
-            x: Rows::new(width),
-            normed: Rows::new(width),
-            queries: Rows::new(heads(shape.heads)),
-            keys: Rows::new(heads(shape.kv_heads)),
-            values: Rows::new(heads(shape.kv_heads)),
-            attended: Rows::new(heads(shape.heads)),
-            gate: Rows::new(shape.feed_forward as usize),
-            up: Rows::new(shape.feed_forward as usize),
-            delta: Rows::new(width),
-        }
-    }
+/// The steps of one pass over some tokens. What they read and write lies in the pass: the residual stream `x`, its normed
+/// copy, queries, keys and values, and the inner parts of both halves of a layer.
+pub(crate) trait Steps {
+    /// How this path holds a matrix.
+    type Matrix;
 
-    fn resize(&mut self, tokens: usize) {
-        let Self { x, normed, queries, keys, values, attended, gate, up, delta } = self;
-        for rows in [x, normed, queries, keys, values, attended, gate, up, delta] {
-            rows.resize(tokens);
-        }
-    }
+    /// `x = embedding of the tokens`.
+    fn embed(&mut self);
+    /// `normed = x / rms(x) * weight`.
+    fn norm(&mut self, weight: &[f32]);
+    /// `queries, keys, values = W normed`; queries and keys rotated by position, keys and values stored.
+    fn project(&mut self, index: usize, layer: &Layer<Self::Matrix>);
+    /// `attended = softmax(queries keys) values`, over each token's own and earlier positions.
+    fn attend(&mut self, index: usize);
+    /// `gated = silu(W_gate normed) * (W_up normed)`.
+    fn gate(&mut self, gate: &Self::Matrix, up: &Self::Matrix);
+    /// `x = x + W from`.
+    fn add(&mut self, matrix: &Self::Matrix, from: From);
 }
 
-/// Runs the tokens of `ops` through all layers; afterwards `s.x` holds their last residuals and the cache their keys
-/// and values.
-pub(crate) fn forward(weights: &Weights, ops: &mut Ops<'_>, s: &mut Activations) {
-    s.resize(ops.places.len());
-    ops.embed(&weights.embedding, &mut s.x);
+/// Runs the tokens of a pass through all layers; afterwards `x` holds their last residuals and the cache their keys and
+/// values.
+pub(crate) fn forward<S: Steps>(weights: &Weights<S::Matrix>, pass: &mut S) {
+    pass.embed();
     for (index, layer) in weights.layers.iter().enumerate() {
-        ops.norm(&s.x, &layer.attention_norm, &mut s.normed);
-        ops.multiply(
-            &s.normed,
-            [
-                (&layer.query, &mut s.queries),
-                (&layer.key, &mut s.keys),
-                (&layer.value, &mut s.values),
-            ],
-        );
-        ops.rotate(&mut s.queries);
-        ops.rotate(&mut s.keys);
-        ops.store(index, &s.keys, &s.values);
-        ops.attend(index, &s.queries, &mut s.attended);
-        ops.multiply(&s.attended, [(&layer.output, &mut s.delta)]);
-        ops.add(&mut s.x, &s.delta);
+        pass.norm(&layer.attention_norm);
+        pass.project(index, layer);
+        pass.attend(index);
+        pass.add(&layer.output, From::Attended);
 
-        ops.norm(&s.x, &layer.feed_forward_norm, &mut s.normed);
-        ops.multiply(&s.normed, [(&layer.gate, &mut s.gate), (&layer.up, &mut s.up)]);
-        ops.swiglu(&mut s.gate, &s.up);
-        ops.multiply(&s.gate, [(&layer.down, &mut s.delta)]);
-        ops.add(&mut s.x, &s.delta);
+        pass.norm(&layer.feed_forward_norm);
+        pass.gate(&layer.gate, &layer.up);
+        pass.add(&layer.down, From::Gated);
     }
-}
-
-/// The logits of some rows of the residual stream, gathered into `x`.
-pub(crate) fn logits(
-    weights: &Weights,
-    ops: &mut Ops<'_>,
-    x: &Rows,
-    normed: &mut Rows,
-) -> Vec<Vec<f32>> {
-    normed.resize(x.count());
-    ops.norm(x, &weights.norm, normed);
-    let mut logits = vec![vec![0.0; weights.head.rows]; x.count()];
-    ops.multiply_into(normed, &weights.head, &mut logits);
-    logits
 }

@@ -245,6 +245,29 @@ impl ModelShape {
     }
 }
 
+#[cfg(test)]
+impl ModelShape {
+    /// Something small, for tests of what depends on heads only.
+    pub(crate) fn for_tests(kv_heads: u32, head_width: u32) -> Self {
+        Self {
+            layers: 2,
+            width: 64,
+            feed_forward: 64,
+            heads: 2 * kv_heads,
+            kv_heads,
+            head_width,
+            rope_width: head_width,
+            rope_base: 10_000.0,
+            rope_scale: 1.0,
+            norm_epsilon: 1e-5,
+            vocabulary: 96,
+            context_tokens: 2048,
+            tied: true,
+            rope_factors: false,
+        }
+    }
+}
+
 fn unsupported<T>(
     key: &str,
     found: impl ToString,

@@ -1,4 +1,4 @@
-//! The weights of a model, left where they lie in the file: quantised rows are read straight from the mapping.
+//! The weights of a model where they lie in the file, and the table of all of them, whatever form a matrix has taken.
 
 use crate::quant;
 use crate::shape::{ModelShape, ShapeError};
@@ -30,6 +30,18 @@ impl Mapping {
     /// A model held in memory.
     pub fn from_vec(bytes: Vec<u8>) -> Self {
         Self(Bytes::Memory(bytes))
+    }
+
+    /// See [`Matrix::forget`].
+    fn forget(&self, start: usize, len: usize) {
+        if let Bytes::File(map) = &self.0 {
+            // SAFETY: the map is of a file and read-only, so its pages can always be had again with the same contents.
+            let forgotten = unsafe {
+                map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, len)
+            };
+            // Only memory use depends on it.
+            let _ = forgotten;
+        }
     }
 
     /// The whole file.
@@ -84,6 +96,12 @@ impl Matrix {
         self.rows * self.row_bytes
     }
 
+    /// Tells the system that these bytes of the file will not be needed soon: they need not stay in memory. Reading them
+    /// again is slower, not wrong.
+    pub fn forget(&self) {
+        self.mapping.forget(self.start, self.bytes());
+    }
+
     fn vector(gguf: &Gguf, mapping: &Arc<Mapping>, name: &str) -> Result<Vec<f32>, ShapeError> {
         let matrix = Self::of(gguf, mapping, name)?;
         Ok(quant::unpack(matrix.kind, matrix.row(0)))
@@ -92,31 +110,32 @@ impl Matrix {
 
 /// One transformer layer.
 #[derive(Debug)]
-pub(crate) struct Layer {
+pub(crate) struct Layer<M> {
     pub attention_norm: Vec<f32>,
-    pub query: Matrix,
-    pub key: Matrix,
-    pub value: Matrix,
-    pub output: Matrix,
+    pub query: M,
+    pub key: M,
+    pub value: M,
+    pub output: M,
     pub feed_forward_norm: Vec<f32>,
-    pub gate: Matrix,
-    pub up: Matrix,
-    pub down: Matrix,
+    pub gate: M,
+    pub up: M,
+    pub down: M,
 }
 
-/// All weights of a model.
+/// All weights of a model; `M` is how a numeric path holds a matrix.
 #[derive(Debug)]
-pub(crate) struct Weights {
+pub(crate) struct Weights<M> {
+    /// Rows are only looked up, so it stays in the file.
     pub embedding: Matrix,
-    pub layers: Vec<Layer>,
+    pub layers: Vec<Layer<M>>,
     pub norm: Vec<f32>,
     /// The output head; the embedding itself when tied.
-    pub head: Matrix,
+    pub head: M,
     /// Divisors of the rotation's frequencies.
     pub rope_factors: Option<Vec<f32>>,
 }
 
-impl Weights {
+impl Weights<Matrix> {
     /// Finds the tensors of a shape that was read from the same file.
     pub fn of(gguf: &Gguf, shape: &ModelShape, file: &Arc<Mapping>) -> Result<Self, ShapeError> {
         let embedding = Matrix::of(gguf, file, "token_embd.weight")?;
@@ -124,7 +143,7 @@ impl Weights {
             true => embedding.clone(),
             false => Matrix::of(gguf, file, "output.weight")?,
         };
-        let layer = |index: u32| -> Result<Layer, ShapeError> {
+        let layer = |index: u32| -> Result<Layer<Matrix>, ShapeError> {
             let name = |part: &str| format!("blk.{index}.{part}.weight");
             let matrix = |part| Matrix::of(gguf, file, &name(part));
             let vector = |part| Matrix::vector(gguf, file, &name(part));
@@ -151,16 +170,37 @@ impl Weights {
             },
         })
     }
+}
 
-    /// Bytes of the matrices.
-    pub fn bytes(&self, tied: bool) -> u64 {
-        let of_layer = |l: &Layer| {
-            [&l.query, &l.key, &l.value, &l.output, &l.gate, &l.up, &l.down]
-                .iter()
-                .map(|matrix| matrix.bytes() as u64)
-                .sum::<u64>()
-        };
-        let head = if tied { 0 } else { self.head.bytes() as u64 };
-        self.layers.iter().map(of_layer).sum::<u64>() + self.embedding.bytes() as u64 + head
+impl<M> Weights<M> {
+    /// The same table with every matrix of a multiplication in another form.
+    pub fn map<N>(self, mut form: impl FnMut(M) -> N) -> Weights<N> {
+        let layers = self.layers.into_iter().map(|layer| Layer {
+            attention_norm: layer.attention_norm,
+            query: form(layer.query),
+            key: form(layer.key),
+            value: form(layer.value),
+            output: form(layer.output),
+            feed_forward_norm: layer.feed_forward_norm,
+            gate: form(layer.gate),
+            up: form(layer.up),
+            down: form(layer.down),
+        });
+        let layers = layers.collect();
+        Weights {
+            layers,
+            head: form(self.head),
+            embedding: self.embedding,
+            norm: self.norm,
+            rope_factors: self.rope_factors,
+        }
+    }
+
+    /// Every matrix that is multiplied with.
+    pub fn matrices(&self) -> impl Iterator<Item = &M> {
+        self.layers
+            .iter()
+            .flat_map(|l| [&l.query, &l.key, &l.value, &l.output, &l.gate, &l.up, &l.down])
+            .chain([&self.head])
     }
 }

@@ -1,37 +1,74 @@
-//! The CPU backend: the plain one, and the oracle for the others.
+//! The CPU backend, in two numeric paths over one forward pass.
 //!
 //! ```text
-//! step -> pieces of at most PIECE_TOKENS tokens -> model::forward(ops) -> logits of the wanted tokens
-//!                                                      ops: multiply (kernels, pool), attention (cache), ...
+//! step -> pieces of at most PIECE_TOKENS tokens -> model::forward(steps) -> logits of the wanted tokens
+//!                                                     plain: floats, to be read and believed
+//!                                                     fast:  integers, tiers per instruction set, threads
 //! ```
 
-mod cache;
-mod kernels;
-mod multiply;
-pub(crate) mod ops;
+mod fast;
+mod math;
+mod plain;
 mod pool;
-pub(crate) mod rows;
+mod rope;
+mod rows;
 
-pub use kernels::Tier;
-pub use multiply::NumericPath;
-
-use crate::backend::{Backend, BackendError, Logits, SliceLogits, StepBatch};
-use crate::model::{self, Activations};
+use crate::backend::{Backend, BackendError, BlockId, Logits, SliceLogits, StepBatch};
 use crate::shape::{ModelShape, ShapeError};
 use crate::weights::{Mapping, Weights};
-use cache::Cache;
-use kernels::Kernels;
-use multiply::Multiplier;
+use fast::Fast;
 use ollamamax_gguf::{Gguf, GgufError};
 use ollamamax_proto::limits::{CONTEXT_TOKENS, KV_BLOCK_TOKENS};
-use ops::{Ops, Place};
+use plain::Plain;
 use pool::Pool;
-use rows::Rows;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Tokens computed at once: bounds the activations held, whatever a step asks for.
 const PIECE_TOKENS: usize = 256;
+
+/// A token to compute: its id, its place in its sequence, and where that sequence's keys and values are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place<'a> {
+    pub token: u32,
+    pub position: usize,
+    pub blocks: &'a [BlockId],
+}
+
+/// Which numbers are multiplied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NumericPath {
+    /// Floats, as simply as possible: slow, and the oracle.
+    Plain,
+    /// Weights as the file has them times activations of sixteen bits, in integers.
+    Fast,
+}
+
+/// An instruction set for the fast path. Which one it is changes no bit of the results.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tier {
+    /// Any machine.
+    Portable,
+    /// AVX2, FMA, F16C.
+    Avx2,
+    /// AVX-512 F, BW, VL, DQ and VNNI, and what AVX2 needs.
+    Avx512,
+}
+
+impl Tier {
+    /// The best tier of this machine.
+    pub fn best() -> Self {
+        [Self::Avx512, Self::Avx2]
+            .into_iter()
+            .find(|tier| tier.is_available())
+            .unwrap_or(Self::Portable)
+    }
+
+    /// Whether this machine has it.
+    pub fn is_available(self) -> bool {
+        fast::kernels_of(self).is_some()
+    }
+}
 
 /// How to compute.
 #[derive(Clone, Debug)]
@@ -42,7 +79,7 @@ pub struct CpuOptions {
     pub threads: usize,
     /// KV blocks to hold.
     pub kv_blocks: u32,
-    /// Instruction set; `None` for the best there is.
+    /// Instruction set of the fast path; `None` for the best there is.
     pub tier: Option<Tier>,
 }
 
@@ -50,7 +87,7 @@ impl Default for CpuOptions {
     /// The fast path on all processors, with room for one default context.
     fn default() -> Self {
         let kv_blocks = CONTEXT_TOKENS.div_ceil(KV_BLOCK_TOKENS as u32);
-        Self { path: NumericPath::Quantised, threads: 0, kv_blocks, tier: None }
+        Self { path: NumericPath::Fast, threads: 0, kv_blocks, tier: None }
     }
 }
 
@@ -94,10 +131,15 @@ pub enum LoadError {
 #[derive(Debug)]
 pub struct CpuBackend {
     shape: ModelShape,
-    weights: Weights,
-    cache: Cache,
-    multiplier: Multiplier,
-    activations: Activations,
+    model: Model,
+    pool: Pool,
+    tier: Tier,
+}
+
+#[derive(Debug)]
+enum Model {
+    Plain(Box<Plain>),
+    Fast(Box<Fast>),
 }
 
 impl CpuBackend {
@@ -114,17 +156,22 @@ impl CpuBackend {
         let shape = ModelShape::from_gguf(&gguf)?;
         let weights = Weights::of(&gguf, &shape, &mapping)?;
         let tier = options.tier.unwrap_or_else(Tier::best);
-        let kernels = Kernels::of(tier).ok_or(LoadError::Tier { tier })?;
-        let (blocks, block_tokens) = (options.kv_blocks, KV_BLOCK_TOKENS);
-        let cache = Cache::new(&shape, blocks, block_tokens)
-            .ok_or(LoadError::Cache { blocks, block_tokens })?;
+        let kernels = fast::kernels_of(tier).ok_or(LoadError::Tier { tier })?;
         let threads = match options.threads {
             0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             threads => threads,
         };
-        let multiplier = Multiplier::new(kernels, options.path, Pool::new(threads));
-        let activations = Activations::new(&shape);
-        Ok(Self { shape, weights, cache, multiplier, activations })
+        let pool = Pool::new(threads);
+        let (blocks, block_tokens) = (options.kv_blocks, KV_BLOCK_TOKENS);
+        let model = match options.path {
+            NumericPath::Plain => {
+                Plain::new(&shape, weights, blocks).map(|plain| Model::Plain(Box::new(plain)))
+            }
+            NumericPath::Fast => Fast::new(&shape, weights, blocks, kernels, &pool)
+                .map(|fast| Model::Fast(Box::new(fast))),
+        };
+        let model = model.ok_or(LoadError::Cache { blocks, block_tokens })?;
+        Ok(Self { shape, model, pool, tier })
     }
 
     /// The model's numbers.
@@ -132,14 +179,14 @@ impl CpuBackend {
         &self.shape
     }
 
-    /// The instruction set in use.
+    /// The instruction set of the fast path.
     pub fn tier(&self) -> Tier {
-        self.multiplier.kernels.tier
+        self.tier
     }
 
     /// Threads that compute, the caller included.
     pub fn threads(&self) -> usize {
-        self.multiplier.pool.threads()
+        self.pool.threads()
     }
 
     fn check(&self, batch: &StepBatch) -> Result<(), BackendError> {
@@ -150,11 +197,11 @@ impl CpuBackend {
             }
             let clamp = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
             let needed = u64::from(slice.start) + slice.tokens.len() as u64;
-            let held = slice.blocks.len() as u64 * self.cache.block_tokens() as u64;
+            let held = slice.blocks.len() as u64 * KV_BLOCK_TOKENS as u64;
             if needed > held {
                 return Err(BackendError::Blocks { needed: clamp(needed), held: clamp(held) });
             }
-            let blocks = self.cache.blocks();
+            let blocks = self.blocks_count();
             if let Some(block) = slice.blocks.iter().find(|block| block.0 >= blocks) {
                 return Err(BackendError::Block { block: block.0, blocks });
             }
@@ -182,22 +229,19 @@ impl Backend for CpuBackend {
                 wanted.push(wants.then_some(index));
             }
         }
-        let Self { shape, weights, cache, multiplier, activations } = self;
+        let Self { shape, model, pool, .. } = self;
         for (places, wanted) in places.chunks(PIECE_TOKENS).zip(wanted.chunks(PIECE_TOKENS)) {
-            let mut ops = Ops::new(shape, weights, cache, multiplier, places);
-            model::forward(weights, &mut ops, activations);
-            let mut gathered = Rows::new(shape.width as usize);
-            gathered.resize(wanted.iter().flatten().count());
-            let tokens = (0..wanted.len()).filter(|&token| wanted[token].is_some());
-            for (row, token) in gathered.rows_mut().zip(tokens) {
-                row.copy_from_slice(activations.x.row(token));
-            }
-            let logits = model::logits(weights, &mut ops, &gathered, &mut activations.normed);
+            let tokens: Vec<usize> =
+                (0..wanted.len()).filter(|&token| wanted[token].is_some()).collect();
+            let logits = match model {
+                Model::Plain(plain) => plain.run(shape, pool, places, &tokens),
+                Model::Fast(fast) => fast.run(shape, pool, places, &tokens),
+            };
             for (index, logits) in wanted.iter().flatten().zip(logits) {
                 results[*index].push(logits);
             }
         }
-        if multiplier.pool.failed() {
+        if pool.failed() {
             let reason = "a computation panicked, see the panic message";
             return Err(BackendError::Device(reason.to_owned()));
         }
@@ -205,11 +249,14 @@ impl Backend for CpuBackend {
     }
 
     fn blocks_count(&self) -> u32 {
-        self.cache.blocks()
+        match &self.model {
+            Model::Plain(plain) => plain.cache.blocks(),
+            Model::Fast(fast) => fast.cache.blocks(),
+        }
     }
 
     fn block_tokens(&self) -> u32 {
-        self.cache.block_tokens() as u32
+        KV_BLOCK_TOKENS as u32
     }
 
     fn vocabulary(&self) -> u32 {
@@ -217,6 +264,17 @@ impl Backend for CpuBackend {
     }
 
     fn resident_bytes(&self) -> u64 {
-        self.weights.bytes(self.shape.tied) + self.cache.bytes()
+        match &self.model {
+            Model::Plain(plain) => {
+                let head = if self.shape.tied { 0 } else { plain.weights.embedding.bytes() as u64 };
+                let matrices = plain.weights.matrices().map(|matrix| matrix.bytes() as u64);
+                matrices.sum::<u64>() + head + plain.cache.bytes()
+            }
+            // The embedding's rows are only looked up; the few that were stay in the file's pages.
+            Model::Fast(fast) => {
+                fast.weights.matrices().map(|matrix| matrix.bytes()).sum::<u64>()
+                    + fast.cache.bytes()
+            }
+        }
     }
 }

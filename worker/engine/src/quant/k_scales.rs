@@ -7,7 +7,7 @@ use super::{nearest, range};
 
 /// The eight scales and minima.
 #[inline(always)]
-pub(super) fn unpack(bytes: &[u8]) -> ([u8; 8], [u8; 8]) {
+pub(crate) fn unpack(bytes: &[u8]) -> ([u8; 8], [u8; 8]) {
     let (mut scales, mut minima) = ([0; 8], [0; 8]);
     for i in 0..4 {
         scales[i] = bytes[i] & 63;

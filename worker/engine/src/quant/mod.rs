@@ -12,7 +12,7 @@
 //! Block layouts: ggml's `ggml-common.h` and `ggml-quants.c`. The plain row is exactly ggml's `dequantize_row_*`: all
 //! products and sums involved fit a float's 24 bits, so the other order of terms rounds nothing differently.
 
-mod k_scales;
+pub(crate) mod k_scales;
 mod q4_0;
 mod q4_1;
 mod q4_k;

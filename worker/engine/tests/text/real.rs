@@ -75,10 +75,10 @@ fn streams_in_company_are_the_streams_alone() {
         ask("Who are you?", Sampling { seed: 7, ..Sampling::default() }, 24),
         ask("Count to ten.", Sampling { seed: 8, repeat_penalty: 1.2, ..Sampling::default() }, 24),
     ];
-    let alone = requests.each_ref().map(|request| alone(NumericPath::Quantised, request, &[]));
+    let alone = requests.each_ref().map(|request| alone(NumericPath::Fast, request, &[]));
     // Seven blocks hold two prompts and not much more: somebody is preempted.
     for blocks in [64, 7] {
-        let mut engine = engine(NumericPath::Quantised, blocks);
+        let mut engine = engine(NumericPath::Fast, blocks);
         let ids = requests.each_ref().map(|r| engine.submit(r.clone(), &[]).expect("taken"));
         let streams = drain(&mut engine);
         for (id, alone) in ids.iter().zip(&alone) {
@@ -92,10 +92,10 @@ fn streams_in_company_are_the_streams_alone() {
 fn a_stream_resumed_elsewhere_is_the_uninterrupted_one() {
     let sampling = Sampling { seed: 42, ..Sampling::default() };
     let request = ask("Tell me about \u{1F600} and caf\u{e9}s.", sampling, 32);
-    let whole = alone(NumericPath::Quantised, &request, &[]);
+    let whole = alone(NumericPath::Fast, &request, &[]);
     for cut in [1, 7, whole.pieces.len() - 1] {
         let before = Stream { pieces: whole.pieces[..cut].to_vec(), ..Stream::default() };
-        let resumed = alone(NumericPath::Quantised, &request, &before.tokens());
+        let resumed = alone(NumericPath::Fast, &request, &before.tokens());
         assert_eq!([before.tokens(), resumed.tokens()].concat(), whole.tokens(), "cut at {cut}");
         assert_eq!(before.text() + &resumed.text(), whole.text());
     }

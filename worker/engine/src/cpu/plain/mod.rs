@@ -1,0 +1,228 @@
+//! The plain path: weights unpacked to floats row by row, float activations, nothing fused. It is written to be read and to
+//! be right, and is the oracle that the fast path is tested against.
+
+mod cache;
+
+use self::cache::Cache;
+use super::pool::Pool;
+use super::rows::Rows;
+use super::{Place, math, rope};
+use crate::model::{From, Steps};
+use crate::quant;
+use crate::shape::ModelShape;
+use crate::weights::{Layer, Matrix, Weights};
+
+/// Weight rows of one claim of a thread.
+const UNIT_ROWS: usize = 16;
+
+/// A model on the plain path.
+#[derive(Debug)]
+pub(crate) struct Plain {
+    pub weights: Weights<Matrix>,
+    pub cache: Cache,
+    s: Activations,
+}
+
+impl Plain {
+    /// `None` when the cache is larger than can be addressed.
+    pub fn new(shape: &ModelShape, weights: Weights<Matrix>, blocks: u32) -> Option<Self> {
+        let cache = Cache::new(shape, blocks, ollamamax_proto::limits::KV_BLOCK_TOKENS)?;
+        Some(Self { weights, cache, s: Activations::new(shape) })
+    }
+
+    /// Runs some tokens through the model and returns the logits of those wanted, in order.
+    pub fn run(
+        &mut self,
+        shape: &ModelShape,
+        pool: &Pool,
+        places: &[Place<'_>],
+        wanted: &[usize],
+    ) -> Vec<Vec<f32>> {
+        let frequencies = rope::frequencies(shape, self.weights.rope_factors.as_deref());
+        let turns = places.iter().flat_map(|place| rope::turns(&frequencies, place.position));
+        let turns = turns.collect();
+        let Self { weights, cache, s } = self;
+        let embedding = &weights.embedding;
+        let mut pass = Pass { shape, embedding, cache, pool, places, turns, s };
+        crate::model::forward(weights, &mut pass);
+        let mut rows = Rows::new(shape.width as usize);
+        rows.resize(wanted.len());
+        for (row, token) in rows.rows_mut().zip(wanted) {
+            math::norm(s.x.row(*token), &weights.norm, shape.norm_epsilon, row);
+        }
+        let mut logits = Rows::new(weights.head.rows);
+        multiply(pool, &weights.head, &rows, &mut logits);
+        (0..wanted.len()).map(|token| logits.row(token).to_vec()).collect()
+    }
+}
+
+/// What a pass writes between its steps; kept from pass to pass.
+#[derive(Debug)]
+struct Activations {
+    x: Rows,
+    input: Rows,
+    queries: Rows,
+    keys: Rows,
+    values: Rows,
+    attended: Rows,
+    gate: Rows,
+    up: Rows,
+    delta: Rows,
+}
+
+impl Activations {
+    fn new(shape: &ModelShape) -> Self {
+        let width = shape.width as usize;
+        let heads = |heads: u32| heads as usize * shape.head_width as usize;
+        Self {
+            x: Rows::new(width),
+            input: Rows::new(width),
+            queries: Rows::new(heads(shape.heads)),
+            keys: Rows::new(heads(shape.kv_heads)),
+            values: Rows::new(heads(shape.kv_heads)),
+            attended: Rows::new(heads(shape.heads)),
+            gate: Rows::new(shape.feed_forward as usize),
+            up: Rows::new(shape.feed_forward as usize),
+            delta: Rows::new(width),
+        }
+    }
+}
+
+struct Pass<'a> {
+    shape: &'a ModelShape,
+    embedding: &'a Matrix,
+    cache: &'a mut Cache,
+    pool: &'a Pool,
+    places: &'a [Place<'a>],
+    /// Cosine and sine per token and rotated pair.
+    turns: Vec<rope::Turn>,
+    s: &'a mut Activations,
+}
+
+impl Steps for Pass<'_> {
+    type Matrix = Matrix;
+
+    fn embed(&mut self) {
+        self.s.x.resize(self.places.len());
+        for (row, place) in self.s.x.rows_mut().zip(self.places) {
+            let bytes = self.embedding.row(place.token as usize);
+            quant::unpack_plain(self.embedding.kind, bytes, row, quant::expand);
+        }
+    }
+
+    fn norm(&mut self, weight: &[f32]) {
+        self.s.input.resize(self.places.len());
+        for (token, out) in self.s.input.rows_mut().enumerate() {
+            math::norm(self.s.x.row(token), weight, self.shape.norm_epsilon, out);
+        }
+    }
+
+    fn project(&mut self, index: usize, layer: &Layer<Matrix>) {
+        let Activations { input, queries, keys, values, .. } = &mut *self.s;
+        multiply(self.pool, &layer.query, input, queries);
+        multiply(self.pool, &layer.key, input, keys);
+        multiply(self.pool, &layer.value, input, values);
+        let (width, pairs) = (self.shape.head_width as usize, self.shape.rope_width as usize / 2);
+        for rows in [&mut *queries, &mut *keys] {
+            for (token, row) in rows.rows_mut().enumerate() {
+                let turns = &self.turns[token * pairs..][..pairs];
+                row.chunks_exact_mut(width).for_each(|head| rope::rotate(head, turns));
+            }
+        }
+        for (token, place) in self.places.iter().enumerate() {
+            self.cache.store(
+                index,
+                place.blocks,
+                place.position,
+                keys.row(token),
+                values.row(token),
+            );
+        }
+    }
+
+    fn attend(&mut self, index: usize) {
+        let width = self.shape.head_width as usize;
+        let group = (self.shape.heads / self.shape.kv_heads) as usize;
+        let scale = 1.0 / (width as f32).sqrt();
+        let Activations { queries, attended, .. } = &mut *self.s;
+        attended.resize(self.places.len());
+        for ((token, place), row) in self.places.iter().enumerate().zip(attended.rows_mut()) {
+            for (head, out) in row.chunks_exact_mut(width).enumerate() {
+                let query = &queries.row(token)[head * width..][..width];
+                let entry = |p| self.cache.entry(index, place.blocks, head / group, p);
+                let score = |p| {
+                    let key = entry(p).0.iter().map(|key| quant::half_to_f32(*key));
+                    scale * key.zip(query).map(|(key, query)| key * query).sum::<f32>()
+                };
+                let mut scores: Vec<f32> = (0..=place.position).map(score).collect();
+                let sum = math::softmax(&mut scores);
+                out.fill(0.0);
+                for (position, weight) in scores.iter().enumerate() {
+                    for (out, value) in out.iter_mut().zip(entry(position).1) {
+                        *out += weight / sum * quant::half_to_f32(*value);
+                    }
+                }
+            }
+        }
+    }
+
+    fn gate(&mut self, gate: &Matrix, up: &Matrix) {
+        let s = &mut *self.s;
+        multiply(self.pool, gate, &s.input, &mut s.gate);
+        multiply(self.pool, up, &s.input, &mut s.up);
+        for (token, row) in s.gate.rows_mut().enumerate() {
+            math::swiglu(row, s.up.row(token));
+        }
+    }
+
+    fn add(&mut self, matrix: &Matrix, from: From) {
+        let s = &mut *self.s;
+        let input = match from {
+            From::Attended => &s.attended,
+            From::Gated => &s.gate,
+        };
+        multiply(self.pool, matrix, input, &mut s.delta);
+        for (token, row) in s.x.rows_mut().enumerate() {
+            row.iter_mut().zip(s.delta.row(token)).for_each(|(x, delta)| *x += delta);
+        }
+    }
+}
+
+/// `out = matrix input`, for every token.
+fn multiply(pool: &Pool, matrix: &Matrix, input: &Rows, out: &mut Rows) {
+    out.resize(input.count());
+    // Products lie `[row][token]` first, so that every unit has a part of its own to write to.
+    let mut products = vec![0.0; matrix.rows * input.count()];
+    let mut units: Vec<_> = products.chunks_mut(UNIT_ROWS * input.count().max(1)).collect();
+    let mut buffers = vec![vec![0.0f32; matrix.columns]; pool.threads()];
+    pool.for_each(&mut buffers, &mut units, |unit, products, weights| {
+        for (index, products) in products.chunks_exact_mut(input.count()).enumerate() {
+            let bytes = matrix.row(unit * UNIT_ROWS + index);
+            quant::unpack_plain(matrix.kind, bytes, weights, quant::expand);
+            for (token, product) in products.iter_mut().enumerate() {
+                *product = dot(weights, input.row(token));
+            }
+        }
+    });
+    for (token, row) in out.rows_mut().enumerate() {
+        for (row, out) in row.iter_mut().enumerate() {
+            *out = products[row * input.count() + token];
+        }
+    }
+}
+
+/// Sum of products in sixteen lanes.
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut lanes = [0.0; math::LANES];
+    const LANES: usize = math::LANES;
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    for (a, b) in a.iter().zip(b) {
+        for ((lane, a), b) in lanes.iter_mut().zip(a).zip(b) {
+            *lane += a * b;
+        }
+    }
+    for ((lane, a), b) in lanes.iter_mut().zip(a_rest).zip(b_rest) {
+        *lane += a * b;
+    }
+    math::tree_sum(lanes)
+}
