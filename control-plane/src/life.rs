@@ -92,7 +92,8 @@ pub(crate) async fn watch_core(
             failed.send_if_modified(|failure| set_once(failure, NodeFailure::Raft(reason)));
             return;
         }
-        if is_out(&control, me) && control.leadership.current().is_none() {
+        let told = control.peers.is_cast_out();
+        if told || (is_out(&control, me) && control.leadership.current().is_none()) {
             failed.send_if_modified(|failure| set_once(failure, NodeFailure::Removed(me.0)));
             return;
         }
@@ -109,8 +110,8 @@ pub(crate) async fn watch_core(
     }
 }
 
-/// Whether this node was told to leave and votes no longer. It may never see its own removal committed, because the
-/// others stop sending it the log; but it has seen the joint membership that ends in one without it.
+/// Whether this node was told to leave and votes no longer, as far as its own log says: it has seen the joint membership
+/// that ends in one without it. When it was cut off before that, the others tell it (`Peers::is_cast_out`).
 fn is_out(control: &NodeControl, me: NodeId) -> bool {
     let leaving = control.published.state().nodes.get(&me).is_some_and(|node| node.leaving);
     let metrics = control.leadership.metrics();

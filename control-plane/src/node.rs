@@ -204,6 +204,7 @@ impl Core {
             self.raft.clone(),
             self.opened.snapshots.clone(),
             Arc::clone(&self.peers),
+            Arc::clone(&self.published),
             &self.identity.cluster,
             self.identity.node,
         );

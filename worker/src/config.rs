@@ -25,7 +25,7 @@ pub struct WorkerConfig {
     pub sequences_max: u32,
     /// Tokens one step may process.
     pub step_tokens: usize,
-    /// Directories on this machine that may already hold blobs as `sha256-<hex>`; verified before use.
+    /// Directories on this machine that may already hold blobs, as `<hex>` or `sha256-<hex>`; verified before use.
     pub blob_hints: Vec<PathBuf>,
     /// Bytes of unneeded blobs kept.
     pub blob_cache_bytes: u64,

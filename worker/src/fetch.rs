@@ -100,13 +100,17 @@ impl Fetcher {
     }
 
     async fn take_hint(&self, digest: Digest, path: &Path) -> bool {
-        for dir in &self.hints {
-            let (from, to) = (dir.join(file_name(&digest)), path.to_owned());
+        // As a node of the control plane names its blobs, and as Ollama does.
+        let names = [digest.hex(), format!("sha256-{}", digest.hex())];
+        for from in self.hints.iter().flat_map(|dir| names.iter().map(|name| dir.join(name))) {
+            let (hint, to) = (from.clone(), path.to_owned());
             let linked = tokio::task::spawn_blocking(move || link_verified(&from, &to, digest));
             match linked.await {
                 Ok(Ok(true)) => return true,
                 Ok(Ok(false)) | Err(_) => {}
-                Ok(Err(error)) => tracing::debug!(%digest, dir = %dir.display(), %error, "no hint"),
+                Ok(Err(error)) => {
+                    tracing::debug!(%digest, hint = %hint.display(), %error, "no hint");
+                }
             }
         }
         false
@@ -355,16 +359,21 @@ mod tests {
     async fn a_hint_is_taken_only_when_its_bytes_are_right() {
         let (dir, hint) = (tempfile::tempdir().expect("dir"), tempfile::tempdir().expect("dir"));
         let digest = Digest::of(b"the blob");
-        fs::write(hint.path().join(file_name(&digest)), b"the blub").expect("written");
+        fs::write(hint.path().join(digest.hex()), b"the blub").expect("written");
         let peers = Arc::new(Peers::new(&[]).expect("no addresses"));
         let fetcher =
             Fetcher::new(dir.path().join("blobs"), vec![hint.path().to_owned()], 0, peers)
                 .expect("a directory");
         let path = fetcher.dir.join(file_name(&digest));
         assert!(!fetcher.take_hint(digest, &path).await);
-        fs::write(hint.path().join(file_name(&digest)), b"the blob").expect("written");
-        let path = fetcher.fetch(digest, 8).await.expect("found beside");
-        assert_eq!(fs::read(path).expect("there"), b"the blob");
+        for name in [digest.hex(), format!("sha256-{}", digest.hex())] {
+            let beside = hint.path().join(name);
+            fs::write(&beside, b"the blob").expect("written");
+            let path = fetcher.fetch(digest, 8).await.expect("found beside");
+            assert_eq!(fs::read(&path).expect("there"), b"the blob");
+            fs::remove_file(&beside).expect("there");
+            fs::remove_file(&path).expect("there");
+        }
     }
 
     #[tokio::test]

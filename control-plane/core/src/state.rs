@@ -35,6 +35,12 @@ impl State {
         self.counters.revision
     }
 
+    /// Whether a node was once admitted and is a member no more. Ids count up, so an id that was given out and has no
+    /// record belonged to a node that was removed.
+    pub fn has_removed(&self, node: NodeId) -> bool {
+        node.0 != 0 && node <= self.counters.last_node && !self.nodes.contains_key(&node)
+    }
+
     /// Makes a change true. Total: what `decide` returned always applies.
     pub fn evolve(&mut self, change: &Change) {
         match change.clone() {

@@ -26,7 +26,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
-use tonic::{Response, Status};
+use tonic::{Code, Response, Status};
 
 type RpcError = RPCError<TypeConfig>;
 
@@ -126,6 +126,9 @@ impl Link {
     }
 
     fn unreachable(&self, status: &Status) -> RpcError {
+        if status.code() == Code::PermissionDenied {
+            self.network.peers.cast_out();
+        }
         let text = format!("node {} at `{}`: {}", self.to, self.address, status.message());
         tracing::debug!(node = self.to, address = %self.address, code = ?status.code(), "{}", status.message());
         RPCError::Unreachable(Unreachable::from_string(text))

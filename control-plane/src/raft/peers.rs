@@ -1,9 +1,10 @@
-//! Connections to the other nodes, and when each was last heard.
+//! Connections to the other nodes, when each was last heard, and whether one has said that this node is out.
 //!
 //! Every peer has a channel per purpose, so that a large append or a snapshot cannot stand in the way of a heartbeat.
 
 use ollamamax_proto::limits;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tonic::transport::{Channel, Endpoint};
@@ -29,6 +30,7 @@ pub struct Peers {
     /// Where each node said it is. The library keeps a replication stream, with the address it began with, when a
     /// node's address changes; so addresses are looked up here at every call.
     addresses: Mutex<HashMap<u64, String>>,
+    cast_out: AtomicBool,
 }
 
 impl Peers {
@@ -56,6 +58,16 @@ impl Peers {
     /// Notes that node `id` has just answered or called.
     pub fn hear(&self, id: u64) {
         lock(&self.heard).insert(id, Instant::now());
+    }
+
+    /// Notes that a member has said this node was removed. Node ids are never reused, so that stays true.
+    pub fn cast_out(&self) {
+        self.cast_out.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a member has said so.
+    pub fn is_cast_out(&self) -> bool {
+        self.cast_out.load(Ordering::Relaxed)
     }
 
     /// How long node `id` has been silent, if it was ever heard.

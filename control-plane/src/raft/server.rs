@@ -2,9 +2,10 @@
 
 use super::Raft;
 use super::peers::Peers;
-use ollamamax_proto::limits;
+use crate::watch::Published;
 use ollamamax_proto::wire::raft_server::Raft as RaftService;
 use ollamamax_proto::wire::{RaftReply, RaftRequest, SnapshotChunk};
+use ollamamax_proto::{NodeId, limits};
 use ollamamax_storage::{Snapshot, SnapshotMeta, SnapshotStore, TypeConfig, Vote};
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
 use serde::Serialize;
@@ -19,6 +20,7 @@ pub struct RaftServer {
     raft: Raft,
     snapshots: SnapshotStore,
     peers: Arc<Peers>,
+    published: Arc<Published>,
     cluster: String,
     node: u64,
 }
@@ -29,10 +31,11 @@ impl RaftServer {
         raft: Raft,
         snapshots: SnapshotStore,
         peers: Arc<Peers>,
+        published: Arc<Published>,
         cluster: &str,
         node: u64,
     ) -> Self {
-        Self { raft, snapshots, peers, cluster: cluster.to_owned(), node }
+        Self { raft, snapshots, peers, published, cluster: cluster.to_owned(), node }
     }
 
     /// Refuses what was meant for somebody else before looking inside.
@@ -47,6 +50,14 @@ impl RaftServer {
             return Err(Status::failed_precondition(format!(
                 "this is node {}, the message is for node {}",
                 self.node, request.to
+            )));
+        }
+        // A removed node may never see its own removal committed, because the others stop sending it the log; so it is
+        // told when it asks.
+        if self.published.state().has_removed(NodeId(request.from)) {
+            return Err(Status::permission_denied(format!(
+                "node {} was removed from the cluster",
+                request.from
             )));
         }
         self.peers.hear(request.from);

@@ -10,30 +10,48 @@ use std::time::Instant;
 
 const PROMPT_TOKENS: u32 = 512;
 const DECODE_TOKENS: u32 = 128;
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 5;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args().skip(1);
-    let path = args.next().ok_or("usage: speed MODEL.gguf [THREADS]")?;
+    let path = args.next().ok_or("usage: speed MODEL.gguf [THREADS] [TIER] [WHAT]")?;
     let threads = args.next().map_or(Ok(0), |threads| threads.parse())?;
+    let only = args.next().unwrap_or_default();
+    let what = args.next().unwrap_or_default();
     println!(
-        "{:<10} {:<10} {:>7} {:>12} {:>12}",
-        "path", "tier", "threads", "prefill t/s", "decode t/s"
+        "{:<10} {:>7} {:>12} {:>12} {:>12}",
+        "tier", "threads", "prefill t/s", "decode t/s", "at 2k t/s"
     );
-    for numeric in [NumericPath::Fast] {
-        for tier in [Tier::Avx512, Tier::Avx2].into_iter().filter(|tier| tier.is_available()) {
-            let options =
-                CpuOptions { path: numeric, threads, tier: Some(tier), ..CpuOptions::default() };
-            let mut backend = CpuBackend::load(Path::new(&path), &options)?;
-            let (mut prefill, mut decode) = (0.0f64, 0.0f64);
-            for _ in 0..ROUNDS {
-                prefill = prefill.max(run(&mut backend, 0, PROMPT_TOKENS, 128)?);
-                decode = decode.max(run(&mut backend, PROMPT_TOKENS, DECODE_TOKENS, 1)?);
-            }
-            let threads = backend.threads();
-            let (numeric, tier) = (format!("{numeric:?}"), format!("{tier:?}"));
-            println!("{numeric:<10} {tier:<10} {threads:>7} {prefill:>12.1} {decode:>12.1}");
+    for tier in [Tier::Avx512, Tier::Avx2].into_iter().filter(|tier| tier.is_available()) {
+        let name = format!("{tier:?}");
+        if !name.contains(&only) {
+            continue;
         }
+        let options = CpuOptions {
+            path: NumericPath::Fast,
+            threads,
+            tier: Some(tier),
+            ..CpuOptions::default()
+        };
+        let mut backend = CpuBackend::load(Path::new(&path), &options)?;
+        let mut best = [0.0f64; 3];
+        for _ in 0..ROUNDS {
+            for (index, (name, start, count, chunk)) in [
+                ("prefill", 0, PROMPT_TOKENS, PROMPT_TOKENS),
+                ("decode", 16, DECODE_TOKENS, 1),
+                ("long", 2000, DECODE_TOKENS, 1),
+            ]
+            .into_iter()
+            .enumerate()
+            {
+                if name.contains(&what) {
+                    best[index] = best[index].max(run(&mut backend, start, count, chunk)?);
+                }
+            }
+        }
+        let [prefill, decode, long] = best;
+        let threads = backend.threads();
+        println!("{name:<10} {threads:>7} {prefill:>12.1} {decode:>12.1} {long:>12.1}");
     }
     Ok(())
 }

@@ -76,8 +76,8 @@ tier! {
         attention::attend(
             job,
             |halves, out| halves_into(halves, out),
-            attention::scores,
-            attention::mix,
+            |query, keys| attention::scores(query, keys),
+            |weights, values, out| attention::mix(weights, values, out),
         )
     }
     fn unpack(format: Format, panel: Panel<'_>, out: &mut Unpacked) {

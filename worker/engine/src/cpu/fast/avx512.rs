@@ -160,6 +160,7 @@ fn few<
 ) {
     let mut sums = [_mm512_setzero_ps(); T];
     for block in 0..panel.blocks {
+        fetch_ahead::<BYTES>(format, panel, block);
         let levels = levels_of::<BYTES, PLANES>(panel, block);
         let (scales, minimum) = scales_of::<SCALES, MINIMA>(panel, block);
         for t in 0..T {
@@ -182,6 +183,23 @@ fn few<
         // SAFETY: sixteen floats on a cache line of their own.
         unsafe { _mm512_store_ps(out.0.as_mut_ptr(), sum) };
     }
+}
+
+/// Bytes of levels that are on their way while others are multiplied.
+const AHEAD: usize = 4096;
+
+/// Asks for what is needed some blocks later: panels are short, and the processor's own prefetcher begins anew with each.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn fetch_ahead<const BYTES: bool>(format: Format, panel: Panel<'_>, block: usize) {
+    let lines = if BYTES { QUADS } else { QUADS / 2 };
+    let levels = panel.levels.as_ptr().wrapping_add(block * 64 * lines + AHEAD);
+    for line in 0..lines {
+        _mm_prefetch::<_MM_HINT_T0>(levels.wrapping_add(64 * line).cast());
+    }
+    let scales = block / format.scale_blocks() * format.scale_bytes();
+    let scales = panel.scales.as_ptr().wrapping_add(scales + panel.stride);
+    _mm_prefetch::<_MM_HINT_T0>(scales.cast());
 }
 
 /// Tokens of a full tile of the loop below: two integer and one float accumulator each, and registers left for operands.

@@ -131,6 +131,8 @@ pub(crate) struct Panel<'a> {
     pub scales: &'a [u8],
     /// Blocks per row.
     pub blocks: usize,
+    /// Bytes from here to the same place in the next panel.
+    pub stride: usize,
 }
 
 impl Panels {
@@ -179,6 +181,7 @@ impl Panels {
             planes: &bytes[self.planes_at..self.scales_at],
             scales: &bytes[self.scales_at..],
             blocks: self.blocks(),
+            stride: self.panel_bytes,
         }
     }
 
