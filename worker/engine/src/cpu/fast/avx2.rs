@@ -73,6 +73,7 @@ tier! {
         halves_into(values, out)
     }
     fn attend(job: Job<'_>) {
+        #[allow(clippy::redundant_closure, reason = "a closure is compiled with this tier's instructions")]
         attention::attend(
             job,
             |halves, out| halves_into(halves, out),
