@@ -56,7 +56,10 @@ pub(crate) const fn partial_len(stride: usize) -> usize {
 
 const SUM: usize = 0;
 const MAXIMUM: usize = POSITIONS;
-const HEAD: usize = 2 * POSITIONS;
+/// Floats before the mix.
+pub(super) const HEAD: usize = 2 * POSITIONS;
+/// Rows that a tier's loops take at once.
+pub(super) const ROWS: usize = 4;
 
 /// The finished mix of a partial result.
 pub(crate) fn finish(partial: &[f32], out: &mut [f32]) {
@@ -88,26 +91,35 @@ pub(super) fn attend_portable(job: Job<'_>) {
     attend(job, super::portable::from_half, scores, mix);
 }
 
-/// The scores of sixteen positions: four sums over every fourth element, added pairwise.
+/// The scores of sixteen positions for some rows (at most [`ROWS`]): four sums over every fourth element, added pairwise.
 #[inline(always)]
-pub(super) fn scores(query: &[f32], keys: &[f32]) -> [f32; POSITIONS] {
-    let mut sums = [[0.0f32; POSITIONS]; 4];
-    for (query, keys) in query.as_chunks::<4>().0.iter().zip(keys.chunks_exact(4 * POSITIONS)) {
-        for (i, sum) in sums.iter_mut().enumerate() {
-            for (sum, key) in sum.iter_mut().zip(&keys[i * POSITIONS..]) {
-                *sum = query[i].mul_add(*key, *sum);
+pub(super) fn scores(queries: &[f32], keys: &[f32], out: &mut [[f32; POSITIONS]]) {
+    let stride = queries.len() / out.len();
+    for (query, out) in queries.chunks_exact(stride).zip(out) {
+        let mut sums = [[0.0f32; POSITIONS]; 4];
+        for (query, keys) in query.as_chunks::<4>().0.iter().zip(keys.chunks_exact(4 * POSITIONS)) {
+            for (i, sum) in sums.iter_mut().enumerate() {
+                for (sum, key) in sum.iter_mut().zip(&keys[i * POSITIONS..]) {
+                    *sum = query[i].mul_add(*key, *sum);
+                }
             }
         }
+        *out = std::array::from_fn(|lane| {
+            (sums[0][lane] + sums[1][lane]) + (sums[2][lane] + sums[3][lane])
+        });
     }
-    std::array::from_fn(|lane| (sums[0][lane] + sums[1][lane]) + (sums[2][lane] + sums[3][lane]))
 }
 
-/// Adds the weighted values of some positions.
+/// Adds the weighted values of some positions to the partial results of some rows.
 #[inline(always)]
-pub(super) fn mix(weights: &[f32], values: &[f32], out: &mut [f32]) {
-    for (weight, values) in weights.iter().zip(values.chunks_exact(out.len())) {
-        for (out, value) in out.iter_mut().zip(values) {
-            *out = weight.mul_add(*value, *out);
+pub(super) fn mix(weights: &[[f32; POSITIONS]], values: &[f32], parts: &mut [f32]) {
+    let len = parts.len() / weights.len();
+    for (weights, part) in weights.iter().zip(parts.chunks_exact_mut(len)) {
+        let out = &mut part[HEAD..];
+        for (weight, values) in weights.iter().zip(values.chunks_exact(out.len())) {
+            for (out, value) in out.iter_mut().zip(values) {
+                *out = weight.mul_add(*value, *out);
+            }
         }
     }
 }
@@ -117,8 +129,8 @@ pub(super) fn mix(weights: &[f32], values: &[f32], out: &mut [f32]) {
 pub(super) fn attend(
     job: Job<'_>,
     from_half: impl Fn(&[u16], &mut [f32]),
-    scores: impl Fn(&[f32], &[f32]) -> [f32; POSITIONS],
-    mix: impl Fn(&[f32], &[f32], &mut [f32]),
+    scores: impl Fn(&[f32], &[f32], &mut [[f32; POSITIONS]]),
+    mix: impl Fn(&[[f32; POSITIONS]], &[f32], &mut [f32]),
 ) {
     let Job { cache, layer, kv_head, blocks, queries, seen, segments, partials, scratch } = job;
     let stride = cache.stride();
@@ -138,14 +150,18 @@ pub(super) fn attend(
             let held = POSITIONS.min(end - first);
             from_half(cache.keys(layer, block, kv_head), keys);
             from_half(cache.values(layer, block, kv_head, held), &mut values[..held * stride]);
-            let rows = queries.chunks_exact(stride).zip(part.chunks_exact_mut(len)).zip(seen);
-            for ((query, part), seen) in rows {
-                let visible = seen.saturating_sub(first).min(POSITIONS);
-                if visible > 0 {
-                    let mut weights = scores(query, keys);
-                    absorb(&mut weights, visible, part);
-                    mix(&weights[..visible], &values[..visible * stride], &mut part[HEAD..]);
+            let rows = queries.chunks(ROWS * stride).zip(part.chunks_mut(ROWS * len));
+            for ((queries, parts), seen) in rows.zip(seen.chunks(ROWS)) {
+                // Positions that a row does not see belong to later tokens of its own sequence: their weight is zero, which
+                // adds nothing.
+                let mut weights = [[0.0; POSITIONS]; ROWS];
+                let weights = &mut weights[..seen.len()];
+                scores(queries, keys, weights);
+                let each = weights.iter_mut().zip(parts.chunks_exact_mut(len)).zip(seen);
+                for ((weights, part), seen) in each {
+                    absorb(weights, seen.saturating_sub(first).min(POSITIONS), part);
                 }
+                mix(weights, &values[..held * stride], parts);
             }
         }
         for (total, part) in partials.chunks_exact_mut(len).zip(part.chunks_exact_mut(len)) {
@@ -159,10 +175,10 @@ pub(super) fn attend(
 #[inline(always)]
 fn absorb(scores: &mut [f32; POSITIONS], visible: usize, part: &mut [f32]) {
     let before = part[MAXIMUM];
-    let mut most = before;
-    for score in &scores[..visible] {
-        most = if *score > most { *score } else { most };
-    }
+    let shown: [f32; POSITIONS] =
+        std::array::from_fn(|lane| if lane < visible { scores[lane] } else { f32::NEG_INFINITY });
+    let most = largest(shown);
+    let most = if most > before { most } else { before };
     if most > before {
         part[MAXIMUM] = most;
         let shrink = exp(before - most);
@@ -176,6 +192,20 @@ fn absorb(scores: &mut [f32; POSITIONS], visible: usize, part: &mut [f32]) {
     for (sum, weight) in part[..POSITIONS].iter_mut().zip(&*scores) {
         *sum += weight;
     }
+}
+
+/// The largest lane, by halves.
+#[inline(always)]
+fn largest(mut lanes: [f32; POSITIONS]) -> f32 {
+    let mut half = POSITIONS / 2;
+    while half > 0 {
+        for i in 0..half {
+            let other = lanes[i + half];
+            lanes[i] = if other > lanes[i] { other } else { lanes[i] };
+        }
+        half /= 2;
+    }
+    lanes[0]
 }
 
 #[cfg(test)]

@@ -6,9 +6,9 @@
 
 use super::attention::{self, Job};
 use super::kernels::{FastKernels, Lanes, QUADS, Unpacked, check, check_unpacked};
-use super::levels::{BLOCK_BYTES, Tile, TileMut};
+use super::levels::{BLOCK_BYTES, Levels, Tile, TileMut, by_tile};
 use super::panels::{COLUMNS, Format, Panel};
-use super::{floats, portable};
+use super::{floats, levels, portable};
 use crate::cpu::{math, rope};
 use std::arch::x86_64::*;
 
@@ -40,7 +40,7 @@ macro_rules! tier {
 
 tier! {
     fn put(tile: &mut TileMut<'_>, token: usize, row: &[f32]) {
-        tile.put(token, row)
+        tile.put(token, row, |values, out| levels::round(values, out))
     }
     fn multiply_floats(panel: &[f32], token: &[f32], out: &mut Lanes) {
         floats::multiply(panel, token, out)
@@ -73,12 +73,11 @@ tier! {
         halves_into(values, out)
     }
     fn attend(job: Job<'_>) {
-        #[allow(clippy::redundant_closure, reason = "a closure is compiled with this tier's instructions")]
         attention::attend(
             job,
             |halves, out| halves_into(halves, out),
-            |query, keys| attention::scores(query, keys),
-            |weights, values, out| attention::mix(weights, values, out),
+            |queries, keys, out| attention::scores(queries, keys, out),
+            |weights, values, parts| attention::mix(weights, values, parts),
         )
     }
     fn unpack(format: Format, panel: Panel<'_>, out: &mut Unpacked) {
@@ -90,8 +89,10 @@ tier! {
         portable::unpack(format, panel, &mut unpacked);
         many(&unpacked, tile, out)
     }
-    fn multiply(panel: &Unpacked, tile: Tile<'_>, out: &mut [Lanes]) {
-        many(panel, tile, out)
+    fn multiply(panel: &Unpacked, levels: &Levels, out: &mut [Lanes]) {
+        for (tile, out) in by_tile(levels, out) {
+            many(panel, tile, out);
+        }
     }
 }
 

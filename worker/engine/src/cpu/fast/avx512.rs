@@ -7,7 +7,7 @@ use super::attention::{self, Job};
 use super::cache::POSITIONS;
 use super::floats;
 use super::kernels::{FastKernels, Lanes, QUADS, Unpacked, check, check_panel, check_unpacked};
-use super::levels::{BLOCK_BYTES, Tile, TileMut};
+use super::levels::{BLOCK_BYTES, Levels, MOST, Tile, TileMut, by_tile};
 use super::panels::{COLUMNS, Format, Panel, ROWS, Scales};
 use crate::cpu::{math, rope};
 use std::arch::x86_64::*;
@@ -40,7 +40,7 @@ macro_rules! tier {
 
 tier! {
     fn put(tile: &mut TileMut<'_>, token: usize, row: &[f32]) {
-        tile.put(token, row)
+        tile.put(token, row, |values, out| round(values, out))
     }
     fn multiply_floats(panel: &[f32], token: &[f32], out: &mut Lanes) {
         floats::multiply(panel, token, out)
@@ -76,8 +76,8 @@ tier! {
         attention::attend(
             job,
             |halves, out| halves_into(halves, out),
-            |query, keys| scores(query, keys),
-            |weights, values, out| mix(weights, values, out),
+            |queries, keys, out| scores(queries, keys, out),
+            |weights, values, parts| mix(weights, values, parts),
         )
     }
     fn multiply_few(format: Format, panel: Panel<'_>, tile: Tile<'_>, out: &mut [Lanes]) {
@@ -114,13 +114,15 @@ tier! {
             }
         }
     }
-    fn multiply(panel: &Unpacked, tile: Tile<'_>, out: &mut [Lanes]) {
-        check(panel.blocks, tile, out.len());
+    fn multiply(panel: &Unpacked, levels: &Levels, out: &mut [Lanes]) {
         check_unpacked(panel);
-        match (panel.halves(), panel.minima.is_empty()) {
-            (true, _) => many_tokens::<true, false>(panel, tile, out),
-            (false, true) => many_tokens::<false, false>(panel, tile, out),
-            (false, false) => many_tokens::<false, true>(panel, tile, out),
+        for (tile, out) in by_tile(levels, out) {
+            check(panel.blocks, tile, out.len());
+            match (panel.halves(), panel.minima.is_empty()) {
+                (true, _) => many_tokens::<true, false>(panel, tile, out),
+                (false, true) => many_tokens::<false, false>(panel, tile, out),
+                (false, false) => many_tokens::<false, true>(panel, tile, out),
+            }
         }
     }
 }
@@ -511,42 +513,148 @@ fn halves_into(values: &[u16], out: &mut [f32]) {
     }
 }
 
-/// As [`attention`]'s portable one: four sums, added pairwise.
+/// As [`levels::round`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 #[inline]
-fn scores(query: &[f32], keys: &[f32]) -> [f32; POSITIONS] {
-    assert!(keys.len() >= query.len() * POSITIONS);
-    let mut sums = [_mm512_setzero_ps(); 4];
-    for (at, query) in query.as_chunks::<4>().0.iter().enumerate() {
-        for i in 0..4 {
-            // SAFETY: there are sixteen keys for every element of the query.
-            let keys = unsafe { _mm512_loadu_ps(keys.as_ptr().add((4 * at + i) * POSITIONS)) };
-            sums[i] = _mm512_fmadd_ps(_mm512_set1_ps(query[i]), keys, sums[i]);
+fn round(values: &[f32; COLUMNS], out: &mut [i8; BLOCK_BYTES]) -> (f32, [i32; 2]) {
+    // SAFETY: twice sixteen floats.
+    let halves = unsafe {
+        [_mm512_loadu_ps(values.as_ptr()), _mm512_loadu_ps(values.as_ptr().add(COLUMNS / 2))]
+    };
+    // Of a value that is not a number and another one, these give the second.
+    let most = _mm512_max_ps(_mm512_abs_ps(halves[0]), _mm512_setzero_ps());
+    let most = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(halves[1]), most));
+    let inverse = if most > 1e-30 { MOST / most } else { 0.0 };
+    let mut sums = [0; 2];
+    for (half, values) in halves.into_iter().enumerate() {
+        let value = _mm512_mul_ps(values, _mm512_set1_ps(inverse));
+        let value = _mm512_max_ps(value, _mm512_set1_ps(-MOST));
+        let value = _mm512_cvtps_epi32(_mm512_min_ps(value, _mm512_set1_ps(MOST)));
+        let low = _mm512_srai_epi32::<24>(_mm512_slli_epi32::<24>(value));
+        let high = _mm512_srai_epi32::<8>(_mm512_sub_epi32(value, low));
+        // SAFETY: sixteen bytes of each plane.
+        unsafe {
+            let at = out.as_mut_ptr().add(half * COLUMNS / 2);
+            _mm_storeu_si128(at.cast(), _mm512_cvtepi32_epi8(high));
+            _mm_storeu_si128(at.add(COLUMNS).cast(), _mm512_cvtepi32_epi8(low));
         }
+        sums[half] = _mm512_reduce_add_epi32(value);
     }
-    let sum = _mm512_add_ps(_mm512_add_ps(sums[0], sums[1]), _mm512_add_ps(sums[2], sums[3]));
-    let mut scores = [0.0; POSITIONS];
-    // SAFETY: sixteen floats.
-    unsafe { _mm512_storeu_ps(scores.as_mut_ptr(), sum) };
-    scores
+    (most / MOST, sums)
 }
 
-/// Adds the weighted values of some positions, sixteen elements in a register over all of them.
+/// As [`attention::scores`]: a block of keys is read once for several rows.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 #[inline]
-fn mix(weights: &[f32], values: &[f32], out: &mut [f32]) {
-    let width = out.len();
-    assert!(width.is_multiple_of(16) && values.len() >= weights.len() * width);
-    for at in (0..width).step_by(16) {
-        let out = &mut out[at..at + 16];
-        // SAFETY: sixteen floats.
-        let mut sum = unsafe { _mm512_loadu_ps(out.as_ptr()) };
-        for (position, weight) in weights.iter().enumerate() {
-            // SAFETY: `at + 16 <= width`, and there are `width` values for every position.
-            let values = unsafe { _mm512_loadu_ps(values.as_ptr().add(position * width + at)) };
-            sum = _mm512_fmadd_ps(_mm512_set1_ps(*weight), values, sum);
+fn scores(queries: &[f32], keys: &[f32], out: &mut [[f32; POSITIONS]]) {
+    let stride = queries.len() / out.len();
+    assert!(queries.len() == out.len() * stride && stride.is_multiple_of(4));
+    assert!(keys.len() >= stride * POSITIONS);
+    match out.len() {
+        1 => scores_of::<1>(queries, stride, keys, out),
+        2 => scores_of::<2>(queries, stride, keys, out),
+        3 => scores_of::<3>(queries, stride, keys, out),
+        4 => scores_of::<4>(queries, stride, keys, out),
+        _ => debug_assert!(false, "at most {} rows", attention::ROWS),
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn scores_of<const R: usize>(
+    queries: &[f32],
+    stride: usize,
+    keys: &[f32],
+    out: &mut [[f32; POSITIONS]],
+) {
+    let mut sums = [[_mm512_setzero_ps(); 4]; R];
+    for at in (0..stride).step_by(4) {
+        for i in 0..4 {
+            // SAFETY: the wrapper has seen sixteen keys for every element, and a row of `stride` for every output.
+            unsafe {
+                let keys = _mm512_loadu_ps(keys.as_ptr().add((at + i) * POSITIONS));
+                for r in 0..R {
+                    let query = _mm512_set1_ps(*queries.get_unchecked(r * stride + at + i));
+                    sums[r][i] = _mm512_fmadd_ps(query, keys, sums[r][i]);
+                }
+            }
         }
+    }
+    for (out, sums) in out.iter_mut().zip(sums) {
+        let sum = _mm512_add_ps(_mm512_add_ps(sums[0], sums[1]), _mm512_add_ps(sums[2], sums[3]));
         // SAFETY: sixteen floats.
         unsafe { _mm512_storeu_ps(out.as_mut_ptr(), sum) };
     }
+}
+
+/// As [`attention::mix`]: a value is read once for several rows, and the mix of up to 32 elements stays in registers.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn mix(weights: &[[f32; POSITIONS]], values: &[f32], parts: &mut [f32]) {
+    let len = parts.len() / weights.len();
+    let width = len - attention::HEAD;
+    assert!(parts.len() == weights.len() * len && width.is_multiple_of(16));
+    assert!(values.len() <= POSITIONS * width);
+    match weights.len() {
+        1 => mix_of::<1>(weights, values, width, parts),
+        2 => mix_of::<2>(weights, values, width, parts),
+        3 => mix_of::<3>(weights, values, width, parts),
+        4 => mix_of::<4>(weights, values, width, parts),
+        _ => debug_assert!(false, "at most {} rows", attention::ROWS),
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn mix_of<const R: usize>(
+    weights: &[[f32; POSITIONS]],
+    values: &[f32],
+    width: usize,
+    parts: &mut [f32],
+) {
+    let mut at = 0;
+    while at < width {
+        at += if width - at >= 32 {
+            mix_columns::<R, 2>(weights, values, width, at, parts)
+        } else {
+            mix_columns::<R, 1>(weights, values, width, at, parts)
+        };
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn mix_columns<const R: usize, const C: usize>(
+    weights: &[[f32; POSITIONS]],
+    values: &[f32],
+    width: usize,
+    at: usize,
+    parts: &mut [f32],
+) -> usize {
+    // SAFETY: the wrapper has seen `width` values for every position and a part with its head and `width` elements for
+    // every row; `at + 16 * C <= width`.
+    unsafe {
+        let part =
+            |r: usize, c: usize| r * (width + attention::HEAD) + attention::HEAD + at + 16 * c;
+        let mut sums: [[__m512; C]; R] = std::array::from_fn(|r| {
+            std::array::from_fn(|c| _mm512_loadu_ps(parts.as_ptr().add(part(r, c))))
+        });
+        for position in 0..values.len() / width {
+            let value: [__m512; C] = std::array::from_fn(|c| {
+                _mm512_loadu_ps(values.as_ptr().add(position * width + at + 16 * c))
+            });
+            for r in 0..R {
+                let weight = _mm512_set1_ps(*weights.get_unchecked(r).get_unchecked(position));
+                for c in 0..C {
+                    sums[r][c] = _mm512_fmadd_ps(weight, value[c], sums[r][c]);
+                }
+            }
+        }
+        for r in 0..R {
+            for c in 0..C {
+                _mm512_storeu_ps(parts.as_mut_ptr().add(part(r, c)), sums[r][c]);
+            }
+        }
+    }
+    16 * C
 }

@@ -5,7 +5,7 @@
 //! order everywhere, for one token or for many. So neither the batch nor the machine changes a token: a stream that
 //! continues on another worker with other instructions continues with the same text.
 
-use super::levels::{Tile, TileMut};
+use super::levels::{Levels, Tile, TileMut};
 use super::panels::{COLUMNS, Format, Panel, ROWS};
 use crate::cpu::rope::Turn;
 
@@ -66,8 +66,8 @@ pub(crate) struct FastKernels {
     pub multiply_few: fn(Format, Panel<'_>, Tile<'_>, &mut [Lanes]),
     /// Unpacks a panel.
     pub unpack: fn(Format, Panel<'_>, &mut Unpacked),
-    /// An unpacked panel times the first tokens of a tile.
-    pub multiply: fn(&Unpacked, Tile<'_>, &mut [Lanes]),
+    /// An unpacked panel times all tokens.
+    pub multiply: fn(&Unpacked, &Levels, &mut [Lanes]),
     /// An unpacked panel of floats times one token.
     pub multiply_floats: fn(&[f32], &[f32], &mut Lanes),
     /// f16 into floats.

@@ -107,10 +107,27 @@ impl Levels {
     }
 }
 
+/// Cuts the products of all tokens into those of each tile.
+pub(crate) fn by_tile<'a, T>(
+    levels: &'a Levels,
+    mut out: &'a mut [T],
+) -> impl Iterator<Item = (Tile<'a>, &'a mut [T])> {
+    levels.tiles().map(move |(tile, tokens)| {
+        let mine;
+        (mine, out) = std::mem::take(&mut out).split_at_mut(tokens);
+        (tile, mine)
+    })
+}
+
 impl TileMut<'_> {
-    /// Writes one token's row. Inlined into each tier's wrapper, so that it is compiled for its instructions.
+    /// Writes one token's row with a tier's [`round`]. Inlined into each tier's wrapper.
     #[inline(always)]
-    pub fn put(&mut self, token: usize, row: &[f32]) {
+    pub fn put(
+        &mut self,
+        token: usize,
+        row: &[f32],
+        round: impl Fn(&[f32; COLUMNS], &mut [i8; BLOCK_BYTES]) -> (f32, [i32; 2]),
+    ) {
         let tile = self.tile;
         for (block, values) in row.as_chunks::<COLUMNS>().0.iter().enumerate() {
             let at = (block * tile + token) * BLOCK_BYTES;
@@ -126,7 +143,7 @@ impl TileMut<'_> {
 
 /// Rounds 32 values; returns their scale and the sums of the integers of both halves.
 #[inline(always)]
-fn round(values: &[f32; COLUMNS], out: &mut [i8; BLOCK_BYTES]) -> (f32, [i32; 2]) {
+pub(crate) fn round(values: &[f32; COLUMNS], out: &mut [i8; BLOCK_BYTES]) -> (f32, [i32; 2]) {
     const LANES: usize = 16;
     let mut most = [0.0f32; LANES];
     for part in values.as_chunks::<LANES>().0 {
@@ -171,7 +188,7 @@ mod tests {
             levels.resize(count, 96);
             let width = levels.tile_tokens();
             for (index, mut tile) in levels.tiles_mut().enumerate() {
-                (0..width).for_each(|token| tile.put(token, &row(index * width + token)));
+                (0..width).for_each(|token| tile.put(token, &row(index * width + token), round));
             }
             assert_eq!(levels.tiles().map(|(_, tokens)| tokens).sum::<usize>(), count);
             for (index, (tile, tokens)) in levels.tiles().enumerate() {
@@ -194,7 +211,7 @@ mod tests {
     fn zeros_stay_zeros() {
         let mut levels = Levels::default();
         levels.resize(1, 64);
-        levels.tiles_mut().for_each(|mut tile| tile.put(0, &[0.0; 64]));
+        levels.tiles_mut().for_each(|mut tile| tile.put(0, &[0.0; 64], round));
         let (tile, _) = levels.tiles().next().expect("one");
         assert!(tile.bytes.iter().all(|&b| b == 0) && tile.sums.iter().all(|&s| s == 0.0));
     }

@@ -150,22 +150,16 @@ fn in_levels(
     out: &mut [Lanes],
     buffers: &mut Buffers,
 ) {
-    for (index, mut out) in out.chunks_exact_mut(levels.count()).enumerate() {
+    for (index, out) in out.chunks_exact_mut(levels.count()).enumerate() {
         let panel = panels.panel(first + index);
-        let unpack = levels.count() > FEW;
-        if unpack {
-            buffers.unpacked.resize(panels.format, panel.blocks);
-            (kernels.unpack)(panels.format, panel, &mut buffers.unpacked);
+        if levels.count() <= FEW {
+            let (tile, _) = levels.tiles().next().expect("there are tokens");
+            (kernels.multiply_few)(panels.format, panel, tile, out);
+            continue;
         }
-        for (tile, tokens) in levels.tiles() {
-            let mine;
-            (mine, out) = out.split_at_mut(tokens);
-            if unpack {
-                (kernels.multiply)(&buffers.unpacked, tile, mine);
-            } else {
-                (kernels.multiply_few)(panels.format, panel, tile, mine);
-            }
-        }
+        buffers.unpacked.resize(panels.format, panel.blocks);
+        (kernels.unpack)(panels.format, panel, &mut buffers.unpacked);
+        (kernels.multiply)(&buffers.unpacked, levels, out);
     }
 }
 

@@ -3,9 +3,9 @@
 use super::kernels::{
     FEW, FastKernels, Lanes, QUADS, Unpacked, check, check_panel, check_unpacked,
 };
-use super::levels::{BLOCK_BYTES, Tile, TileMut};
+use super::levels::{BLOCK_BYTES, Levels, Tile, TileMut, by_tile};
 use super::panels::{COLUMNS, Format, Panel, ROWS, Scales};
-use super::{attention, floats};
+use super::{attention, floats, levels};
 use crate::cpu::{math, rope};
 use crate::quant::half_to_f32;
 
@@ -24,7 +24,7 @@ pub(super) const KERNELS: FastKernels = FastKernels {
 };
 
 fn put(tile: &mut TileMut<'_>, token: usize, row: &[f32]) {
-    tile.put(token, row);
+    tile.put(token, row, levels::round);
 }
 
 fn rotate(row: &mut [f32], width: usize, turns: &[rope::Turn]) {
@@ -42,7 +42,7 @@ fn multiply_few(format: Format, panel: Panel<'_>, tile: Tile<'_>, out: &mut [Lan
     let mut unpacked = Unpacked::default();
     unpacked.resize(format, panel.blocks);
     unpack(format, panel, &mut unpacked);
-    multiply(&unpacked, tile, out);
+    multiply_tile(&unpacked, tile, out);
 }
 
 /// Inlined into tiers that have nothing better.
@@ -126,7 +126,11 @@ fn unpack_scales(format: Format, scales: &[u8], out: &mut Unpacked) {
     }
 }
 
-fn multiply(panel: &Unpacked, tile: Tile<'_>, out: &mut [Lanes]) {
+fn multiply(panel: &Unpacked, levels: &Levels, out: &mut [Lanes]) {
+    by_tile(levels, out).for_each(|(tile, out)| multiply_tile(panel, tile, out));
+}
+
+fn multiply_tile(panel: &Unpacked, tile: Tile<'_>, out: &mut [Lanes]) {
     check(panel.blocks, tile, out.len());
     check_unpacked(panel);
     let halves = if panel.halves() { 2 } else { 1 };
