@@ -22,7 +22,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         "{:<10} {:>7} {:>12} {:>12} {:>12}",
         "tier", "threads", "prefill t/s", "decode t/s", "at 2k t/s"
     );
-    for tier in [Tier::Avx512, Tier::Avx2].into_iter().filter(|tier| tier.is_available()) {
+    for tier in [Tier::Amx, Tier::Avx512, Tier::Avx2].into_iter().filter(|tier| tier.is_available())
+    {
         let name = format!("{tier:?}");
         if !name.contains(&only) {
             continue;

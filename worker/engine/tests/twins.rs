@@ -220,7 +220,9 @@ fn odd_widths_agree_with_the_naive_forward() {
 }
 
 fn tiers() -> impl Iterator<Item = Tier> {
-    [Tier::Portable, Tier::Avx2, Tier::Avx512].into_iter().filter(|tier| tier.is_available())
+    [Tier::Portable, Tier::Avx2, Tier::Avx512, Tier::Amx]
+        .into_iter()
+        .filter(|tier| tier.is_available())
 }
 
 #[test]

@@ -53,12 +53,14 @@ pub enum Tier {
     Avx2,
     /// AVX-512 F, BW, VL, DQ and VNNI, and what AVX2 needs.
     Avx512,
+    /// AMX with bytes, where the system permits it, and what AVX-512 needs.
+    Amx,
 }
 
 impl Tier {
     /// The best tier of this machine.
     pub fn best() -> Self {
-        [Self::Avx512, Self::Avx2]
+        [Self::Amx, Self::Avx512, Self::Avx2]
             .into_iter()
             .find(|tier| tier.is_available())
             .unwrap_or(Self::Portable)

@@ -12,7 +12,7 @@ use super::panels::{COLUMNS, Format, Panel, ROWS, Scales};
 use crate::cpu::{math, rope};
 use std::arch::x86_64::*;
 
-pub(in super::super) const KERNELS: FastKernels = FastKernels {
+pub(super) const KERNELS: FastKernels = FastKernels {
     put,
     multiply_few,
     unpack,

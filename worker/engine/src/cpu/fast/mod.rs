@@ -6,6 +6,9 @@
 //!                kernels: one tier per instruction set, the same bits on each
 //! ```
 
+#[cfg(target_arch = "x86_64")]
+#[allow(clippy::needless_range_loop, reason = "tokens index several arrays at once")]
+mod amx;
 pub(crate) mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -49,6 +52,11 @@ pub(crate) fn kernels_of(tier: Tier) -> Option<FastKernels> {
                 && is_x86_feature_detected!("fma")
                 && is_x86_feature_detected!("f16c");
             features.then_some(avx512::KERNELS)
+        }
+        #[cfg(target_arch = "x86_64")]
+        Tier::Amx => {
+            let has = kernels_of(Tier::Avx512).is_some() && amx::permitted();
+            has.then_some(amx::KERNELS)
         }
         #[cfg(not(target_arch = "x86_64"))]
         _ => None,
