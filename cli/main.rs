@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod client;
 mod cluster;
 mod control_plane;
@@ -86,6 +87,9 @@ enum Command {
     Pull(pull::Args),
     /// Unload a model
     Stop(stop::Args),
+    /// Measure this machine
+    #[command(subcommand)]
+    Bench(bench::Args),
     /// Show the version and that of the server
     Version(version::Args),
 }
@@ -141,6 +145,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Cp(args) => talk(host, async |c| copy::run(c, &args).await).await,
         Command::Pull(args) => talk(host, async |c| pull::run(c, &args).await).await,
         Command::Stop(args) => talk(host, async |c| stop::run(c, &args).await).await,
+        Command::Bench(args) => bench::run(&args),
         Command::Version(args) => talk(host, async |c| version::run(c, &args).await).await,
     }
 }

@@ -11,6 +11,7 @@
 mod amx;
 pub(crate) mod attention;
 #[cfg(target_arch = "x86_64")]
+#[allow(clippy::redundant_closure, reason = "a closure is compiled with the tier's instructions")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 #[allow(clippy::needless_range_loop, reason = "tokens index several arrays at once")]

@@ -1,0 +1,98 @@
+//! `ollamamax bench`: figures of this machine.
+
+use crate::exit::Failure;
+use crate::{out, table};
+use ollamamax_worker::bench::{EngineBench, Task};
+use serde_json::json;
+use std::io::BufRead;
+use std::path::PathBuf;
+
+/// What to measure.
+#[derive(Debug, clap::Subcommand)]
+pub enum Args {
+    /// Tokens per second of a model file: prompts, single tokens, batches, a repeated prompt
+    Engine(EngineArgs),
+}
+
+/// Options of `bench engine`.
+#[derive(Debug, clap::Args)]
+pub struct EngineArgs {
+    /// A GGUF file
+    model: PathBuf,
+    /// Compute threads; 0 for one per processor
+    #[arg(long, default_value_t = 0)]
+    threads: u32,
+    /// Rounds; the median counts
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+    /// Print data
+    #[arg(long, conflicts_with = "serve")]
+    json: bool,
+    /// Read a task a line from standard input and answer each with its seconds, for programs that measure several engines
+    /// in turn
+    #[arg(long)]
+    serve: bool,
+}
+
+const TASKS: [Task; 5] = [
+    Task::Prefill(512),
+    Task::Repeat(512),
+    Task::Decode { count: 128, at: 16 },
+    Task::Decode { count: 64, at: 2_000 },
+    Task::Batch { sequences: 8, count: 64 },
+];
+
+/// Runs it.
+pub fn run(args: &Args) -> Result<(), Failure> {
+    let Args::Engine(args) = args;
+    let mut bench = EngineBench::load(&args.model, args.threads).map_err(Failure::Other)?;
+    if args.serve {
+        return serve(&mut bench);
+    }
+    let mut seconds = vec![Vec::new(); TASKS.len()];
+    for _ in 0..args.rounds {
+        for (task, seconds) in TASKS.into_iter().zip(&mut seconds) {
+            seconds.push(bench.run(task).map_err(Failure::Other)?.as_secs_f64());
+        }
+    }
+    seconds.iter_mut().for_each(|seconds| seconds.sort_by(f64::total_cmp));
+    let results = TASKS.into_iter().zip(&seconds);
+    if args.json {
+        let rows = results.map(|(task, seconds)| {
+            json!({"task": format!("{task:?}"), "tokens": task.tokens(), "seconds": seconds})
+        });
+        let rows: Vec<_> = rows.collect();
+        out::json(&json!({"load_seconds": bench.load_time().as_secs_f64(), "results": rows}));
+        return Ok(());
+    }
+    let rows: Vec<Vec<String>> = results
+        .map(|(task, seconds)| {
+            let rate = |seconds: f64| format!("{:.1}", f64::from(task.tokens()) / seconds);
+            let (best, worst) = (seconds[0], seconds[seconds.len() - 1]);
+            vec![name(task), rate(seconds[seconds.len() / 2]), rate(worst), rate(best)]
+        })
+        .collect();
+    out::text(&table::render(&["TASK", "TOKENS/S", "WORST", "BEST"], &rows));
+    out::say(&format!("loaded in {:.2} s", bench.load_time().as_secs_f64()));
+    Ok(())
+}
+
+fn name(task: Task) -> String {
+    match task {
+        Task::Prefill(tokens) => format!("prompt of {tokens}"),
+        Task::Repeat(tokens) => format!("the same prompt of {tokens} again"),
+        Task::Decode { count, at } => format!("{count} tokens after {at}"),
+        Task::Batch { sequences, count } => format!("{sequences} sequences of {count} together"),
+    }
+}
+
+fn serve(bench: &mut EngineBench) -> Result<(), Failure> {
+    out::line("ready");
+    for line in std::io::stdin().lock().lines() {
+        let line = line.map_err(|error| Failure::Other(format!("standard input: {error}")))?;
+        let task: Task = line.parse().map_err(|error| Failure::Usage(format!("{error}")))?;
+        let time = bench.run(task).map_err(Failure::Other)?;
+        out::line(&format!("{:.6}", time.as_secs_f64()));
+    }
+    Ok(())
+}
