@@ -16,7 +16,7 @@ use crate::raft::Raft;
 use crate::raft::batcher::{Applied, BatchError, Batcher, SubmitError};
 use crate::raft::peers::{Lane, Peers};
 use crate::watch::Published;
-use ollamamax_core::{Command, Outcome, State, codec};
+use ollamamax_core::{Command, Outcome, Rejection, State, codec};
 use ollamamax_gateway::ports::ControlError;
 use ollamamax_proto::limits;
 use ollamamax_proto::wire::control_client::ControlClient;
@@ -117,16 +117,21 @@ impl Client {
     }
 
     /// Proposes `command` through any other node, which may itself have to pass it on. For a node that no leader finds,
-    /// because it came back at another address: nobody sends it heartbeats, so it does not know who leads.
-    pub async fn propose_through_others(&self, command: &Command, others: &[String]) -> bool {
+    /// because it came back at another address: nobody sends it heartbeats, so it does not know who leads. `None` when
+    /// no node got it decided.
+    pub async fn propose_through_others(
+        &self,
+        command: &Command,
+        others: &[String],
+    ) -> Option<Result<Outcome, Rejection>> {
         for address in others {
             let deadline = self.inner.deadline(self.inner.timings.propose_ms);
             let attempt = self.inner.attempt_there(address, command, false, deadline).await;
             if let Attempt::Done(applied) = attempt {
-                return applied.result.is_ok();
+                return Some(applied.result);
             }
         }
-        false
+        None
     }
 
     /// Proposes `command` on this node only: for requests that were forwarded to it.

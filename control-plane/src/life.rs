@@ -5,8 +5,8 @@ use crate::error::{NodeFailure, StartError};
 use crate::open::Addresses;
 use crate::raft::Raft;
 use crate::status::NodeControl;
-use ollamamax_core::Command;
 use ollamamax_core::record::ClusterRecord;
+use ollamamax_core::{Command, Rejection};
 use ollamamax_gateway::ports::ControlError;
 use ollamamax_proto::{Millis, NodeId, limits};
 use ollamamax_storage::Identity;
@@ -47,27 +47,36 @@ pub(crate) async fn introduce(control: Arc<NodeControl>, cluster_name: Option<St
         pid: std::process::id(),
     });
     for command in commands {
-        loop {
-            match control.client.propose(command.clone()).await {
-                Ok(_) => break,
-                // The bootstrap was already accepted before a crash.
-                Err(ControlError::Rejected(rejection)) => {
-                    tracing::debug!(%rejection, "introduction refused");
-                    break;
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "not introduced yet");
-                    let state = control.published.state();
-                    let others = state.nodes.values().filter(|node| node.id.0 != identity.node);
-                    let others: Vec<String> = others.map(|node| node.raft.clone()).collect();
-                    if control.client.propose_through_others(&command, &others).await {
-                        break;
-                    }
-                    tokio::time::sleep(Duration::from_millis(limits::RAFT_ELECTION_MIN_MS)).await;
-                }
-            }
+        while !introduced(&control, &command).await {
+            tokio::time::sleep(Duration::from_millis(limits::RAFT_ELECTION_MIN_MS)).await;
         }
     }
+}
+
+/// Whether `command` has been decided: here, or through the others when nobody is known to lead.
+async fn introduced(control: &NodeControl, command: &Command) -> bool {
+    let rejection = match control.client.propose(command.clone()).await {
+        Ok(_) => return true,
+        Err(ControlError::Rejected(rejection)) => rejection,
+        Err(error) => {
+            tracing::debug!(%error, "not introduced yet");
+            let state = control.published.state();
+            let others = state.nodes.values().filter(|node| node.id.0 != control.identity.node);
+            let others: Vec<String> = others.map(|node| node.raft.clone()).collect();
+            match control.client.propose_through_others(command, &others).await {
+                Some(Ok(_)) => return true,
+                Some(Err(rejection)) => rejection,
+                None => return false,
+            }
+        }
+    };
+    // A node that did not vote asks nobody for a vote either: this is how it learns that it was removed.
+    if rejection == Rejection::UnknownNode(NodeId(control.identity.node)) {
+        control.peers.cast_out();
+    }
+    // Else the bootstrap was already accepted before a crash.
+    tracing::debug!(%rejection, "introduction refused");
+    true
 }
 
 /// Reports the failures that leave the process running but useless.

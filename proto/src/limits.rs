@@ -36,12 +36,13 @@ pub const PROPOSE_TIMEOUT_MS: u64 = 3_000;
 /// How long a linearizable read waits for a quorum before it says so.
 pub const READ_TIMEOUT_MS: u64 = 3_000;
 
-/// Raft heartbeat: a tenth of the election timeout.
+/// Raft heartbeat: at least seven are missed before anyone asks for votes.
 pub const RAFT_HEARTBEAT_MS: u64 = 100;
-/// Shortest election timeout: at least ten times a slow append on a loaded core.
-pub const RAFT_ELECTION_MIN_MS: u64 = 500;
-/// Longest election timeout: bounds the time without a leader.
-pub const RAFT_ELECTION_MAX_MS: u64 = 1_000;
+/// Shortest election timeout. It begins when the dead leader's lease has run out, and the lease lasts as long as the
+/// longest one: 750 ms of silence at least, many times a slow append on a loaded core.
+pub const RAFT_ELECTION_MIN_MS: u64 = 250;
+/// Longest election timeout. With the lease, a second without a leader, and half of one more when the votes split.
+pub const RAFT_ELECTION_MAX_MS: u64 = 500;
 /// Entries per append call: bounds the size of one message to a lagging follower.
 pub const RAFT_APPEND_ENTRIES: u64 = 256;
 /// Entries between snapshots: bounds the replay at start.

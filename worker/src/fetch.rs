@@ -102,8 +102,10 @@ impl Fetcher {
     async fn take_hint(&self, digest: Digest, path: &Path) -> bool {
         // As a node of the control plane names its blobs, and as Ollama does.
         let names = [digest.hex(), format!("sha256-{}", digest.hex())];
-        for from in self.hints.iter().flat_map(|dir| names.iter().map(|name| dir.join(name))) {
-            let (hint, to) = (from.clone(), path.to_owned());
+        let hints = self.hints.iter().flat_map(|dir| names.iter().map(|name| dir.join(name)));
+        let hints: Vec<PathBuf> = hints.collect();
+        for hint in hints {
+            let (from, to) = (hint.clone(), path.to_owned());
             let linked = tokio::task::spawn_blocking(move || link_verified(&from, &to, digest));
             match linked.await {
                 Ok(Ok(true)) => return true,

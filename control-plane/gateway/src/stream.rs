@@ -13,6 +13,9 @@ use ollamamax_proto::limits::STREAM_WRITE_BYTES;
 use serde::Serialize;
 use std::convert::Infallible;
 
+/// The content type of server-sent events.
+pub const EVENT_STREAM: &str = "text/event-stream";
+
 /// How events look on the wire.
 pub trait Render: Send + 'static {
     /// The content type of the body.
@@ -61,7 +64,13 @@ pub fn respond<R: Render>(generation: Generation, render: R) -> Response {
         }
         Some((Ok(Bytes::from(out)), Some((generation, render))))
     });
-    typed(R::CONTENT_TYPE, Body::from_stream(body))
+    let mut response = typed(R::CONTENT_TYPE, Body::from_stream(body));
+    if R::CONTENT_TYPE == EVENT_STREAM {
+        // The format asks for it: a cache on the way would hold events back.
+        let headers = response.headers_mut();
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    }
+    response
 }
 
 /// A body with its content type.

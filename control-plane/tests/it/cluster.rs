@@ -3,6 +3,7 @@
 use crate::support::{Cluster, checkpoint, eventually, model, retried, value, within};
 use bytes::Bytes;
 use futures_util::StreamExt;
+use ollamamax_control_plane::NodeFailure;
 use ollamamax_core::{Command, Rejection};
 use ollamamax_gateway::ports::ControlError;
 use ollamamax_proto::{Digest, NodeId};
@@ -150,6 +151,40 @@ async fn a_removed_node_leaves_the_membership_and_is_told_so() {
     let newcomer = cluster.add().await;
     assert!(newcomer > 3, "a node id is never reused");
     cluster.settle(3).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_was_dead_when_it_was_removed_hears_of_it_at_its_restart() {
+    hears_of_its_removal_at_its_restart(true).await;
+}
+
+/// One that only listens asks for no votes and has to hear of it another way.
+#[tokio::test(flavor = "multi_thread")]
+async fn so_does_one_that_does_not_vote() {
+    hears_of_its_removal_at_its_restart(false).await;
+}
+
+async fn hears_of_its_removal_at_its_restart(voter: bool) {
+    let mut cluster = Cluster::start(2).await;
+    let stays = cluster.leader().await;
+    let leaver = cluster.add_as(voter).await;
+    cluster.settle(2 + usize::from(voter)).await;
+    cluster.converge().await;
+    cluster.nodes.remove(&leaver).expect("it runs").kill().await;
+    let node = NodeId(leaver);
+    cluster.control(stays).propose(Command::RemoveNode { node }).await.expect("accepted");
+    eventually("its record is gone", || !cluster.control(stays).state().nodes.contains_key(&node))
+        .await;
+    cluster.restart(leaver).await;
+    let removed = cluster.nodes.remove(&leaver).expect("it runs");
+    let failure = tokio::time::timeout(Duration::from_secs(10), removed.failed());
+    let failure = failure.await.expect("it is told");
+    assert_eq!(failure, NodeFailure::Removed(leaver));
+    assert_eq!(failure.exit_code(), 0, "{failure}");
+    removed.kill().await;
+    cluster.put(stays, "after", "1").await.expect("the others go on");
+    cluster.settle(2).await;
     cluster.stop().await;
 }
 

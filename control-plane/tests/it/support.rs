@@ -39,8 +39,13 @@ impl Cluster {
 
     /// One more node: the first one bootstraps.
     pub async fn add(&mut self) -> u64 {
+        self.add_as(true).await
+    }
+
+    /// One more node, which votes or only listens.
+    pub async fn add_as(&mut self, voter: bool) -> u64 {
         let data = self.dir.path().join(format!("node-{}", self.places.len()));
-        let mut config = NodeConfig::new(&data);
+        let mut config = NodeConfig { voter, ..NodeConfig::new(&data) };
         (self.tune)(&mut config);
         match self.nodes.values().next() {
             None => config.bootstrap = true,

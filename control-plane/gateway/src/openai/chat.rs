@@ -330,7 +330,7 @@ impl Events {
 }
 
 impl Render for Events {
-    const CONTENT_TYPE: &'static str = "text/event-stream";
+    const CONTENT_TYPE: &'static str = stream::EVENT_STREAM;
 
     fn event(&mut self, event: Event, out: &mut Vec<u8>) {
         match event {

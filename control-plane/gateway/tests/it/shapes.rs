@@ -134,6 +134,7 @@ async fn openai_streams_events_with_usage_and_done() {
         "stream_options": {"include_usage": true}, "messages": [{"role": "user", "content": "hi"}]});
     let answer = bench.post("/v1/chat/completions", ask).await;
     assert_eq!(answer.headers["content-type"], "text/event-stream");
+    assert_eq!(answer.headers["cache-control"], "no-cache");
     let events = answer.events();
     assert_eq!(events.len(), 5);
     assert_eq!(events[4], "[DONE]");
