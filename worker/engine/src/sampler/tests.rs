@@ -97,6 +97,24 @@ proptest! {
     }
 
     #[test]
+    fn the_most_likely_are_those_of_a_full_sort(
+        logits in prop::collection::vec(prop_oneof![any_float(), (-9i8..9).prop_map(f32::from)], 1..2000),
+        top_k in 0u32..60,
+    ) {
+        let possible = |l: f32| if l.is_nan() { f32::NEG_INFINITY } else { l.min(f32::MAX) };
+        let logits: Vec<f32> = logits.into_iter().map(possible).collect();
+        let mut all: Vec<u32> = (0..logits.len() as u32)
+            .filter(|&id| logits[id as usize] > f32::NEG_INFINITY)
+            .collect();
+        all.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));
+        if top_k > 0 {
+            all.truncate(top_k as usize);
+        }
+        let found: Vec<u32> = most_likely(&logits, top_k).iter().map(|c| c.id).collect();
+        prop_assert_eq!(found, all);
+    }
+
+    #[test]
     fn an_impossible_token_is_never_chosen(
         good in prop::collection::vec(-20.0f32..20.0, 1..20),
         temperature in 0.0f32..3.0,
