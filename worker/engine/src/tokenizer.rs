@@ -86,8 +86,7 @@ pub struct Tokenizer {
     bpe: Bpe,
     /// Tokens recognised as a whole inside text, by first byte, the longest spelling first.
     specials: BTreeMap<u8, Vec<u32>>,
-    /// Bytes of each token; empty for those that are never shown.
-    bytes: Vec<Vec<u8>>,
+    bytes: TokenBytes,
     ends: BTreeSet<u32>,
     add_bos: bool,
 }
@@ -104,7 +103,7 @@ impl std::fmt::Debug for Tokenizer {
 
 impl Tokenizer {
     /// Builds the tokenizer of a vocabulary.
-    pub fn new(vocabulary: Vocabulary) -> Result<Self, TokenizerError> {
+    pub fn new(mut vocabulary: Vocabulary) -> Result<Self, TokenizerError> {
         if vocabulary.model != "gpt2" {
             return Err(TokenizerError::Model { model: vocabulary.model });
         }
@@ -120,14 +119,10 @@ impl Tokenizer {
         let add_bos = vocabulary.add_bos.unwrap_or(rule.add_bos);
         let ends = ends(&vocabulary);
         let bytes = token_bytes(&vocabulary, &ends);
-        Ok(Self {
-            bpe: bpe(&vocabulary, rule)?,
-            specials: specials(&vocabulary, &ends),
-            bytes,
-            ends,
-            add_bos,
-            vocabulary,
-        })
+        let bpe = bpe(&vocabulary, rule)?;
+        // The merges live on in `bpe`; as texts they are megabytes that nobody reads again.
+        vocabulary.merges = Vec::new();
+        Ok(Self { bpe, specials: specials(&vocabulary, &ends), bytes, ends, add_bos, vocabulary })
     }
 
     /// The tokens of a text, without `bos`. With `parse_special` control tokens spelt in the text
@@ -151,7 +146,7 @@ impl Tokenizer {
 
     /// What a token adds to the output; nothing for control tokens and ids outside the vocabulary.
     pub fn bytes(&self, token: u32) -> &[u8] {
-        self.bytes.get(token as usize).map_or(&[], Vec::as_slice)
+        self.bytes.get(token)
     }
 
     /// Whether a generation ends with this token.
@@ -164,7 +159,7 @@ impl Tokenizer {
         if self.add_bos { self.vocabulary.bos } else { None }
     }
 
-    /// What it was built from.
+    /// What it was built from, without the merges.
     pub fn vocabulary(&self) -> &Vocabulary {
         &self.vocabulary
     }
@@ -216,7 +211,27 @@ fn specials(vocabulary: &Vocabulary, ends: &BTreeSet<u32>) -> BTreeMap<u8, Vec<u
     specials
 }
 
-fn token_bytes(vocabulary: &Vocabulary, ends: &BTreeSet<u32>) -> Vec<Vec<u8>> {
+/// Bytes of each token, end to end; none for those that are never shown.
+#[derive(Default)]
+struct TokenBytes {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl TokenBytes {
+    fn push(&mut self, token: &[u8]) {
+        self.bytes.extend_from_slice(token);
+        self.ends.push(self.bytes.len());
+    }
+
+    fn get(&self, token: u32) -> &[u8] {
+        let token = token as usize;
+        let start = token.checked_sub(1).and_then(|before| self.ends.get(before)).unwrap_or(&0);
+        self.ends.get(token).map_or(&[], |end| &self.bytes[*start..*end])
+    }
+}
+
+fn token_bytes(vocabulary: &Vocabulary, ends: &BTreeSet<u32>) -> TokenBytes {
     let alphabet = byte_alphabet();
     let bytes = |(id, spelling): (u32, &String)| match vocabulary.kind(id) {
         _ if ends.contains(&id) => Vec::new(),
@@ -234,7 +249,9 @@ fn token_bytes(vocabulary: &Vocabulary, ends: &BTreeSet<u32>) -> Vec<Vec<u8>> {
             bytes
         }
     };
-    (0u32..).zip(&vocabulary.tokens).map(bytes).collect()
+    let mut all = TokenBytes::default();
+    (0u32..).zip(&vocabulary.tokens).for_each(|token| all.push(&bytes(token)));
+    all
 }
 
 fn hex_byte(spelling: &str) -> Option<u8> {

@@ -33,7 +33,7 @@ impl Mapping {
     }
 
     /// See [`Matrix::forget`].
-    fn forget(&self, start: usize, len: usize) {
+    pub fn forget(&self, start: usize, len: usize) {
         if let Bytes::File(map) = &self.0 {
             // SAFETY: the map is of a file and read-only, so its pages can always be had again with the same contents.
             let forgotten = unsafe {
@@ -96,10 +96,11 @@ impl Matrix {
         self.rows * self.row_bytes
     }
 
-    /// Tells the system that these bytes of the file will not be needed soon: they need not stay in memory. Reading them
+    /// Tells the system that the bytes of some rows will not be needed soon: they need not stay in memory. Reading them
     /// again is slower, not wrong.
-    pub fn forget(&self) {
-        self.mapping.forget(self.start, self.bytes());
+    pub fn forget(&self, rows: std::ops::Range<usize>) {
+        let start = self.start + rows.start * self.row_bytes;
+        self.mapping.forget(start, rows.len() * self.row_bytes);
     }
 
     fn vector(gguf: &Gguf, mapping: &Arc<Mapping>, name: &str) -> Result<Vec<f32>, ShapeError> {

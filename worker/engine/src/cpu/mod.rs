@@ -154,9 +154,13 @@ impl CpuBackend {
 
     /// Loads a model from a mapping.
     pub fn from_mapping(mapping: Arc<Mapping>, options: &CpuOptions) -> Result<Self, LoadError> {
-        let gguf = Gguf::parse(mapping.bytes())?;
-        let shape = ModelShape::from_gguf(&gguf)?;
-        let weights = Weights::of(&gguf, &shape, &mapping)?;
+        // The header, vocabulary and all, is megabytes: it is gone before the weights are repacked.
+        let (shape, weights) = {
+            let gguf = Gguf::parse(mapping.bytes())?;
+            let shape = ModelShape::from_gguf(&gguf)?;
+            let weights = Weights::of(&gguf, &shape, &mapping)?;
+            (shape, weights)
+        };
         let tier = options.tier.unwrap_or_else(Tier::best);
         let kernels = fast::kernels_of(tier).ok_or(LoadError::Tier { tier })?;
         let threads = match options.threads {
@@ -173,6 +177,10 @@ impl CpuBackend {
                 .map(|fast| Model::Fast(Box::new(fast))),
         };
         let model = model.ok_or(LoadError::Cache { blocks, block_tokens })?;
+        if matches!(model, Model::Fast(_)) {
+            // Header and vocabulary have been read, too.
+            mapping.forget(0, mapping.bytes().len());
+        }
         Ok(Self { shape, model, pool, tier })
     }
 

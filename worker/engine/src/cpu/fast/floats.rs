@@ -32,6 +32,7 @@ impl FloatPanels {
                 panel[(column * ROWS + row % ROWS) * element..][..element].copy_from_slice(value);
             }
         }
+        matrix.forget(0..matrix.rows);
         Self { kind: matrix.kind, rows: matrix.rows, columns: matrix.columns, bytes }
     }
 

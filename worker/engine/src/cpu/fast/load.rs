@@ -22,7 +22,6 @@ pub(crate) fn pack(
             }
             None => Packed::Floats(FloatPanels::of(&matrix)),
         };
-        matrix.forget();
         packed
     })
 }

@@ -218,6 +218,8 @@ impl Repack<'_> {
     /// Does it.
     pub fn run(&mut self) {
         let per_panel = self.lines_per_panel();
+        let rows = self.lines.len() / per_panel * ROWS;
+        let rows = self.first * ROWS..(self.first * ROWS + rows).min(self.matrix.rows);
         for (index, lines) in self.lines.chunks_exact_mut(per_panel).enumerate() {
             let bytes = lines.as_flattened_bytes_mut();
             let (levels, rest) = bytes.split_at_mut(self.planes_at);
@@ -242,6 +244,7 @@ impl Repack<'_> {
                 }
             }
         }
+        self.matrix.forget(rows);
     }
 
     fn lines_per_panel(&self) -> usize {
