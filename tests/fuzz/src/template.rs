@@ -1,0 +1,6 @@
+//! See `targets::template`.
+#![no_main]
+#[allow(dead_code)]
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| targets::template(bytes));
