@@ -25,6 +25,9 @@ pub struct EngineArgs {
     /// Rounds; the median counts
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
+    /// Let sequences guess ahead, as workers do; figures then depend on how much the text repeats itself
+    #[arg(long)]
+    speculate: bool,
     /// Print data
     #[arg(long, conflicts_with = "serve")]
     json: bool,
@@ -45,7 +48,8 @@ const TASKS: [Task; 5] = [
 /// Runs it.
 pub fn run(args: &Args) -> Result<(), Failure> {
     let Args::Engine(args) = args;
-    let mut bench = EngineBench::load(&args.model, args.threads).map_err(Failure::Other)?;
+    let mut bench =
+        EngineBench::load(&args.model, args.threads, args.speculate).map_err(Failure::Other)?;
     if args.serve {
         return serve(&mut bench);
     }

@@ -93,8 +93,8 @@ const CONTEXT_TOKENS: u32 = limits::CONTEXT_TOKENS;
 const BATCH_PROMPT: u32 = 16;
 
 impl EngineBench {
-    /// Loads a model; 0 threads for one per processor.
-    pub fn load(path: &Path, threads: u32) -> Result<Self, String> {
+    /// Loads a model; 0 threads for one per processor. Guessing ahead makes figures depend on what is generated.
+    pub fn load(path: &Path, threads: u32, speculate: bool) -> Result<Self, String> {
         let began = Instant::now();
         let words = |error: &dyn std::error::Error| format!("`{}`: {error}", path.display());
         let mapping = Arc::new(Mapping::open(path).map_err(|error| words(&error))?);
@@ -111,6 +111,7 @@ impl EngineBench {
             sequences_max: SEQUENCES,
             step_tokens: limits::STEP_TOKENS_CPU,
             waiting_max: SEQUENCES as usize,
+            speculating_max: if speculate { SEQUENCES as usize } else { 0 },
         };
         let engine = Engine::new(Box::new(backend), Arc::new(text), engine_limits);
         Ok(Self { engine, vocabulary, salt: 0, load: began.elapsed() })

@@ -56,6 +56,7 @@ impl Loader for LlamaLoader {
             step_tokens: self.step_tokens,
             // The runner counts places; it never sends more than these.
             waiting_max: limits::WORKER_WAITING_COUNT + assignment.sequences_max as usize,
+            speculating_max: limits::SPECULATING_SEQUENCES_COUNT,
         };
         let model = Arc::new(text);
         let engine = Engine::new(Box::new(backend), Arc::clone(&model), engine_limits);

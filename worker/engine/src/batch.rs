@@ -13,6 +13,7 @@
 use crate::backend::{Logits, Slice, StepBatch};
 use crate::kv::{BlockPool, Usage};
 use crate::sequence::{Sequence, SequenceId};
+use std::cmp::Ordering;
 use std::collections::VecDeque;
 
 /// What bounds the batch.
@@ -22,6 +23,8 @@ pub struct BatchLimits {
     pub sequences_max: usize,
     /// Tokens per step; at least one per running sequence.
     pub step_tokens: usize,
+    /// Sequences that may run while any of them speculates; 0 for never. With more the device has enough to do.
+    pub speculating_max: usize,
 }
 
 /// A sequence that was admitted, and how many of its prompt's positions the cache had.
@@ -58,7 +61,7 @@ impl Batch {
         let sequences_max = limits.sequences_max.max(1);
         let step_tokens = limits.step_tokens.max(sequences_max);
         Self {
-            limits: BatchLimits { sequences_max, step_tokens },
+            limits: BatchLimits { sequences_max, step_tokens, ..limits },
             waiting: VecDeque::new(),
             running: Vec::new(),
             pool,
@@ -118,14 +121,25 @@ impl Batch {
 
     fn plan_decodes(&mut self, plan: &mut StepPlan, budget: &mut usize) -> bool {
         let (mut index, mut preempted) = (0, false);
+        let speculate =
+            self.running.len() <= self.limits.speculating_max && self.waiting.is_empty();
         while let Some(sequence) = self.running.get_mut(index) {
             if sequence.remaining() != 1 {
                 index += 1;
                 continue;
             }
             if self.pool.grow(&mut sequence.table, sequence.tokens.len()) {
-                plan.parts.push((sequence.id, 1));
-                *budget = budget.saturating_sub(1);
+                sequence.guess.clear();
+                if speculate {
+                    sequence.speculate(budget.saturating_sub(self.limits.sequences_max));
+                    let whole = sequence.tokens.len() + sequence.guess.len();
+                    if !self.pool.grow(&mut sequence.table, whole) {
+                        sequence.guess.clear();
+                    }
+                }
+                let count = 1 + sequence.guess.len();
+                plan.parts.push((sequence.id, count));
+                *budget = budget.saturating_sub(count);
                 index += 1;
             } else {
                 // The victim comes after every sequence planned so far, and is at worst this one.
@@ -181,6 +195,7 @@ impl Batch {
         let Some(mut victim) = self.running.pop() else { return };
         self.pool.release(std::mem::take(&mut victim.table));
         victim.computed = 0;
+        victim.guess.clear();
         self.waiting.push_front(victim);
     }
 
@@ -191,22 +206,28 @@ impl Batch {
         let slice = |&(id, count): &(SequenceId, usize)| {
             let sequence = self.running.iter().find(|sequence| sequence.id == id)?;
             let end = sequence.computed + count;
-            let last = end == sequence.tokens.len();
+            let known = end.min(sequence.tokens.len());
+            let mut tokens = sequence.tokens[sequence.computed..known].to_vec();
+            tokens.extend(&sequence.guess[..end - known]);
             Some(Slice {
                 start: sequence.computed as u32,
-                tokens: sequence.tokens[sequence.computed..end].to_vec(),
+                tokens,
                 blocks: sequence.table.blocks()[..self.pool.blocks_for(end)].to_vec(),
-                logits: if last { Logits::Last } else { Logits::None },
+                logits: match end.cmp(&sequence.tokens.len()) {
+                    Ordering::Less => Logits::None,
+                    Ordering::Equal => Logits::Last,
+                    Ordering::Greater => Logits::All,
+                },
             })
         };
         StepBatch { slices: plan.parts.iter().filter_map(slice).collect() }
     }
 
-    /// Notes that a part of the plan was computed. The sequence, when its next token is to be
-    /// sampled.
+    /// Notes that a part of the plan was computed, apart from what was guessed. The sequence, when its
+    /// next token is to be sampled.
     pub fn computed(&mut self, id: SequenceId, count: usize) -> Option<&mut Sequence> {
         let sequence = self.running.iter_mut().find(|sequence| sequence.id == id)?;
-        sequence.computed += count;
+        sequence.computed = (sequence.computed + count).min(sequence.tokens.len());
         self.pool.commit(&mut sequence.table, &sequence.tokens[..sequence.computed]);
         (sequence.remaining() == 0).then_some(sequence)
     }

@@ -29,6 +29,8 @@ pub struct EngineLimits {
     pub step_tokens: usize,
     /// Sequences that may wait for a place.
     pub waiting_max: usize,
+    /// Sequences that may run while any of them guesses ahead; 0 for never.
+    pub speculating_max: usize,
 }
 
 /// Why a prepared request is not taken.
@@ -142,6 +144,7 @@ impl Engine {
         let batch_limits = BatchLimits {
             sequences_max: limits.sequences_max as usize,
             step_tokens: limits.step_tokens,
+            speculating_max: limits.speculating_max,
         };
         Self {
             batch: Batch::new(batch_limits, BlockPool::new(count, tokens)),
@@ -255,13 +258,22 @@ impl Engine {
         }
         for (&(id, count), mut rows) in plan.parts.iter().zip(logits) {
             let Some(sequence) = self.batch.computed(id, count) else { continue };
-            let Some(row) = rows.last_mut().filter(|row| !row.is_empty()) else {
+            if rows.len() != 1 + sequence.guess.len() || rows.iter().any(Vec::is_empty) {
                 return Err(BackendError::Device("no logits for a slice that wants them".into()));
-            };
+            }
             let mut emission = Emission::of(sequence);
-            let token = sequence.sample(row);
-            emission.tokens = vec![token];
-            emission.text = sequence.accept(token, &self.text);
+            for (right, row) in rows.iter_mut().enumerate() {
+                let token = sequence.sample(row);
+                let guessed = sequence.guess.get(right) == Some(&token);
+                emission.tokens.push(token);
+                emission.text += &sequence.accept(token, &self.text);
+                if !guessed || sequence.finished().is_some() {
+                    sequence.guessed(right);
+                    break;
+                }
+                // Its keys and values are there already.
+                sequence.computed += 1;
+            }
             if sequence.finished().is_some() {
                 emission.finished = self.batch.remove(id).and_then(finished);
             }

@@ -24,6 +24,7 @@ pub mod quant;
 pub mod sampler;
 pub mod sequence;
 pub mod shape;
+mod speculation;
 pub mod stop;
 pub mod synth;
 pub mod template;

@@ -6,6 +6,7 @@
 
 use crate::detok::Detokenizer;
 use crate::kv::BlockTable;
+use crate::speculation::Speculation;
 use crate::stop::StopFilter;
 use crate::text::{Prepared, TextModel};
 use crate::{coin, sampler};
@@ -30,6 +31,9 @@ pub struct Sequence {
     pub table: BlockTable,
     /// Whether its start was reported.
     pub started: bool,
+    /// Tokens that are guessed to come next, computed beside the last one in the step that is planned.
+    pub guess: Vec<u32>,
+    speculation: Speculation,
     options: Options,
     /// Most tokens, prompt included, it may come to.
     limit: usize,
@@ -50,6 +54,8 @@ impl Sequence {
             computed: 0,
             table: BlockTable::default(),
             started: false,
+            guess: Vec::new(),
+            speculation: Speculation::default(),
             limit: prompt_tokens.saturating_add(output).min(context as usize),
             detok: Detokenizer::default(),
             stop: StopFilter::new(&prepared.options.stop),
@@ -69,6 +75,19 @@ impl Sequence {
     /// Tokens not in the KV cache.
     pub fn remaining(&self) -> usize {
         self.tokens.len() - self.computed
+    }
+
+    /// Guesses what comes next, at most `room` tokens, and fewer than it may still generate.
+    pub fn speculate(&mut self, room: usize) {
+        let left = self.limit.saturating_sub(self.tokens.len() + 1);
+        self.guess = self.speculation.guess(&self.tokens, room.min(left));
+    }
+
+    /// Notes how many tokens of the guess were right, and forgets it.
+    pub fn guessed(&mut self, right: usize) {
+        if !std::mem::take(&mut self.guess).is_empty() {
+            self.speculation.learn(right);
+        }
     }
 
     /// Why it ended, once it has.

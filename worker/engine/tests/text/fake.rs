@@ -78,12 +78,15 @@ impl Backend for FakeBackend {
         }
         let logits = |slice: &ollamamax_engine::backend::Slice| {
             let end = slice.start as usize + slice.tokens.len();
-            let hash = (0..end).fold(17, |hash, position| {
-                mix(hash ^ self.slots[slot(&slice.blocks, position)].expect("computed before"))
-            });
+            let after = |end: usize| {
+                row((0..end).fold(17, |hash, position| {
+                    mix(hash ^ self.slots[slot(&slice.blocks, position)].expect("computed before"))
+                }))
+            };
             match slice.logits {
                 Logits::None => Vec::new(),
-                _ => vec![row(hash)],
+                Logits::Last => vec![after(end)],
+                Logits::All => (slice.start as usize + 1..=end).map(after).collect(),
             }
         };
         Ok(batch.slices.iter().map(logits).collect())
@@ -127,7 +130,13 @@ pub fn engine(blocks: u32, limits: EngineLimits) -> Engine {
 }
 
 pub fn limits(sequences_max: u32, step_tokens: usize) -> EngineLimits {
-    EngineLimits { context_tokens: 48, sequences_max, step_tokens, waiting_max: 64 }
+    EngineLimits {
+        context_tokens: 48,
+        sequences_max,
+        step_tokens,
+        waiting_max: 64,
+        speculating_max: 0,
+    }
 }
 
 pub fn prepared(tokens: &[u32], options: Options) -> Prepared {

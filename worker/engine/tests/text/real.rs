@@ -23,13 +23,23 @@ fn text() -> Arc<TextModel> {
 }
 
 fn engine(path: NumericPath, kv_blocks: u32) -> Engine {
+    engine_with(path, kv_blocks, 4, 0)
+}
+
+fn engine_with(
+    path: NumericPath,
+    kv_blocks: u32,
+    sequences_max: u32,
+    speculating_max: usize,
+) -> Engine {
     let options = CpuOptions { path, kv_blocks, ..CpuOptions::default() };
     let backend = CpuBackend::load(smollm2(), &options).expect("a sound model");
     let limits = EngineLimits {
         context_tokens: CONTEXT_TOKENS,
-        sequences_max: 4,
+        sequences_max,
         step_tokens: STEP_TOKENS_CPU,
-        waiting_max: 8,
+        waiting_max: 16,
+        speculating_max,
     };
     Engine::new(Box::new(backend), text(), limits)
 }
@@ -60,9 +70,8 @@ fn alone(path: NumericPath, request: &Prepared, resume: &[u32]) -> Stream {
 
 #[test]
 fn it_knows_the_capital_of_france() {
-    // The quantised path begins in French: its two best first tokens lie a tenth of a logit apart.
     let stream =
-        alone(NumericPath::Plain, &ask("What is the capital of France?", greedy(), 64), &[]);
+        alone(NumericPath::Fast, &ask("What is the capital of France?", greedy(), 64), &[]);
     assert!(stream.text().contains("Paris"), "{}", stream.text());
     assert!(!stream.text().contains("<|"), "{}", stream.text());
     assert_eq!(stream.finished.expect("ended").reason, FinishReason::Stop);
@@ -84,6 +93,38 @@ fn streams_in_company_are_the_streams_alone() {
         for (id, alone) in ids.iter().zip(&alone) {
             assert_eq!(streams[id].tokens(), alone.tokens(), "with {blocks} blocks");
             assert_eq!(streams[id].text(), alone.text());
+        }
+    }
+}
+
+/// Sixteen together, some with a known prefix, with and without guessing ahead, with and without room for all: every bit is
+/// that of the stream alone.
+#[test]
+fn sixteen_streams_are_each_the_stream_alone() {
+    let questions =
+        ["Repeat after me: one two three one two three.", "Who are you?", "Count to ten."];
+    let requests: Vec<Prepared> = (0..16)
+        .map(|i| {
+            let temperature = if i % 2 == 0 { 0.0 } else { 0.7 };
+            let sampling = Sampling { seed: i, temperature, ..Sampling::default() };
+            ask(questions[i as usize % questions.len()], sampling, 24)
+        })
+        .collect();
+    let alone: Vec<Stream> =
+        requests.iter().map(|request| alone(NumericPath::Fast, request, &[])).collect();
+    for (blocks, speculating_max) in [(128, 0), (128, 16), (24, 16)] {
+        let mut engine = engine_with(NumericPath::Fast, blocks, 16, speculating_max);
+        // The second round finds the prompts of the first in the prefix cache.
+        for round in 0..2 {
+            let ids: Vec<_> =
+                requests.iter().map(|r| engine.submit(r.clone(), &[]).expect("taken")).collect();
+            let streams = drain(&mut engine);
+            for (id, alone) in ids.iter().zip(&alone) {
+                let case =
+                    format!("{blocks} blocks, guessing up to {speculating_max}, round {round}");
+                assert_eq!(streams[id].tokens(), alone.tokens(), "{case}");
+                assert_eq!(streams[id].text(), alone.text(), "{case}");
+            }
         }
     }
 }

@@ -67,9 +67,11 @@ proptest! {
         blocks in 12u32..30,
         sequences_max in 1u32..6,
         step_tokens in 1usize..40,
+        speculating_max in 0usize..6,
         cancelled in prop::collection::vec((0usize..9, 0usize..20), 0..3),
     ) {
-        let mut engine = engine(blocks, limits(sequences_max, step_tokens));
+        let limits = EngineLimits { speculating_max, ..limits(sequences_max, step_tokens) };
+        let mut engine = engine(blocks, limits);
         let mut streams = BTreeMap::<SequenceId, Stream>::new();
         let mut ids = Vec::new();
         let mut gone = BTreeMap::new();
