@@ -1,4 +1,5 @@
-//! How a new node gets in: it asks any running node for an id over the admin API.
+//! How a new node gets in: it asks any running node for an id over the admin API. And how one that has an id makes sure
+//! that it is still the same cluster that answers there.
 
 use crate::error::StartError;
 use ollamamax_proto::{backoff, limits};
@@ -53,6 +54,24 @@ pub async fn join(urls: &[String], request: &JoinRequest) -> Result<Identity, St
         tokio::time::sleep(Duration::from_millis(pause)).await;
         attempt += 1;
     }
+}
+
+/// The cluster that answers at one of `urls`, if any answers soon.
+pub async fn cluster_at(urls: &[String]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Status {
+        cluster: String,
+    }
+    let soon = Duration::from_millis(limits::CONNECT_TIMEOUT_MS);
+    let client = reqwest::Client::builder().timeout(soon).build().ok()?;
+    for url in urls {
+        let target = format!("{}/admin/v1/cluster", url.trim_end_matches('/'));
+        let Ok(reply) = client.get(target).send().await else { continue };
+        if let Ok(status) = reply.json::<Status>().await {
+            return Some(status.cluster);
+        }
+    }
+    None
 }
 
 enum Refusal {

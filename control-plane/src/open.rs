@@ -62,6 +62,7 @@ pub(crate) async fn open(
     })
     .await?;
     if let Some(identity) = found {
+        stays_in_its_cluster(config, addresses, &identity).await?;
         // Only the first node of a cluster may have to finish its bootstrap after a crash; its id is always 1.
         let first = config.bootstrap && identity.node == FIRST_NODE.0;
         return Ok((
@@ -83,6 +84,26 @@ pub(crate) async fn open(
         (join::join(&config.join, &request).await?, false)
     };
     Ok((blocking(move || Storage::create(&dir, &identity)).await?, first))
+}
+
+/// Refuses a directory of one cluster for a node that was told to join another. When nobody answers, the directory is
+/// believed: a cluster that lost its power has to come back by itself.
+async fn stays_in_its_cluster(
+    config: &NodeConfig,
+    addresses: &Addresses,
+    identity: &Identity,
+) -> Result<(), StartError> {
+    // This node's own port is bound already, but nobody answers there yet.
+    let own = format!("//{}", addresses.http);
+    let others = config.join.iter().filter(|url| !url.contains(&own)).cloned();
+    match join::cluster_at(&others.collect::<Vec<_>>()).await {
+        Some(expected) if expected != identity.cluster => Err(StorageError::WrongCluster {
+            dir: config.data_dir.clone(),
+            expected,
+            found: identity.cluster.clone(),
+        })?,
+        _ => Ok(()),
+    }
 }
 
 /// The id that bootstrapping a cluster gives its first node.

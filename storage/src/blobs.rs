@@ -9,7 +9,7 @@ use ollamamax_proto::ids::Digest;
 use ollamamax_proto::limits;
 use sha2::{Digest as _, Sha256};
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -152,14 +152,23 @@ impl Writer {
             return Err(StorageError::invalid(format!("the blob has more than {most} bytes")));
         }
         if let Err(error) = self.file.write_all(bytes) {
-            // What a failed write left behind is not hashed, so it must not be resumed from.
-            let _ = self.file.set_len(self.offset);
-            let _ = self.file.seek(SeekFrom::Start(self.offset));
+            self.undo(&error);
             return Err(error).context("write", &self.path);
         }
         self.hash.update(bytes);
         self.offset += bytes.len() as u64;
         Ok(())
+    }
+
+    /// What a failed write left behind is not hashed, so it must not be resumed from. On a full disk everything goes:
+    /// the log beside it needs the room, and without it this node ends.
+    fn undo(&mut self, error: &io::Error) {
+        if error.kind() == ErrorKind::StorageFull {
+            let _ = self.restart();
+        } else {
+            let _ = self.file.set_len(self.offset);
+            let _ = self.file.seek(SeekFrom::Start(self.offset));
+        }
     }
 
     /// Forgets what was received and begins again.
@@ -219,4 +228,24 @@ impl Writer {
 
 fn sync_dir(dir: &Path) -> Result<(), StorageError> {
     File::open(dir).and_then(|dir| dir.sync_all()).context("sync", dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_gets_back_what_an_unfinished_blob_took() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = BlobStore::open(dir.path()).expect("opened");
+        let digest = Digest::of(b"a long blob");
+        let mut writer = store.writer(&digest).expect("begun");
+        writer.write(b"a long").expect("written");
+        writer.undo(&ErrorKind::Interrupted.into());
+        assert_eq!(writer.offset(), 6, "other failures keep what came for the next try");
+        writer.undo(&ErrorKind::StorageFull.into());
+        assert_eq!(fs::metadata(&writer.path).expect("there").len(), 0);
+        writer.write(b"a long blob").expect("written from the start");
+        writer.commit().expect("the digest fits");
+    }
 }

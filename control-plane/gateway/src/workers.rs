@@ -111,7 +111,7 @@ impl Workers {
         };
         Ok(InferenceClient::new(channel)
             .max_decoding_message_size(limits::RPC_MESSAGE_BYTES)
-            .max_encoding_message_size(limits::BODY_BYTES + limits::RPC_MESSAGE_BYTES))
+            .max_encoding_message_size(limits::RPC_MESSAGE_BYTES))
     }
 
     /// Takes the best of `candidates` and counts `tokens` of work on it. `tried` tells which ones already failed this request;

@@ -111,3 +111,32 @@ async fn what_cannot_start_says_why() {
     node.stop().await;
     assert!(dir.path().join("highwater").exists());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_told_to_join_another_cluster_than_its_directorys_is_refused() {
+    let (ours, theirs) = (Cluster::start(1).await, Cluster::start(1).await);
+    let dir = TempDir::new().expect("a temporary directory");
+    let join = |cluster: &Cluster| NodeConfig {
+        join: vec![format!("http://{}", cluster.nodes[&1].http_addr())],
+        ..NodeConfig::new(dir.path())
+    };
+    let node = ControlPlaneNode::start(join(&ours)).await.expect("it joins");
+    let (id, cluster) = (node.node_id(), node.cluster().to_owned());
+    node.stop().await;
+    let before = std::fs::read(dir.path().join("highwater")).expect("readable");
+    let refused = ControlPlaneNode::start(join(&theirs)).await.err().expect("another cluster");
+    let words =
+        format!("belongs to cluster `{cluster}`, expected `{}`", theirs.nodes[&1].cluster());
+    assert!(refused.to_string().contains(&words), "{refused}");
+    let after = std::fs::read(dir.path().join("highwater")).expect("readable");
+    assert_eq!(after, before, "the directory is left alone");
+    let node = ControlPlaneNode::start(join(&ours)).await.expect("it goes on in its own");
+    assert_eq!(node.node_id(), id);
+    // With nobody there to ask, the directory is believed.
+    node.stop().await;
+    let config = join(&ours);
+    ours.stop().await;
+    let node = ControlPlaneNode::start(config).await.expect("it waits for the others");
+    node.kill().await;
+    theirs.stop().await;
+}

@@ -5,7 +5,8 @@ use crate::error::Failure;
 use crate::workers::{Candidate, Outstanding};
 use ollamamax_proto::inference::{Done, GenerateRequest, TokenChunk};
 use ollamamax_proto::placement::WorkerStatus;
-use ollamamax_proto::wire;
+use ollamamax_proto::{limits, wire};
+use prost::Message;
 use std::pin::pin;
 use tokio::time::{Duration, Instant};
 use tonic::{Code, Status, Streaming};
@@ -79,6 +80,11 @@ impl Attempt<'_> {
         let client = self.run.gateway.workers.client(address);
         let mut client = client.map_err(|error| End::Broken(format!("`{address}`: {error}")))?;
         let request = wire::GenerateRequest::from(&self.request());
+        if request.encoded_len() > limits::RPC_MESSAGE_BYTES {
+            // No worker takes a message that long, and no context a prompt.
+            let limit = limits::RPC_MESSAGE_BYTES as u64;
+            return Err(End::Refused(Failure::TooLarge { limit }));
+        }
         let patience = self.run.gateway.config.load_timeout;
         Ok(self.within(patience, client.generate(request)).await??.into_inner())
     }

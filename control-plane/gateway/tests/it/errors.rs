@@ -4,6 +4,7 @@ use crate::control::version;
 use crate::http::{Bench, quick};
 use crate::worker::Script;
 use ollamamax_gateway::Config;
+use ollamamax_proto::limits;
 use ollamamax_proto::placement::{Phase, WorkerStatus};
 use serde_json::{Value, json};
 use std::sync::atomic::Ordering;
@@ -197,6 +198,16 @@ async fn what_a_worker_refuses_is_not_tried_elsewhere() {
     assert_eq!(answer.error(), "the prompt has 9 tokens, at most 4 fit");
     let calls: usize = bench.workers.iter().map(|worker| worker.requests().len()).sum();
     assert_eq!(calls, 1);
+}
+
+#[tokio::test]
+async fn a_prompt_no_worker_takes_is_413() {
+    let bench = Bench::new(&[Script::Answer]);
+    let prompt = "a".repeat(limits::RPC_MESSAGE_BYTES);
+    let answer = bench.post("/api/generate", json!({"model": "m", "prompt": prompt})).await;
+    assert_eq!(answer.status, 413, "{}", answer.text);
+    assert_eq!(answer.error(), "the body has more than 16777216 bytes");
+    assert!(bench.workers[0].requests().is_empty());
 }
 
 #[tokio::test]
