@@ -200,15 +200,24 @@ def main():
         if args.only in name:
             rows += measure(python, name, model, args.threads, args.rounds)
             print(table([row for row in rows if row["model"] == name]), flush=True)
+            write(args, rows)
+
+
+def write(args, rows):
+    """Writes what there is; models that an earlier run measured stay."""
+    raw = RESULTS / "engine-peers.json"
+    known = json.loads(raw.read_text())["rows"] if raw.exists() else []
+    fresh = {row["model"] for row in rows}
+    rows = sorted([row for row in known if row["model"] not in fresh] + rows, key=lambda row: row["model"])
     about = (
-        f"{args.model.name} and its siblings on {processor()}, {args.threads} threads, medians of {args.rounds} rounds, "
+        f"{args.model.name} and its siblings on {processor()}, {args.threads} threads, medians of {args.rounds} rounds or more, "
         f"both engines in turn; {PEER}{'' if args.tiles else ' without AMX'}. Load before: {os.getloadavg()[0]:.1f}."
     )
     (RESULTS / "engine-peers.md").write_text(
         f"# The engine beside llama.cpp\n\n{about}\n\n{table(rows)}\n\n![ratios](engine-peers.svg)\n\n"
         f"Repeat with `python3 bench/peers/compare.py {args.model.name}`.\n"
     )
-    (RESULTS / "engine-peers.json").write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
+    raw.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
     (RESULTS / "engine-peers.svg").write_text(plot(rows))
 
 

@@ -12,16 +12,13 @@ pub(crate) fn pack(
     pool: &Pool,
     buffers: &mut [Buffers],
 ) -> Weights<Packed> {
-    weights.map(|matrix| {
-        let packed = match Panels::room(&matrix) {
-            Some(mut panels) => {
-                let mut jobs: Vec<_> = panels.jobs(&matrix).collect();
-                pool.for_each(buffers, &mut jobs, |_, job: &mut Repack<'_>, _| job.run());
-                drop(jobs);
-                Packed::Levels(panels)
-            }
-            None => Packed::Floats(FloatPanels::of(&matrix)),
-        };
-        packed
+    weights.map(|matrix| match Panels::room(&matrix) {
+        Some(mut panels) => {
+            let mut jobs: Vec<_> = panels.jobs(&matrix).collect();
+            pool.for_each(buffers, &mut jobs, |_, job: &mut Repack<'_>, _| job.run());
+            drop(jobs);
+            Packed::Levels(panels)
+        }
+        None => Packed::Floats(FloatPanels::of(&matrix)),
     })
 }
