@@ -5,10 +5,11 @@
 //! submit(Request) -> batch (waiting, running) -> plan -> Backend::step -> sampler -> stop, detok -> Emission
 //! ```
 //!
-//! Two halves meet in [`backend`]: *compute* (`shape`, `weights`, `quant`, `model`, `cpu`) knows tensors and nothing of
+//! Two halves meet in [`backend`]: *compute* (`architecture`, `shape`, `weights`, `quant`, `model`, `cpu`) knows tensors and nothing of
 //! requests; *text and scheduling* (`tokenizer`, `template`, `sampler`, `stop`, `detok`, `kv`, `sequence`, `batch`,
 //! `engine`) knows requests and nothing of tensors.
 
+pub mod architecture;
 pub mod backend;
 pub mod batch;
 pub mod coin;
