@@ -131,6 +131,9 @@ fn every_family_has_its_own_tensors() {
         let gguf = Gguf::parse(&file).expect("a valid file");
         let shape = ModelShape::from_gguf(&gguf).expect(architecture.name);
         assert_eq!(shape.architecture, architecture);
+        let facts = ollamamax_gguf::model_facts(&gguf).expect("facts");
+        let elements = u64::from(2 * shape.layers * shape.kv_heads * shape.head_width);
+        assert_eq!(facts.kv_bytes_per_token, 2 * elements, "{}", architecture.name);
         for left_out in gguf.tensors() {
             let mut writer = GgufWriter::new();
             gguf.entries().iter().for_each(|entry| {
