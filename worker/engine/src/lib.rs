@@ -25,6 +25,7 @@ pub mod quant;
 pub mod sampler;
 pub mod sequence;
 pub mod shape;
+mod spm;
 pub mod stop;
 pub mod synth;
 pub mod template;

@@ -1,6 +1,7 @@
-"""llama.cpp's logits for the random models of `tests/twins/families.rs`: writes families.json beside this file.
+"""llama.cpp's logits for the random models of `tests/twins/families.rs` and its tokens for the vocabularies of
+`tests/text/spm.rs`: writes families.json and pieces.json beside this file.
 
-Needs `llama-cpp-python` and the folder that the ignored test `write_families` wrote.
+Needs `llama-cpp-python` and the folder that the ignored tests `write_families` and `write_pieces` wrote.
 """
 
 import json
@@ -45,4 +46,19 @@ def main(folder):
     out.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
-main(pathlib.Path(sys.argv[1]))
+def pieces(folder):
+    texts = json.loads((folder / "texts.json").read_text())
+    result = {}
+    for name in ["spm", "spm-prefix"]:
+        model = llama_cpp.Llama(str(folder / f"{name}.gguf"), vocab_only=True, verbose=False)
+        tokens = {t: model.tokenize(t.encode(), add_bos=False, special=True) for t in texts}
+        result[name] = tokens
+    lines = [f'"{name}": {json.dumps(tokens)}' for name, tokens in result.items()]
+    out = pathlib.Path(__file__).with_name("pieces.json")
+    out.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+if __name__ == "__main__":
+    folder = pathlib.Path(sys.argv[1])
+    main(folder)
+    pieces(folder)
