@@ -57,7 +57,7 @@ impl Naive {
     /// Whether a layer's attention is limited.
     fn is_local(&self, layer: u32) -> bool {
         match self.name {
-            "gemma2" => layer % 2 == 0,
+            "gemma2" => layer.is_multiple_of(2),
             "gemma3" => layer % 6 < 5,
             _ => true,
         }
