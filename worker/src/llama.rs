@@ -46,8 +46,8 @@ impl Loader for LlamaLoader {
             facts.kv_bytes_per_token,
             mapping.bytes().len() as u64,
         )?;
-        let options =
-            CpuOptions { threads: self.threads as usize, kv_blocks, ..CpuOptions::default() };
+        let threads = self.threads as usize;
+        let options = CpuOptions { threads, kv_blocks, context_tokens, ..CpuOptions::default() };
         let backend =
             CpuBackend::from_mapping(mapping, &options).map_err(|error| in_words(&error))?;
         let engine_limits = EngineLimits {

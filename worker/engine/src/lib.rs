@@ -5,10 +5,11 @@
 //! submit(Request) -> batch (waiting, running) -> plan -> Backend::step -> sampler -> stop, detok -> Emission
 //! ```
 //!
-//! Two halves meet in [`backend`]: *compute* (`shape`, `weights`, `quant`, `model`, `cpu`) knows tensors and nothing of
+//! Two halves meet in [`backend`]: *compute* (`architecture`, `shape`, `weights`, `quant`, `model`, `cpu`) knows tensors and nothing of
 //! requests; *text and scheduling* (`tokenizer`, `template`, `sampler`, `stop`, `detok`, `kv`, `sequence`, `batch`,
 //! `engine`) knows requests and nothing of tensors.
 
+pub mod architecture;
 pub mod backend;
 pub mod batch;
 pub mod coin;
@@ -25,6 +26,7 @@ pub mod sampler;
 pub mod sequence;
 pub mod shape;
 mod speculation;
+mod spm;
 pub mod stop;
 pub mod synth;
 pub mod template;

@@ -1,5 +1,6 @@
 //! The forward pass, as in the paper (Touvron et al., *LLaMA*, 2023, with grouped-query attention, Ainslie et al., 2023),
-//! written over the steps that a numeric path provides. Each step treats every token alone, so a token's result does not
+//! written over the steps that a numeric path provides. What families of
+//! models add to it (see [`crate::architecture`]) happens inside the steps. Each step treats every token alone, so a token's result does not
 //! depend on its neighbours.
 
 use crate::weights::{Layer, Weights};
@@ -19,18 +20,19 @@ pub(crate) trait Steps {
     /// How this path holds a matrix.
     type Matrix;
 
-    /// `x = embedding of the tokens`.
+    /// `x = embedding of the tokens`, scaled where the model has it so.
     fn embed(&mut self);
     /// `normed = x / rms(x) * weight`.
     fn norm(&mut self, weight: &[f32]);
-    /// `queries, keys, values = W normed`; queries and keys rotated by position, keys and values stored.
+    /// `queries, keys, values = W normed + biases`; queries and keys normed head by head and rotated by position, keys and
+    /// values stored.
     fn project(&mut self, index: usize, layer: &Layer<Self::Matrix>);
-    /// `attended = softmax(queries keys) values`, over each token's own and earlier positions.
+    /// `attended = softmax(queries keys) values`, over each token's own and earlier positions, as many as the layer sees.
     fn attend(&mut self, index: usize);
-    /// `gated = silu(W_gate normed) * (W_up normed)`.
+    /// `gated = activation(W_gate normed) * (W_up normed)`.
     fn gate(&mut self, gate: &Self::Matrix, up: &Self::Matrix);
-    /// `x = x + W from`.
-    fn add(&mut self, matrix: &Self::Matrix, from: From);
+    /// `x = x + W from`, the product normed first where the layer has a norm for it.
+    fn add(&mut self, matrix: &Self::Matrix, from: From, norm: Option<&[f32]>);
 }
 
 /// Runs the tokens of a pass through all layers; afterwards `x` holds their last residuals and the cache their keys and
@@ -41,10 +43,10 @@ pub(crate) fn forward<S: Steps>(weights: &Weights<S::Matrix>, pass: &mut S) {
         pass.norm(&layer.attention_norm);
         pass.project(index, layer);
         pass.attend(index);
-        pass.add(&layer.output, From::Attended);
+        pass.add(&layer.output, From::Attended, layer.extras.attention_post_norm.as_deref());
 
         pass.norm(&layer.feed_forward_norm);
         pass.gate(&layer.gate, &layer.up);
-        pass.add(&layer.down, From::Gated);
+        pass.add(&layer.down, From::Gated, layer.extras.feed_forward_post_norm.as_deref());
     }
 }

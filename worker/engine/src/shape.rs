@@ -3,16 +3,26 @@
 //! After [`ModelShape::from_gguf`] has accepted a file, every tensor that the forward pass touches is there, has the
 //! right dimensions and a type that can be computed with; nothing later has to doubt it.
 
-use crate::quant;
-use ollamamax_gguf::{GgmlType, Gguf, GgufError};
-use std::collections::BTreeMap;
+mod error;
+mod rotation;
+mod tensors;
 
-/// The one architecture there is so far.
-const LLAMA: &str = "llama";
+pub use self::error::ShapeError;
+pub use self::rotation::{Ramp, Rotation};
+pub(crate) use self::tensors::{Widths, layer_tensors};
+use crate::architecture::Architecture;
+use ollamamax_gguf::{Gguf, GgufError};
 
-/// The numbers of a llama model.
+/// Tensors of the rotation's divisors, one for each pair.
+pub(crate) const FIXED_FACTORS: &str = "rope_freqs.weight";
+pub(crate) const SHORT_FACTORS: &str = "rope_factors_short.weight";
+pub(crate) const LONG_FACTORS: &str = "rope_factors_long.weight";
+
+/// The numbers of a model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelShape {
+    /// The family.
+    pub architecture: &'static Architecture,
     /// Transformer layers.
     pub layers: u32,
     /// Width of the residual stream.
@@ -27,10 +37,18 @@ pub struct ModelShape {
     pub head_width: u32,
     /// Elements of a head that are rotated by position; even.
     pub rope_width: u32,
-    /// Base of the rotation's frequencies.
-    pub rope_base: f32,
-    /// Positions are multiplied by this before rotating: 1, or less with linear scaling.
-    pub rope_scale: f32,
+    /// How they are rotated.
+    pub rotation: Rotation,
+    /// What some layers see less than everything.
+    pub window: Option<Window>,
+    /// Queries are multiplied by this.
+    pub query_scale: f32,
+    /// Attention scores are bent to stay below this; 0 for not.
+    pub attention_cap: f32,
+    /// Logits are bent to stay below this; 0 for not.
+    pub logits_cap: f32,
+    /// Embeddings are multiplied by this.
+    pub embedding_scale: f32,
     /// Added to the mean square before its root.
     pub norm_epsilon: f32,
     /// Tokens in the vocabulary.
@@ -39,209 +57,204 @@ pub struct ModelShape {
     pub context_tokens: u32,
     /// Whether the output head is the token embedding.
     pub tied: bool,
-    /// Whether per-frequency rope factors are given.
-    pub rope_factors: bool,
+    /// Divisors of the frequencies.
+    pub rope_factors: RopeFactors,
 }
 
-/// A model that cannot be run.
-#[derive(Debug, thiserror::Error)]
-pub enum ShapeError {
-    /// The header itself is wrong or lacks something.
-    #[error(transparent)]
-    Gguf(#[from] GgufError),
-    /// Another architecture.
-    #[error("architecture `{found}` is not supported, expected `llama`; use a llama-type model")]
-    Architecture {
-        /// What the file says.
-        found: String,
+/// Attention to the last positions only.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Window {
+    /// Positions seen, a token's own included.
+    pub tokens: u32,
+    /// Every so many layers, the last of them sees everything; 0 when none does.
+    pub full_every: u32,
+    /// Rotation in layers with the window, where it is another.
+    pub rotation: Option<Rotation>,
+}
+
+/// Which divisors of the rotation's frequencies a file has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RopeFactors {
+    /// None.
+    None,
+    /// One for each pair.
+    Fixed,
+    /// Some for contexts up to `original_tokens`, others for longer ones.
+    ByContext {
+        /// The context the model first learned.
+        original_tokens: u32,
     },
-    /// A feature of the architecture that is not there.
-    #[error("`{key}` is {found}, which is not supported; expected {expected}")]
-    Feature {
-        /// The metadata key.
-        key: String,
-        /// Its value.
-        found: String,
-        /// What would be accepted.
-        expected: &'static str,
-    },
-    /// A number that makes no sense together with another.
-    #[error("`{key}` is {found}: {reason}")]
-    Number {
-        /// The metadata key.
-        key: &'static str,
-        /// Its value.
-        found: u64,
-        /// What it breaks.
-        reason: &'static str,
-    },
-    /// A tensor of other dimensions.
-    #[error("tensor `{tensor}` has the dimensions {actual:?}, expected {expected:?}")]
-    Dimensions {
-        /// The tensor.
-        tensor: String,
-        /// What the header's numbers ask for, fastest first.
-        expected: Vec<u64>,
-        /// What the file has.
-        actual: Vec<u64>,
-    },
-    /// A tensor of a type without kernels.
-    #[error(
-        "tensor `{tensor}` has the type {actual}, which is not supported; convert the model to a supported one, e.g. Q8_0 or Q4_K"
-    )]
-    Kind {
-        /// The tensor.
-        tensor: String,
-        /// Its type.
-        actual: GgmlType,
-    },
-    /// A tensor the architecture does not have: computing without it would be wrong.
-    #[error("tensor `{tensor}` is not part of a llama model; expected only the tensors of one")]
-    Unexpected {
-        /// The tensor.
-        tensor: String,
-    },
+}
+
+impl RopeFactors {
+    /// The tensor for sequences that may grow to `context_tokens`. It must not depend on how long one is: keys are stored
+    /// rotated.
+    pub(crate) fn tensor(self, context_tokens: u32) -> Option<&'static str> {
+        match self {
+            Self::None => None,
+            Self::Fixed => Some(FIXED_FACTORS),
+            Self::ByContext { original_tokens } if context_tokens > original_tokens => {
+                Some(LONG_FACTORS)
+            }
+            Self::ByContext { .. } => Some(SHORT_FACTORS),
+        }
+    }
+}
+
+/// The metadata of one architecture, without its prefix.
+struct Keys<'a> {
+    gguf: &'a Gguf,
+    architecture: &'static Architecture,
+}
+
+impl<'a> Keys<'a> {
+    fn key(&self, name: &str) -> String {
+        format!("{}.{name}", self.architecture.name)
+    }
+
+    fn optional<T>(
+        &self,
+        name: &str,
+        get: impl Fn(&'a Gguf, &str) -> Result<T, GgufError>,
+    ) -> Result<Option<T>, GgufError> {
+        self.gguf.optional(&self.key(name), get)
+    }
+
+    fn needed(&self, name: &str) -> Result<u32, GgufError> {
+        self.gguf.get_u32(&self.key(name))
+    }
+
+    fn number(&self, name: &str) -> Result<Option<u32>, GgufError> {
+        self.optional(name, Gguf::get_u32)
+    }
+
+    /// A float that is positive if it is there.
+    fn positive(&self, name: &str) -> Result<Option<f32>, ShapeError> {
+        match self.optional(name, Gguf::get_f32)? {
+            Some(found) if !(found.is_finite() && found > 0.0) => {
+                unsupported(&self.key(name), found, "a positive number")
+            }
+            found => Ok(found),
+        }
+    }
+
+    /// A float that is not negative; 0 stands for nothing.
+    fn cap(&self, name: &str, default: f32) -> Result<f32, ShapeError> {
+        match self.optional(name, Gguf::get_f32)? {
+            Some(found) if !(found.is_finite() && found >= 0.0) => {
+                unsupported(&self.key(name), found, "a positive number, or 0 for no cap")
+            }
+            found => Ok(found.unwrap_or(default)),
+        }
+    }
 }
 
 impl ModelShape {
     /// Reads and checks the shape.
     pub fn from_gguf(gguf: &Gguf) -> Result<Self, ShapeError> {
         let found = gguf.get_str("general.architecture")?;
-        if found != LLAMA {
+        let Some(architecture) = Architecture::find(found) else {
             return Err(ShapeError::Architecture { found: found.to_owned() });
-        }
-        let shape = Self::read(gguf)?;
-        shape.check_numbers(gguf)?;
+        };
+        let keys = Keys { gguf, architecture };
+        let shape = Self::read(&keys)?;
+        shape.check_numbers(&keys)?;
         shape.check_tensors(gguf)?;
         Ok(shape)
     }
 
-    fn read(gguf: &Gguf) -> Result<Self, ShapeError> {
-        let number = |key| gguf.get_u32(key);
-        let heads = number("llama.attention.head_count")?;
-        let width = number("llama.embedding_length")?;
-        let optional = |key| gguf.optional(key, Gguf::get_u32);
+    /// How many of the last positions a layer sees.
+    pub(crate) fn window_of(&self, layer: usize) -> Option<&Window> {
+        let window = self.window.as_ref()?;
+        let every = window.full_every as usize;
+        let full = every > 0 && layer % every == every - 1;
+        (!full).then_some(window)
+    }
+
+    fn read(keys: &Keys<'_>) -> Result<Self, ShapeError> {
+        let (gguf, architecture) = (keys.gguf, keys.architecture);
+        let (layers, context_tokens) =
+            (keys.needed("block_count")?, keys.needed("context_length")?);
+        let heads = keys.needed("attention.head_count")?;
+        let width = keys.needed("embedding_length")?;
         let by_heads = width.checked_div(heads).unwrap_or_default();
-        let head_width = optional("llama.attention.key_length")?.unwrap_or(by_heads);
+        let head_width = keys.number("attention.key_length")?.unwrap_or(by_heads);
+        let rope_width = keys.number("rope.dimension_count")?.unwrap_or(head_width);
+        let wide = architecture.wide_query_layers == Some(layers);
         let embedding = gguf.tensor("token_embd.weight")?;
+        let scaled = architecture.scaled_embedding;
+        let norm_epsilon = gguf.get_f32(&keys.key("attention.layer_norm_rms_epsilon"))?;
         Ok(Self {
-            layers: number("llama.block_count")?,
+            architecture,
+            layers,
             width,
-            feed_forward: number("llama.feed_forward_length")?,
+            feed_forward: keys.needed("feed_forward_length")?,
             heads,
-            kv_heads: optional("llama.attention.head_count_kv")?.unwrap_or(heads),
+            kv_heads: keys.number("attention.head_count_kv")?.unwrap_or(heads),
             head_width,
-            rope_width: optional("llama.rope.dimension_count")?.unwrap_or(head_width),
-            rope_base: gguf.optional("llama.rope.freq_base", Gguf::get_f32)?.unwrap_or(10_000.0),
-            rope_scale: rope_scale(gguf)?,
-            norm_epsilon: gguf.get_f32("llama.attention.layer_norm_rms_epsilon")?,
+            rope_width,
+            rotation: Rotation::read(keys, rope_width, context_tokens)?,
+            window: window(keys)?,
+            query_scale: 1.0 / (if wide { by_heads } else { head_width } as f32).sqrt(),
+            attention_cap: keys.cap("attn_logit_softcapping", architecture.attention_cap)?,
+            logits_cap: keys.cap("final_logit_softcapping", architecture.logits_cap)?,
+            embedding_scale: if scaled { (width as f32).sqrt() } else { 1.0 },
+            norm_epsilon,
             vocabulary: u32::try_from(embedding.dims.get(1).copied().unwrap_or_default())
                 .unwrap_or_default(),
-            context_tokens: number("llama.context_length")?,
+            context_tokens,
             tied: gguf.find_tensor("output.weight").is_none(),
-            rope_factors: gguf.find_tensor("rope_freqs.weight").is_some(),
+            rope_factors: rope_factors(keys, context_tokens)?,
         })
     }
 
-    fn check_numbers(&self, gguf: &Gguf) -> Result<(), ShapeError> {
+    fn check_numbers(&self, keys: &Keys<'_>) -> Result<(), ShapeError> {
         let positive = [
-            ("llama.block_count", self.layers),
-            ("llama.embedding_length", self.width),
-            ("llama.feed_forward_length", self.feed_forward),
-            ("llama.attention.head_count", self.heads),
-            ("llama.attention.head_count_kv", self.kv_heads),
-            ("llama.attention.key_length", self.head_width),
-            ("llama.context_length", self.context_tokens),
+            ("block_count", self.layers),
+            ("embedding_length", self.width),
+            ("feed_forward_length", self.feed_forward),
+            ("attention.head_count", self.heads),
+            ("attention.head_count_kv", self.kv_heads),
+            ("attention.key_length", self.head_width),
+            ("context_length", self.context_tokens),
         ];
-        let fail = |key, found: u64, reason| Err(ShapeError::Number { key, found, reason });
-        for (key, found) in positive {
+        let fail = |name, found: u64, reason| {
+            Err(ShapeError::Number { key: keys.key(name), found, reason })
+        };
+        for (name, found) in positive {
             if found == 0 {
-                return fail(key, 0, "it must be positive");
+                return fail(name, 0, "it must be positive");
             }
         }
-        if u64::from(self.layers) > gguf.tensors().len() as u64 {
+        if u64::from(self.layers) > keys.gguf.tensors().len() as u64 {
             let reason = "the file has fewer tensors than layers";
-            return fail("llama.block_count", self.layers.into(), reason);
+            return fail("block_count", self.layers.into(), reason);
         }
         if !self.heads.is_multiple_of(self.kv_heads) {
             let reason = "it must divide the number of query heads";
-            return fail("llama.attention.head_count_kv", self.kv_heads.into(), reason);
+            return fail("attention.head_count_kv", self.kv_heads.into(), reason);
         }
         if self.rope_width > self.head_width || !self.rope_width.is_multiple_of(2) {
             let reason = "it must be even and no wider than a head";
-            return fail("llama.rope.dimension_count", self.rope_width.into(), reason);
-        }
-        if !(self.rope_base.is_finite() && self.rope_base > 0.0) {
-            return unsupported("llama.rope.freq_base", self.rope_base, "a positive number");
+            return fail("rope.dimension_count", self.rope_width.into(), reason);
         }
         if !(self.norm_epsilon.is_finite() && self.norm_epsilon >= 0.0) {
-            let key = "llama.attention.layer_norm_rms_epsilon";
-            return unsupported(key, self.norm_epsilon, "a small positive number");
+            let key = keys.key("attention.layer_norm_rms_epsilon");
+            return unsupported(&key, self.norm_epsilon, "a small positive number");
         }
         let expected = [
-            ("llama.attention.value_length", self.head_width, "the same as key_length"),
-            ("llama.expert_count", 0, "0: no mixture of experts"),
-            ("llama.attention.sliding_window", 0, "0: no sliding window"),
+            ("attention.value_length", self.head_width, "the same as key_length"),
+            ("expert_count", 0, "0: no mixture of experts"),
         ];
-        for (key, value, expected) in expected {
-            match gguf.optional(key, Gguf::get_u32)? {
-                Some(found) if found != value => return unsupported(key, found, expected),
+        for (name, value, expected) in expected {
+            match keys.number(name)? {
+                Some(found) if found != value => {
+                    return unsupported(&keys.key(name), found, expected);
+                }
                 _ => {}
             }
         }
         Ok(())
-    }
-
-    /// Every tensor of the model with its dimensions, fastest first.
-    fn tensors(&self) -> Vec<(String, Vec<u64>)> {
-        let [width, feed_forward] = [self.width, self.feed_forward].map(u64::from);
-        let head_width = u64::from(self.head_width);
-        let [q, kv] = [self.heads, self.kv_heads].map(|heads| u64::from(heads) * head_width);
-        let vocabulary = u64::from(self.vocabulary);
-        let mut all = vec![
-            ("token_embd.weight".to_owned(), vec![width, vocabulary]),
-            ("output_norm.weight".to_owned(), vec![width]),
-        ];
-        if !self.tied {
-            all.push(("output.weight".to_owned(), vec![width, vocabulary]));
-        }
-        if self.rope_factors {
-            all.push(("rope_freqs.weight".to_owned(), vec![u64::from(self.rope_width / 2)]));
-        }
-        for layer in 0..self.layers {
-            let parts: [(&str, Vec<u64>); 9] = [
-                ("attn_norm", vec![width]),
-                ("attn_q", vec![width, q]),
-                ("attn_k", vec![width, kv]),
-                ("attn_v", vec![width, kv]),
-                ("attn_output", vec![q, width]),
-                ("ffn_norm", vec![width]),
-                ("ffn_gate", vec![width, feed_forward]),
-                ("ffn_up", vec![width, feed_forward]),
-                ("ffn_down", vec![feed_forward, width]),
-            ];
-            let name = |part| format!("blk.{layer}.{part}.weight");
-            all.extend(parts.into_iter().map(|(part, dims)| (name(part), dims)));
-        }
-        all
-    }
-
-    fn check_tensors(&self, gguf: &Gguf) -> Result<(), ShapeError> {
-        let expected: BTreeMap<_, _> = self.tensors().into_iter().collect();
-        for (name, dims) in &expected {
-            let tensor = gguf.tensor(name)?;
-            if tensor.dims != *dims {
-                let (expected, actual) = (dims.clone(), tensor.dims.clone());
-                return Err(ShapeError::Dimensions { tensor: name.clone(), expected, actual });
-            }
-            if !quant::is_supported(tensor.kind) {
-                return Err(ShapeError::Kind { tensor: name.clone(), actual: tensor.kind });
-            }
-        }
-        match gguf.tensors().iter().find(|tensor| !expected.contains_key(&tensor.name)) {
-            Some(tensor) => Err(ShapeError::Unexpected { tensor: tensor.name.clone() }),
-            None => Ok(()),
-        }
     }
 }
 
@@ -250,6 +263,7 @@ impl ModelShape {
     /// Something small, for tests of what depends on heads only.
     pub(crate) fn for_tests(kv_heads: u32, head_width: u32) -> Self {
         Self {
+            architecture: &crate::architecture::ALL[0],
             layers: 2,
             width: 64,
             feed_forward: 64,
@@ -257,13 +271,17 @@ impl ModelShape {
             kv_heads,
             head_width,
             rope_width: head_width,
-            rope_base: 10_000.0,
-            rope_scale: 1.0,
+            rotation: Rotation::plain(10_000.0),
+            window: None,
+            query_scale: 1.0,
+            attention_cap: 0.0,
+            logits_cap: 0.0,
+            embedding_scale: 1.0,
             norm_epsilon: 1e-5,
             vocabulary: 96,
             context_tokens: 2048,
             tied: true,
-            rope_factors: false,
+            rope_factors: RopeFactors::None,
         }
     }
 }
@@ -276,18 +294,22 @@ fn unsupported<T>(
     Err(ShapeError::Feature { key: key.to_owned(), found: found.to_string(), expected })
 }
 
-fn rope_scale(gguf: &Gguf) -> Result<f32, ShapeError> {
-    let key = "llama.rope.scaling.type";
-    match gguf.optional(key, Gguf::get_str)? {
-        None | Some("none") => Ok(1.0),
-        Some("linear") => {
-            let key = "llama.rope.scaling.factor";
-            let factor = gguf.get_f32(key)?;
-            if !(factor.is_finite() && factor > 0.0) {
-                return unsupported(key, factor, "a positive number");
-            }
-            Ok(1.0 / factor)
-        }
-        Some(found) => unsupported(key, found, "`none` or `linear`"),
+fn window(keys: &Keys<'_>) -> Result<Option<Window>, ShapeError> {
+    let family = keys.architecture;
+    let tokens = keys.number("attention.sliding_window")?.unwrap_or(family.window_tokens);
+    if tokens == 0 {
+        return Ok(None);
     }
+    let full_every = keys.number("attention.sliding_window_pattern")?.unwrap_or(family.full_every);
+    let base = keys.positive("rope.freq_base_swa")?.or(family.local_rope_base);
+    Ok(Some(Window { tokens, full_every, rotation: base.map(Rotation::plain) }))
+}
+
+fn rope_factors(keys: &Keys<'_>, context_tokens: u32) -> Result<RopeFactors, ShapeError> {
+    let has = |name| keys.gguf.find_tensor(name).is_some();
+    if has(SHORT_FACTORS) || has(LONG_FACTORS) {
+        let original = keys.number("rope.scaling.original_context_length")?;
+        return Ok(RopeFactors::ByContext { original_tokens: original.unwrap_or(context_tokens) });
+    }
+    Ok(if has(FIXED_FACTORS) { RopeFactors::Fixed } else { RopeFactors::None })
 }

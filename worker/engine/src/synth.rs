@@ -1,12 +1,16 @@
-//! Random llama models of any size and weight type, as GGUF files: for tests, and for timing shapes whose weights are
+//! Random models of any architecture, size and weight type, as GGUF files: for tests, and for timing shapes whose weights are
 //! not at hand. The same description always gives the same bytes.
 
+use crate::architecture::{ALL, Architecture};
 use crate::quant;
+use crate::shape::{FIXED_FACTORS, LONG_FACTORS, SHORT_FACTORS, Widths, layer_tensors};
 use ollamamax_gguf::{GgmlType, GgufWriter, Value};
 
 /// A model to make up.
 #[derive(Clone, Debug)]
 pub struct Synth {
+    /// The family.
+    pub architecture: &'static Architecture,
     /// Transformer layers.
     pub layers: u32,
     /// Width of the residual stream; a multiple of the weight type's block.
@@ -19,17 +23,19 @@ pub struct Synth {
     pub kv_heads: u32,
     /// Width of a head; `heads * head_width` is a multiple of the weight type's block.
     pub head_width: u32,
+    /// Elements of a head that are rotated.
+    pub rope_width: u32,
     /// Tokens in the vocabulary.
     pub vocabulary: u32,
     /// Type of all matrices.
     pub kind: GgmlType,
     /// Whether the head is the embedding.
     pub tied: bool,
-    /// Whether to add rope factors.
+    /// Whether to add rope factors: short and long ones where tensors are fused, else fixed ones.
     pub rope_factors: bool,
     /// Where the randomness starts.
     pub seed: u64,
-    /// More metadata, e.g. a tokenizer.
+    /// More metadata, e.g. a tokenizer; replaces what would be there under the same key.
     pub metadata: Vec<(String, Value)>,
 }
 
@@ -38,12 +44,14 @@ impl Synth {
     pub fn tiny(kind: GgmlType, seed: u64) -> Self {
         let width = (kind.block_elements() as u32).max(64);
         Self {
+            architecture: &ALL[0],
             layers: 2,
             width,
             feed_forward: width * 2,
             heads: 4,
             kv_heads: 2,
             head_width: width / 4,
+            rope_width: width / 4,
             vocabulary: 96,
             kind,
             tied: true,
@@ -56,21 +64,30 @@ impl Synth {
     /// The file.
     pub fn to_gguf(&self) -> Vec<u8> {
         let mut writer = GgufWriter::new();
-        let number = |value: u32| Value::U32(value);
+        let name = self.architecture.name;
         writer
-            .metadata("general.architecture", Value::Str("llama".to_owned()))
-            .metadata("general.name", Value::Str("synthetic".to_owned()))
-            .metadata("llama.block_count", number(self.layers))
-            .metadata("llama.context_length", number(2048))
-            .metadata("llama.embedding_length", number(self.width))
-            .metadata("llama.feed_forward_length", number(self.feed_forward))
-            .metadata("llama.attention.head_count", number(self.heads))
-            .metadata("llama.attention.head_count_kv", number(self.kv_heads))
-            .metadata("llama.attention.key_length", number(self.head_width))
-            .metadata("llama.attention.value_length", number(self.head_width))
-            .metadata("llama.rope.dimension_count", number(self.head_width))
-            .metadata("llama.rope.freq_base", Value::F32(10_000.0))
-            .metadata("llama.attention.layer_norm_rms_epsilon", Value::F32(1e-5));
+            .metadata("general.architecture", Value::Str(name.to_owned()))
+            .metadata("general.name", Value::Str("synthetic".to_owned()));
+        let numbers = [
+            ("block_count", self.layers),
+            ("context_length", 2048),
+            ("embedding_length", self.width),
+            ("feed_forward_length", self.feed_forward),
+            ("attention.head_count", self.heads),
+            ("attention.head_count_kv", self.kv_heads),
+            ("attention.key_length", self.head_width),
+            ("attention.value_length", self.head_width),
+            ("rope.dimension_count", self.rope_width),
+        ]
+        .map(|(key, value)| (key, Value::U32(value)));
+        let floats = [("rope.freq_base", 10_000.0), ("attention.layer_norm_rms_epsilon", 1e-5)]
+            .map(|(key, value)| (key, Value::F32(value)));
+        for (key, value) in numbers.into_iter().chain(floats) {
+            let key = format!("{name}.{key}");
+            if !self.metadata.iter().any(|(replaced, _)| *replaced == key) {
+                writer.metadata(&key, value);
+            }
+        }
         for (key, value) in &self.metadata {
             writer.metadata(key, value.clone());
         }
@@ -79,47 +96,52 @@ impl Synth {
     }
 
     fn tensors(&self, writer: &mut GgufWriter) {
-        let (width, q, kv) =
-            (self.width, self.heads * self.head_width, self.kv_heads * self.head_width);
-        let mut random = Random(self.seed);
-        let mut matrix = |writer: &mut GgufWriter, name: &str, columns: u32, rows: u32| {
-            // Keeps the size of activations about the same from layer to layer.
-            let spread = 1.0 / (columns as f32).sqrt();
-            let values: Vec<f32> = (0..u64::from(columns) * u64::from(rows))
-                .map(|_| random.normal() * spread)
-                .collect();
-            let data = quant::pack(self.kind, &values);
-            writer.tensor(name, &[columns.into(), rows.into()], self.kind, data);
+        let widths = Widths {
+            width: self.width.into(),
+            feed_forward: self.feed_forward.into(),
+            queries: u64::from(self.heads * self.head_width),
+            keys: u64::from(self.kv_heads * self.head_width),
+            head: self.head_width.into(),
         };
-        matrix(writer, "token_embd.weight", width, self.vocabulary);
+        let layer = layer_tensors(self.architecture, &widths);
+        let of_layers = |matrices: bool| {
+            let layer = layer.iter().filter(move |(_, dims)| (dims.len() > 1) == matrices);
+            (0..self.layers).flat_map(move |index| {
+                let name = move |part: &str| format!("blk.{index}.{part}");
+                layer.clone().map(move |(part, dims)| (name(part), dims.clone()))
+            })
+        };
+        let mut random = Random(self.seed);
+        let mut matrix = |writer: &mut GgufWriter, name: &str, dims: &[u64]| {
+            // Keeps the size of activations about the same from layer to layer.
+            let spread = 1.0 / (dims[0] as f32).sqrt();
+            let values: Vec<f32> =
+                (0..dims.iter().product()).map(|_| random.normal() * spread).collect();
+            writer.tensor(name, dims, self.kind, quant::pack(self.kind, &values));
+        };
+        let rows = [self.width.into(), self.vocabulary.into()];
+        matrix(writer, "token_embd.weight", &rows);
         if !self.tied {
-            matrix(writer, "output.weight", width, self.vocabulary);
+            matrix(writer, "output.weight", &rows);
         }
-        for layer in 0..self.layers {
-            for (part, columns, rows) in [
-                ("attn_q", width, q),
-                ("attn_k", width, kv),
-                ("attn_v", width, kv),
-                ("attn_output", q, width),
-                ("ffn_gate", width, self.feed_forward),
-                ("ffn_up", width, self.feed_forward),
-                ("ffn_down", self.feed_forward, width),
-            ] {
-                matrix(writer, &format!("blk.{layer}.{part}.weight"), columns, rows);
-            }
-        }
-        let mut vector = |name: String, len: u32, middle: f32| {
+        of_layers(true).for_each(|(name, dims)| matrix(writer, &name, &dims));
+        let mut vector = |name: &str, len: u64, middle: f32| {
             let values: Vec<f32> = (0..len).map(|_| middle + 0.1 * random.normal()).collect();
             let data = quant::pack(GgmlType::F32, &values);
-            writer.tensor(&name, &[len.into()], GgmlType::F32, data);
+            writer.tensor(name, &[len], GgmlType::F32, data);
         };
-        vector("output_norm.weight".to_owned(), width, 1.0);
-        for layer in 0..self.layers {
-            vector(format!("blk.{layer}.attn_norm.weight"), width, 1.0);
-            vector(format!("blk.{layer}.ffn_norm.weight"), width, 1.0);
+        vector("output_norm.weight", widths.width, 1.0);
+        for (name, dims) in of_layers(false) {
+            vector(&name, dims[0], if name.ends_with(".bias") { 0.0 } else { 1.0 });
         }
-        if self.rope_factors {
-            vector("rope_freqs.weight".to_owned(), self.head_width / 2, 2.0);
+        let pairs = u64::from(self.rope_width / 2);
+        match (self.rope_factors, self.architecture.fused) {
+            (false, _) => {}
+            (true, false) => vector(FIXED_FACTORS, pairs, 2.0),
+            (true, true) => {
+                vector(SHORT_FACTORS, pairs, 1.2);
+                vector(LONG_FACTORS, pairs, 4.0);
+            }
         }
     }
 }

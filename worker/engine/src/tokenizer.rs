@@ -1,7 +1,8 @@
-//! Text to tokens and tokens to bytes, for byte-level BPE vocabularies.
+//! Text to tokens and tokens to bytes, for byte-level BPE and SentencePiece vocabularies.
 //!
 //! ```text
 //! text -> special tokens cut out -> words (pretokenizer) -> byte pairs merged -> ids
+//!                                -> pieces merged by score (spm)               -> ids
 //! id   -> bytes -> detok
 //! ```
 //!
@@ -10,6 +11,7 @@
 //! `eos` its file names.
 
 use crate::pretokenizer::{self, Rule};
+use crate::spm::{SPACE, Spm};
 use crate::vocabulary::{TokenKind, Vocabulary};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use tokenizers::models::bpe::{BPE, Vocab};
@@ -40,10 +42,10 @@ const ENDS: [&str; 16] = [
 /// Why no tokenizer can be built, or a text not be tokenised.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenizerError {
-    /// Another algorithm than byte-level BPE.
+    /// Another algorithm than these two.
     #[error(
-        "tokenizer model `{model}` is not supported, only `gpt2` (byte-level BPE) is; convert the \
-         model with such a tokenizer or use another one"
+        "tokenizer model `{model}` is not supported, only `gpt2` (byte-level BPE) and `llama` \
+         (SentencePiece) are; convert the model with such a tokenizer or use another one"
     )]
     Model {
         /// `tokenizer.ggml.model`.
@@ -80,10 +82,16 @@ type Bpe = TokenizerImpl<
     DecoderWrapper,
 >;
 
+/// What joins characters to tokens.
+enum Algorithm {
+    Bpe(Box<Bpe>),
+    Spm(Spm),
+}
+
 /// A model's tokenizer.
 pub struct Tokenizer {
     vocabulary: Vocabulary,
-    bpe: Bpe,
+    algorithm: Algorithm,
     /// Tokens recognised as a whole inside text, by first byte, the longest spelling first.
     specials: BTreeMap<u8, Vec<u32>>,
     bytes: TokenBytes,
@@ -104,11 +112,6 @@ impl std::fmt::Debug for Tokenizer {
 impl Tokenizer {
     /// Builds the tokenizer of a vocabulary.
     pub fn new(mut vocabulary: Vocabulary) -> Result<Self, TokenizerError> {
-        if vocabulary.model != "gpt2" {
-            return Err(TokenizerError::Model { model: vocabulary.model });
-        }
-        let rule = pretokenizer::rule(&vocabulary.pre)
-            .ok_or_else(|| TokenizerError::PreTokenizer { pre: vocabulary.pre.clone() })?;
         let roles = [vocabulary.bos, vocabulary.eos, vocabulary.eot, vocabulary.eom];
         if let Some(id) = roles.into_iter().flatten().find(|&id| vocabulary.spelling(id).is_none())
         {
@@ -116,13 +119,29 @@ impl Tokenizer {
             let reason = format!("special token `{id}` is outside the vocabulary of {count}");
             return Err(TokenizerError::Malformed { reason });
         }
-        let add_bos = vocabulary.add_bos.unwrap_or(rule.add_bos);
+        let (algorithm, family_adds_bos) = match vocabulary.model.as_str() {
+            "gpt2" => {
+                let pre = || TokenizerError::PreTokenizer { pre: vocabulary.pre.clone() };
+                let rule = pretokenizer::rule(&vocabulary.pre).ok_or_else(pre)?;
+                let add_bos = rule.add_bos;
+                (Algorithm::Bpe(Box::new(bpe(&vocabulary, rule)?)), add_bos)
+            }
+            "llama" => (Algorithm::Spm(Spm::new(&vocabulary)), true),
+            _ => return Err(TokenizerError::Model { model: vocabulary.model }),
+        };
+        let add_bos = vocabulary.add_bos.unwrap_or(family_adds_bos);
         let ends = ends(&vocabulary);
         let bytes = token_bytes(&vocabulary, &ends);
-        let bpe = bpe(&vocabulary, rule)?;
-        // The merges live on in `bpe`; as texts they are megabytes that nobody reads again.
+        // The merges live on in the algorithm; as texts they are megabytes that nobody reads again.
         vocabulary.merges = Vec::new();
-        Ok(Self { bpe, specials: specials(&vocabulary, &ends), bytes, ends, add_bos, vocabulary })
+        Ok(Self {
+            algorithm,
+            specials: specials(&vocabulary, &ends),
+            bytes,
+            ends,
+            add_bos,
+            vocabulary,
+        })
     }
 
     /// The tokens of a text, without `bos`. With `parse_special` control tokens spelt in the text
@@ -176,8 +195,14 @@ impl Tokenizer {
         if text.is_empty() {
             return Ok(());
         }
-        let encoding = self
-            .bpe
+        let bpe = match &self.algorithm {
+            Algorithm::Bpe(bpe) => bpe,
+            Algorithm::Spm(spm) => {
+                spm.encode(text, ids);
+                return Ok(());
+            }
+        };
+        let encoding = bpe
             .encode_fast(text, false)
             .map_err(|error| TokenizerError::Text { reason: error.to_string() })?;
         ids.extend_from_slice(encoding.get_ids());
@@ -238,6 +263,9 @@ fn token_bytes(vocabulary: &Vocabulary, ends: &BTreeSet<u32>) -> TokenBytes {
         TokenKind::Control | TokenKind::Unknown | TokenKind::Unused => Vec::new(),
         TokenKind::UserDefined => spelling.clone().into_bytes(),
         TokenKind::Byte => hex_byte(spelling).map_or_else(Vec::new, |byte| vec![byte]),
+        TokenKind::Normal if vocabulary.model == "llama" => {
+            spelling.replace(SPACE, " ").into_bytes()
+        }
         TokenKind::Normal => {
             let mut bytes = Vec::with_capacity(spelling.len());
             for character in spelling.chars() {

@@ -37,7 +37,7 @@ impl TokenKind {
 /// Tokens, merges and the roles some tokens play.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Vocabulary {
-    /// The algorithm: `gpt2` is byte-level BPE.
+    /// The algorithm: `gpt2` is byte-level BPE, `llama` SentencePiece with scores.
     pub model: String,
     /// The pre-tokenizer, such as `smollm`; `default` when the file has none.
     pub pre: String,
@@ -47,6 +47,8 @@ pub struct Vocabulary {
     pub kinds: Vec<TokenKind>,
     /// Pairs that merge, by rank, the two spellings separated by a space.
     pub merges: Vec<String>,
+    /// How gladly each token is merged into, by id; for SentencePiece.
+    pub scores: Vec<f32>,
     /// Begins a text.
     pub bos: Option<u32>,
     /// Ends a text.
@@ -57,6 +59,8 @@ pub struct Vocabulary {
     pub eom: Option<u32>,
     /// Whether a prompt begins with `bos`; `None`: as the pre-tokenizer's family does.
     pub add_bos: Option<bool>,
+    /// Whether SentencePiece puts a space before a text; `None`: it does.
+    pub add_space_prefix: Option<bool>,
 }
 
 impl Vocabulary {
@@ -68,6 +72,7 @@ impl Vocabulary {
         let pre = gguf.optional(&key("pre"), Gguf::get_str)?;
         let kinds = gguf.optional(&key("token_type"), Gguf::get_array_i32)?;
         let merges = gguf.optional(&key("merges"), Gguf::get_array_str)?;
+        let scores = gguf.optional(&key("scores"), Gguf::get_array_f32)?;
         Ok(Self {
             model: gguf.get_str(&key("model"))?.to_owned(),
             pre: pre.unwrap_or("default").to_owned(),
@@ -78,11 +83,13 @@ impl Vocabulary {
                 .map(|&number| TokenKind::from_number(number.into()))
                 .collect(),
             merges: merges.unwrap_or_default().to_vec(),
+            scores: scores.unwrap_or_default().to_vec(),
             bos: id("bos")?,
             eos: id("eos")?,
             eot: id("eot")?,
             eom: id("eom")?,
             add_bos: gguf.optional(&key("add_bos_token"), Gguf::get_bool)?,
+            add_space_prefix: gguf.optional(&key("add_space_prefix"), Gguf::get_bool)?,
         })
     }
 

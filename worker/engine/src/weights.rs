@@ -103,6 +103,11 @@ impl Matrix {
         self.mapping.forget(start, rows.len() * self.row_bytes);
     }
 
+    /// Some of the rows, as a matrix of their own.
+    fn part(&self, first: usize, rows: usize) -> Self {
+        Self { rows, start: self.start + first * self.row_bytes, ..self.clone() }
+    }
+
     fn vector(gguf: &Gguf, mapping: &Arc<Mapping>, name: &str) -> Result<Vec<f32>, ShapeError> {
         let matrix = Self::of(gguf, mapping, name)?;
         Ok(quant::unpack(matrix.kind, matrix.row(0)))
@@ -121,6 +126,20 @@ pub(crate) struct Layer<M> {
     pub gate: M,
     pub up: M,
     pub down: M,
+    pub extras: Extras,
+}
+
+/// What layers of some architectures have besides.
+#[derive(Debug)]
+pub(crate) struct Extras {
+    /// Added to queries, keys and values.
+    pub biases: Option<[Vec<f32>; 3]>,
+    /// Norms of every head of queries and of keys.
+    pub head_norms: Option<[Vec<f32>; 2]>,
+    /// Norm of what attention gave.
+    pub attention_post_norm: Option<Vec<f32>>,
+    /// Norm of what the feed-forward part gave.
+    pub feed_forward_post_norm: Option<Vec<f32>>,
 }
 
 /// All weights of a model; `M` is how a numeric path holds a matrix.
@@ -137,37 +156,82 @@ pub(crate) struct Weights<M> {
 }
 
 impl Weights<Matrix> {
-    /// Finds the tensors of a shape that was read from the same file.
-    pub fn of(gguf: &Gguf, shape: &ModelShape, file: &Arc<Mapping>) -> Result<Self, ShapeError> {
+    /// Finds the tensors of a shape that was read from the same file, for sequences of up to `context_tokens`.
+    pub fn of(
+        gguf: &Gguf,
+        shape: &ModelShape,
+        file: &Arc<Mapping>,
+        context_tokens: u32,
+    ) -> Result<Self, ShapeError> {
         let embedding = Matrix::of(gguf, file, "token_embd.weight")?;
         let head = match shape.tied {
             true => embedding.clone(),
             false => Matrix::of(gguf, file, "output.weight")?,
         };
-        let layer = |index: u32| -> Result<Layer<Matrix>, ShapeError> {
-            let name = |part: &str| format!("blk.{index}.{part}.weight");
-            let matrix = |part| Matrix::of(gguf, file, &name(part));
-            let vector = |part| Matrix::vector(gguf, file, &name(part));
-            Ok(Layer {
-                attention_norm: vector("attn_norm")?,
-                query: matrix("attn_q")?,
-                key: matrix("attn_k")?,
-                value: matrix("attn_v")?,
-                output: matrix("attn_output")?,
-                feed_forward_norm: vector("ffn_norm")?,
-                gate: matrix("ffn_gate")?,
-                up: matrix("ffn_up")?,
-                down: matrix("ffn_down")?,
-            })
-        };
+        let factors = shape.rope_factors.tensor(context_tokens);
         Ok(Self {
             embedding,
-            layers: (0..shape.layers).map(layer).collect::<Result<_, _>>()?,
+            layers: (0..shape.layers)
+                .map(|index| Layer::of(gguf, shape, file, index))
+                .collect::<Result<_, _>>()?,
             norm: Matrix::vector(gguf, file, "output_norm.weight")?,
             head,
-            rope_factors: match shape.rope_factors {
-                true => Some(Matrix::vector(gguf, file, "rope_freqs.weight")?),
-                false => None,
+            rope_factors: factors.map(|name| Matrix::vector(gguf, file, name)).transpose()?,
+        })
+    }
+}
+
+impl Layer<Matrix> {
+    fn of(
+        gguf: &Gguf,
+        shape: &ModelShape,
+        file: &Arc<Mapping>,
+        index: u32,
+    ) -> Result<Self, ShapeError> {
+        let family = shape.architecture;
+        let matrix = |part: &str| Matrix::of(gguf, file, &format!("blk.{index}.{part}.weight"));
+        let vector = |part: &str| Matrix::vector(gguf, file, &format!("blk.{index}.{part}"));
+        let [q, kv] =
+            [shape.heads, shape.kv_heads].map(|heads| heads as usize * shape.head_width as usize);
+        let ([query, key, value], [gate, up]) = if family.fused {
+            let (qkv, gate_up) = (matrix("attn_qkv")?, matrix("ffn_up")?);
+            let inner = shape.feed_forward as usize;
+            (
+                [qkv.part(0, q), qkv.part(q, kv), qkv.part(q + kv, kv)],
+                [gate_up.part(0, inner), gate_up.part(inner, inner)],
+            )
+        } else {
+            (
+                [matrix("attn_q")?, matrix("attn_k")?, matrix("attn_v")?],
+                [matrix("ffn_gate")?, matrix("ffn_up")?],
+            )
+        };
+        let post_norm = |part| family.post_norms.then(|| vector(part)).transpose();
+        Ok(Self {
+            attention_norm: vector("attn_norm.weight")?,
+            query,
+            key,
+            value,
+            output: matrix("attn_output")?,
+            feed_forward_norm: vector("ffn_norm.weight")?,
+            gate,
+            up,
+            down: matrix("ffn_down")?,
+            extras: Extras {
+                biases: match family.biases {
+                    true => Some([
+                        vector("attn_q.bias")?,
+                        vector("attn_k.bias")?,
+                        vector("attn_v.bias")?,
+                    ]),
+                    false => None,
+                },
+                head_norms: match family.head_norms {
+                    true => Some([vector("attn_q_norm.weight")?, vector("attn_k_norm.weight")?]),
+                    false => None,
+                },
+                attention_post_norm: post_norm("post_attention_norm.weight")?,
+                feed_forward_post_norm: post_norm("post_ffw_norm.weight")?,
             },
         })
     }
@@ -186,6 +250,7 @@ impl<M> Weights<M> {
             gate: form(layer.gate),
             up: form(layer.up),
             down: form(layer.down),
+            extras: layer.extras,
         });
         let layers = layers.collect();
         Weights {

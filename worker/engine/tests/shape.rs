@@ -1,7 +1,8 @@
 //! What a model must have to be run, and what is said when it does not.
 
+use ollamamax_engine::architecture::ALL;
 use ollamamax_engine::cpu::{CpuBackend, CpuOptions, LoadError};
-use ollamamax_engine::shape::ModelShape;
+use ollamamax_engine::shape::{ModelShape, RopeFactors};
 use ollamamax_engine::synth::Synth;
 use ollamamax_engine::weights::Mapping;
 use ollamamax_gguf::{GgmlType, Gguf, GgufWriter, Value};
@@ -51,9 +52,10 @@ fn a_good_model_is_read() {
     let shape = edited(|_, v| Some(v), |_, dims, kind| Some((dims, kind))).expect("a good model");
     assert_eq!((shape.layers, shape.width, shape.feed_forward), (2, 64, 128));
     assert_eq!((shape.heads, shape.kv_heads, shape.head_width), (4, 2, 16));
-    assert_eq!((shape.vocabulary, shape.tied, shape.rope_factors), (96, true, true));
+    assert_eq!((shape.vocabulary, shape.tied), (96, true));
+    assert_eq!(shape.rope_factors, RopeFactors::Fixed);
     let plain = without_tensor("rope_freqs.weight").expect("factors are optional");
-    assert!(!plain.rope_factors);
+    assert_eq!(plain.rope_factors, RopeFactors::None);
 }
 
 #[test]
@@ -61,7 +63,7 @@ fn numbers_that_make_no_sense_are_refused() {
     let number = Value::U32;
     refused(
         with("general.architecture", Value::Str("bert".into())),
-        "architecture `bert` is not supported, expected `llama`",
+        "architecture `bert` is not supported, expected `llama`, `qwen2`",
     );
     refused(with("llama.block_count", number(0)), "`llama.block_count` is 0: it must be positive");
     refused(with("llama.block_count", number(u32::MAX)), "fewer tensors than layers");
@@ -110,11 +112,59 @@ fn features_that_are_missing_are_named() {
         let mapping = Arc::new(Mapping::from_vec(file));
         CpuBackend::from_mapping(mapping, &CpuOptions::default()).map_err(|e| e.to_string())
     };
-    let yarn = with_metadata("llama.rope.scaling.type", Value::Str("yarn".into()));
-    assert!(yarn.is_err_and(|error| error.contains("`llama.rope.scaling.type` is yarn")));
+    let ntk = with_metadata("llama.rope.scaling.type", Value::Str("ntk".into()));
+    assert!(ntk.is_err_and(|error| error.contains("`llama.rope.scaling.type` is ntk")));
+    let factor = with_metadata("llama.rope.scaling.factor", Value::F32(-1.0));
+    assert!(factor.is_err_and(|error| error.contains("`llama.rope.scaling.factor` is -1")));
+    let cap = with_metadata("llama.attn_logit_softcapping", Value::F32(f32::NAN));
+    assert!(cap.is_err_and(|error| error.contains("`llama.attn_logit_softcapping` is NaN")));
     let experts = with_metadata("llama.expert_count", Value::U32(8));
     assert!(experts.is_err_and(|error| error.contains("no mixture of experts")));
     assert!(with_metadata("llama.rope.scaling.type", Value::Str("none".into())).is_ok());
+}
+
+/// Every family asks for its own tensors: a file without one of them is refused, and so is one with another's.
+#[test]
+fn every_family_has_its_own_tensors() {
+    for architecture in &ALL {
+        let file = Synth { architecture, ..Synth::tiny(GgmlType::F32, 1) }.to_gguf();
+        let gguf = Gguf::parse(&file).expect("a valid file");
+        let shape = ModelShape::from_gguf(&gguf).expect(architecture.name);
+        assert_eq!(shape.architecture, architecture);
+        let facts = ollamamax_gguf::model_facts(&gguf).expect("facts");
+        let elements = u64::from(2 * shape.layers * shape.kv_heads * shape.head_width);
+        assert_eq!(facts.kv_bytes_per_token, 2 * elements, "{}", architecture.name);
+        for left_out in gguf.tensors() {
+            let mut writer = GgufWriter::new();
+            gguf.entries().iter().for_each(|entry| {
+                writer.metadata(&entry.key, entry.value.clone());
+            });
+            for info in gguf.tensors().iter().filter(|info| info.name != left_out.name) {
+                let bytes = &file[info.start as usize..][..info.bytes as usize];
+                writer.tensor(&info.name, &info.dims, info.kind, bytes.to_vec());
+            }
+            let gguf = Gguf::parse(&writer.to_bytes()).expect("the header is fine");
+            let error = ModelShape::from_gguf(&gguf).expect_err(&left_out.name).to_string();
+            assert!(error.contains(&left_out.name), "{error}");
+        }
+    }
+    let file = Synth { architecture: &ALL[1], ..Synth::tiny(GgmlType::F32, 1) }.to_gguf();
+    let gguf = Gguf::parse(&file).expect("a valid file");
+    let mut writer = GgufWriter::new();
+    for entry in gguf.entries() {
+        let value = match entry.key.as_str() {
+            "general.architecture" => Value::Str("llama".into()),
+            _ => entry.value.clone(),
+        };
+        writer.metadata(&entry.key.replace("qwen2.", "llama."), value);
+    }
+    for info in gguf.tensors() {
+        let bytes = &file[info.start as usize..][..info.bytes as usize];
+        writer.tensor(&info.name, &info.dims, info.kind, bytes.to_vec());
+    }
+    let gguf = Gguf::parse(&writer.to_bytes()).expect("the header is fine");
+    let error = ModelShape::from_gguf(&gguf).expect_err("biases").to_string();
+    assert!(error.contains(".bias` is not part of a `llama` model"), "{error}");
 }
 
 #[test]

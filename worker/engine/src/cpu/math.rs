@@ -8,6 +8,26 @@ pub(crate) const LANES: usize = 16;
 /// `out = x / rms(x) * weight`.
 #[inline(always)]
 pub(crate) fn norm(x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
+    let factor = norm_factor(x, epsilon);
+    for ((out, value), weight) in out.iter_mut().zip(x).zip(weight) {
+        *out = value * factor * weight;
+    }
+}
+
+/// The same in place, for every part of a row that is as long as the weights.
+#[inline(always)]
+pub(crate) fn norm_parts(row: &mut [f32], weight: &[f32], epsilon: f32) {
+    for part in row.chunks_exact_mut(weight.len()) {
+        let factor = norm_factor(part, epsilon);
+        for (value, weight) in part.iter_mut().zip(weight) {
+            *value = *value * factor * weight;
+        }
+    }
+}
+
+/// `1 / rms(x)`.
+#[inline(always)]
+fn norm_factor(x: &[f32], epsilon: f32) -> f32 {
     let mut squares = [0.0f32; LANES];
     let (chunks, rest) = x.as_chunks::<LANES>();
     for chunk in chunks {
@@ -19,10 +39,7 @@ pub(crate) fn norm(x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
         *square += value * value;
     }
     let mean = tree_sum(squares) / x.len() as f32;
-    let factor = 1.0 / (mean + epsilon).sqrt();
-    for ((out, value), weight) in out.iter_mut().zip(x).zip(weight) {
-        *out = value * factor * weight;
-    }
+    1.0 / (mean + epsilon).sqrt()
 }
 
 /// `gate = silu(gate) * up`.
@@ -30,6 +47,26 @@ pub(crate) fn norm(x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
 pub(crate) fn swiglu(gate: &mut [f32], up: &[f32]) {
     for (gate, up) in gate.iter_mut().zip(up) {
         *gate = *gate / (1.0 + exp(-*gate)) * up;
+    }
+}
+
+/// `gate = gelu(gate) * up`, by the approximation with tanh (Hendrycks and Gimpel, 2016), which is the same curve as
+/// `x / (1 + e^-2u)`.
+#[inline(always)]
+pub(crate) fn geglu(gate: &mut [f32], up: &[f32]) {
+    const ROOT_2_OVER_PI: f32 = 0.797_884_6;
+    for (gate, up) in gate.iter_mut().zip(up) {
+        let x = *gate;
+        let u = ROOT_2_OVER_PI * (x + 0.044_715 * x * x * x);
+        *gate = x / (1.0 + exp(-2.0 * u)) * up;
+    }
+}
+
+/// `value = most * tanh(value / most)`.
+#[inline(always)]
+pub(crate) fn cap(values: &mut [f32], most: f32) {
+    for value in values {
+        *value = most - 2.0 * most / (1.0 + exp(2.0 * (*value / most)));
     }
 }
 

@@ -81,6 +81,8 @@ pub struct CpuOptions {
     pub threads: usize,
     /// KV blocks to hold.
     pub kv_blocks: u32,
+    /// Tokens a sequence may grow to: some models turn their heads otherwise for long contexts.
+    pub context_tokens: u32,
     /// Instruction set of the fast path; `None` for the best there is.
     pub tier: Option<Tier>,
 }
@@ -89,7 +91,8 @@ impl Default for CpuOptions {
     /// The fast path on all processors, with room for one default context.
     fn default() -> Self {
         let kv_blocks = CONTEXT_TOKENS.div_ceil(KV_BLOCK_TOKENS as u32);
-        Self { path: NumericPath::Fast, threads: 0, kv_blocks, tier: None }
+        let (path, context_tokens) = (NumericPath::Fast, CONTEXT_TOKENS);
+        Self { path, threads: 0, kv_blocks, context_tokens, tier: None }
     }
 }
 
@@ -158,7 +161,7 @@ impl CpuBackend {
         let (shape, weights) = {
             let gguf = Gguf::parse(mapping.bytes())?;
             let shape = ModelShape::from_gguf(&gguf)?;
-            let weights = Weights::of(&gguf, &shape, &mapping)?;
+            let weights = Weights::of(&gguf, &shape, &mapping, options.context_tokens)?;
             (shape, weights)
         };
         let tier = options.tier.unwrap_or_else(Tier::best);

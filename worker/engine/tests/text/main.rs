@@ -6,3 +6,4 @@ mod prepare;
 mod real;
 mod resume;
 mod scheduling;
+mod spm;

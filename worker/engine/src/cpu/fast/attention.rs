@@ -8,7 +8,7 @@
 
 use super::cache::{Cache, POSITIONS};
 use crate::backend::BlockId;
-use crate::cpu::math::{exp, tree_sum};
+use crate::cpu::math::{self, exp, tree_sum};
 
 /// Positions of a segment.
 pub(crate) const SEGMENT: usize = 256;
@@ -27,6 +27,10 @@ pub(crate) struct Job<'a> {
     pub queries: &'a [f32],
     /// How many positions each row sees: its own and those before.
     pub seen: &'a [usize],
+    /// How many of these it sees at most, the last ones.
+    pub window: usize,
+    /// Scores are bent to stay below this; 0 for not.
+    pub cap: f32,
     /// Which segments.
     pub segments: std::ops::Range<usize>,
     /// One per row: what the segments gave, merged; see [`Partials`].
@@ -132,7 +136,8 @@ pub(super) fn attend(
     scores: impl Fn(&[f32], &[f32], &mut [[f32; POSITIONS]]),
     mix: impl Fn(&[[f32; POSITIONS]], &[f32], &mut [f32]),
 ) {
-    let Job { cache, layer, kv_head, blocks, queries, seen, segments, partials, scratch } = job;
+    let Job { cache, layer, kv_head, blocks, queries, seen, window, cap, .. } = job;
+    let Job { segments, partials, scratch, .. } = job;
     let stride = cache.stride();
     let len = partial_len(stride);
     let Scratch { keys, values, part, .. } = scratch;
@@ -141,25 +146,33 @@ pub(super) fn attend(
     part.resize(seen.len() * len, 0.0);
     partials.fill(0.0);
     let end = seen.iter().copied().max().unwrap_or(0);
+    // Blocks that no row sees any more are passed over; one that some row sees adds nothing to the others.
+    let begin = seen.iter().map(|seen| seen.saturating_sub(window)).min().unwrap_or(0);
+    let begin = begin / POSITIONS * POSITIONS;
     for segment in segments {
         part.fill(0.0);
         part.chunks_exact_mut(len).for_each(|part| part[MAXIMUM] = f32::NEG_INFINITY);
         let until = end.min((segment + 1) * SEGMENT);
-        for first in (segment * SEGMENT..until).step_by(POSITIONS) {
+        for first in (begin.max(segment * SEGMENT)..until).step_by(POSITIONS) {
             let block = blocks[first / POSITIONS];
             let held = POSITIONS.min(end - first);
             from_half(cache.keys(layer, block, kv_head), keys);
             from_half(cache.values(layer, block, kv_head, held), &mut values[..held * stride]);
             let rows = queries.chunks(ROWS * stride).zip(part.chunks_mut(ROWS * len));
             for ((queries, parts), seen) in rows.zip(seen.chunks(ROWS)) {
-                // Positions that a row does not see belong to later tokens of its own sequence: their weight is zero, which
-                // adds nothing.
+                // Positions that a row does not see belong to later tokens of its own sequence, or lie before its window:
+                // their weight is zero, which adds nothing.
                 let mut weights = [[0.0; POSITIONS]; ROWS];
                 let weights = &mut weights[..seen.len()];
                 scores(queries, keys, weights);
+                if cap > 0.0 {
+                    math::cap(weights.as_flattened_mut(), cap);
+                }
                 let each = weights.iter_mut().zip(parts.chunks_exact_mut(len)).zip(seen);
                 for ((weights, part), seen) in each {
-                    absorb(weights, seen.saturating_sub(first).min(POSITIONS), part);
+                    let hidden = seen.saturating_sub(window).saturating_sub(first).min(POSITIONS);
+                    let visible = hidden..seen.saturating_sub(first).min(POSITIONS);
+                    absorb(weights, visible, part);
                 }
                 mix(weights, &values[..held * stride], parts);
             }
@@ -173,10 +186,13 @@ pub(super) fn attend(
 
 /// Turns the scores of a block into weights, relative to the largest score so far, and adds up their sums.
 #[inline(always)]
-fn absorb(scores: &mut [f32; POSITIONS], visible: usize, part: &mut [f32]) {
+fn absorb(scores: &mut [f32; POSITIONS], visible: std::ops::Range<usize>, part: &mut [f32]) {
     let before = part[MAXIMUM];
+    // One comparison for both ends: what lies before the start wraps around.
+    let count = visible.len();
+    let is_visible = |lane: usize| lane.wrapping_sub(visible.start) < count;
     let shown: [f32; POSITIONS] =
-        std::array::from_fn(|lane| if lane < visible { scores[lane] } else { f32::NEG_INFINITY });
+        std::array::from_fn(|lane| if is_visible(lane) { scores[lane] } else { f32::NEG_INFINITY });
     let most = largest(shown);
     let most = if most > before { most } else { before };
     if most > before {
@@ -187,7 +203,7 @@ fn absorb(scores: &mut [f32; POSITIONS], visible: usize, part: &mut [f32]) {
     }
     for (lane, score) in scores.iter_mut().enumerate() {
         let weight = exp(*score - most);
-        *score = if lane < visible { weight } else { 0.0 };
+        *score = if is_visible(lane) { weight } else { 0.0 };
     }
     for (sum, weight) in part[..POSITIONS].iter_mut().zip(&*scores) {
         *sum += weight;
@@ -238,43 +254,57 @@ mod tests {
             (0..width).for_each(|j| query[j] = value(row, j + 50));
         }
         let seen = [600, 1, 255, 256, 257];
-        let len = partial_len(stride);
-        let run = |rows: std::ops::Range<usize>, segments: std::ops::Range<usize>| {
-            let mut partials = vec![0.0; rows.len() * len];
-            attend_portable(Job {
-                cache: &cache,
-                layer: 1,
-                kv_head: 1,
-                blocks: &blocks,
-                queries: &queries[rows.start * stride..rows.end * stride],
-                seen: &seen[rows],
-                segments,
-                partials: &mut partials,
-                scratch: &mut Scratch::default(),
-            });
-            partials
-        };
-        let whole = run(0..rows, 0..3);
-        for row in 0..rows {
-            let mut merged = vec![0.0; len];
-            (0..3).for_each(|segment| merge(&mut merged, &run(row..row + 1, segment..segment + 1)));
-            assert_eq!(merged, whole[row * len..][..len], "row {row}");
-            let mut out = vec![0.0; width];
-            finish(&merged, &mut out);
-            let half = |value: f32| f64::from(half::f16::from_f32(value).to_f32());
-            let weights: Vec<f64> = (0..seen[row])
-                .map(|p| {
-                    (0..width)
-                        .map(|j| half(value(p, j)) * f64::from(value(row, j + 50)))
-                        .sum::<f64>()
-                })
-                .map(f64::exp)
-                .collect();
-            let sum: f64 = weights.iter().sum();
-            for (j, out) in out.iter().enumerate() {
-                let exact: f64 =
-                    weights.iter().enumerate().map(|(p, w)| w / sum * half(value(p, j + 99))).sum();
-                assert!((f64::from(*out) - exact).abs() < 1e-5, "row {row}: {out} {exact}");
+        for (window, cap) in [(usize::MAX, 0.0), (270, 0.7)] {
+            let len = partial_len(stride);
+            let run = |rows: std::ops::Range<usize>, segments: std::ops::Range<usize>| {
+                let mut partials = vec![0.0; rows.len() * len];
+                attend_portable(Job {
+                    cache: &cache,
+                    layer: 1,
+                    kv_head: 1,
+                    blocks: &blocks,
+                    queries: &queries[rows.start * stride..rows.end * stride],
+                    seen: &seen[rows],
+                    window,
+                    cap,
+                    segments,
+                    partials: &mut partials,
+                    scratch: &mut Scratch::default(),
+                });
+                partials
+            };
+            let whole = run(0..rows, 0..3);
+            for row in 0..rows {
+                let mut merged = vec![0.0; len];
+                (0..3).for_each(|segment| {
+                    merge(&mut merged, &run(row..row + 1, segment..segment + 1))
+                });
+                assert_eq!(merged, whole[row * len..][..len], "row {row}");
+                let mut out = vec![0.0; width];
+                finish(&merged, &mut out);
+                let half = |value: f32| f64::from(half::f16::from_f32(value).to_f32());
+                let first = seen[row].saturating_sub(window);
+                let bent = |score: f64| match cap > 0.0 {
+                    true => f64::from(cap) * (score / f64::from(cap)).tanh(),
+                    false => score,
+                };
+                let weights: Vec<f64> = (first..seen[row])
+                    .map(|p| {
+                        (0..width)
+                            .map(|j| half(value(p, j)) * f64::from(value(row, j + 50)))
+                            .sum::<f64>()
+                    })
+                    .map(|score| bent(score).exp())
+                    .collect();
+                let sum: f64 = weights.iter().sum();
+                for (j, out) in out.iter().enumerate() {
+                    let exact: f64 = weights
+                        .iter()
+                        .zip(first..)
+                        .map(|(w, p)| w / sum * half(value(p, j + 99)))
+                        .sum();
+                    assert!((f64::from(*out) - exact).abs() < 1e-5, "row {row}: {out} {exact}");
+                }
             }
         }
     }

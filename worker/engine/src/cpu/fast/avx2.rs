@@ -21,8 +21,12 @@ pub(super) const KERNELS: FastKernels = FastKernels {
     from_half,
     to_half,
     norm,
+    norm_parts,
     swiglu,
+    geglu,
+    cap,
     rotate,
+    rotate_halves,
     attend,
 };
 
@@ -47,6 +51,18 @@ tier! {
     }
     fn norm(x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
         math::norm(x, weight, epsilon, out)
+    }
+    fn norm_parts(row: &mut [f32], weight: &[f32], epsilon: f32) {
+        math::norm_parts(row, weight, epsilon)
+    }
+    fn geglu(gate: &mut [f32], up: &[f32]) {
+        math::geglu(gate, up)
+    }
+    fn cap(values: &mut [f32], most: f32) {
+        math::cap(values, most)
+    }
+    fn rotate_halves(row: &mut [f32], width: usize, turns: &[rope::Turn]) {
+        row.chunks_exact_mut(width).for_each(|head| rope::rotate_halves(head, turns))
     }
     fn swiglu(gate: &mut [f32], up: &[f32]) {
         math::swiglu(gate, up)

@@ -76,10 +76,18 @@ pub(crate) struct FastKernels {
     pub to_half: fn(&[f32], &mut [u16]),
     /// See [`crate::cpu::math::norm`].
     pub norm: fn(&[f32], &[f32], f32, &mut [f32]),
+    /// See [`crate::cpu::math::norm_parts`].
+    pub norm_parts: fn(&mut [f32], &[f32], f32),
     /// See [`crate::cpu::math::swiglu`].
     pub swiglu: fn(&mut [f32], &[f32]),
+    /// See [`crate::cpu::math::geglu`].
+    pub geglu: fn(&mut [f32], &[f32]),
+    /// See [`crate::cpu::math::cap`].
+    pub cap: fn(&mut [f32], f32),
     /// Rotates every head of a row: the row, the width of a head, the turns of its token.
     pub rotate: fn(&mut [f32], usize, &[Turn]),
+    /// The same with the halves of what is rotated as pairs.
+    pub rotate_halves: fn(&mut [f32], usize, &[Turn]),
     /// See [`super::attention`].
     pub attend: super::attention::Attend,
 }

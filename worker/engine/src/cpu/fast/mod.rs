@@ -9,6 +9,7 @@
 #[cfg(target_arch = "x86_64")]
 #[allow(clippy::needless_range_loop, reason = "tokens index several arrays at once")]
 mod amx;
+mod attend_plan;
 pub(crate) mod attention;
 #[cfg(target_arch = "x86_64")]
 #[allow(clippy::redundant_closure, reason = "a closure is compiled with the tier's instructions")]

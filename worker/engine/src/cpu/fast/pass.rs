@@ -1,6 +1,7 @@
 //! One pass over some tokens on the fast path. With few tokens everything between two multiplications is done by the calling
 //! thread: waking others would cost more than it saves.
 
+use super::attend_plan::AttendPlan;
 use super::attention::{self, Job, partial_len};
 use super::cache::{Cache, head_stride};
 use super::kernels::FastKernels;
@@ -8,18 +9,23 @@ use super::levels::Levels;
 use super::load;
 use super::multiply::{Buffers, Packed, Products, multiply, quantise};
 use super::panels::ROWS;
+use crate::architecture::{Activation, Pairs};
+use crate::cpu::Place;
 use crate::cpu::pool::Pool;
+use crate::cpu::rope::{Rope, Turns};
 use crate::cpu::rows::Rows;
-use crate::cpu::{Place, rope};
 use crate::model::{From, Steps, forward};
 use crate::quant;
 use crate::shape::ModelShape;
-use crate::weights::{Layer, Matrix, Weights};
+use crate::weights::{Extras, Layer, Matrix, Weights};
 
 /// Fewer tokens than this are normed, rotated, gated and added by the calling thread.
 const SPREAD_TOKENS: usize = 4;
-/// Neighbouring tokens of a sequence whose attention is computed together.
-const ATTEND_TOKENS: usize = 8;
+
+/// Places in [`Extras`].
+const QUERIES: usize = 0;
+const KEYS: usize = 1;
+const VALUES: usize = 2;
 
 /// A model on the fast path.
 #[derive(Debug)]
@@ -28,7 +34,7 @@ pub(crate) struct Fast {
     pub cache: Cache,
     kernels: FastKernels,
     buffers: Vec<Buffers>,
-    frequencies: Vec<f64>,
+    rope: Rope,
     s: Activations,
 }
 
@@ -57,7 +63,7 @@ impl Fast {
         pool: &Pool,
     ) -> Option<Self> {
         let cache = Cache::new(shape, blocks)?;
-        let frequencies = rope::frequencies(shape, weights.rope_factors.as_deref());
+        let rope = Rope::new(shape, weights.rope_factors.as_deref());
         let mut buffers: Vec<_> = (0..pool.threads()).map(|_| Buffers::default()).collect();
         let weights = load::pack(weights, pool, &mut buffers);
         let width = shape.width as usize;
@@ -74,7 +80,7 @@ impl Fast {
             products: Products::default(),
             partials: Vec::new(),
         };
-        Some(Self { weights, cache, kernels, buffers, frequencies, s })
+        Some(Self { weights, cache, kernels, buffers, rope, s })
     }
 
     /// Runs some tokens through the model and returns the logits of those wanted, in order.
@@ -85,8 +91,7 @@ impl Fast {
         places: &[Place<'_>],
         wanted: &[usize],
     ) -> Vec<Vec<f32>> {
-        let turns = places.iter().flat_map(|place| rope::turns(&self.frequencies, place.position));
-        let turns = turns.collect();
+        let turns = self.rope.turns(places);
         let Self { weights, cache, kernels, buffers, s, .. } = self;
         let embedding = &weights.embedding;
         let mut pass = Pass { shape, embedding, cache, kernels, pool, buffers, places, turns, s };
@@ -103,8 +108,7 @@ struct Pass<'a> {
     pool: &'a Pool,
     buffers: &'a mut [Buffers],
     places: &'a [Place<'a>],
-    /// Cosine and sine per token and rotated pair.
-    turns: Vec<rope::Turn>,
+    turns: Turns,
     s: &'a mut Activations,
 }
 
@@ -116,6 +120,10 @@ impl Steps for Pass<'_> {
         for (row, place) in self.s.x.rows_mut().zip(self.places) {
             let bytes = self.embedding.row(place.token as usize);
             quant::unpack_plain(self.embedding.kind, bytes, row, quant::expand);
+            let scale = self.shape.embedding_scale;
+            if scale != 1.0 {
+                row.iter_mut().for_each(|x| *x *= scale);
+            }
         }
     }
 
@@ -132,22 +140,36 @@ impl Steps for Pass<'_> {
     fn project(&mut self, index: usize, layer: &Layer<Packed>) {
         self.multiply(&[&layer.query, &layer.key, &layer.value], Input::Normed);
         let (shape, places) = (self.shape, self.places);
-        let (width, pairs) = (shape.head_width as usize, shape.rope_width as usize / 2);
+        let width = shape.head_width as usize;
         let stride = self.cache.stride();
-        let scale = 1.0 / (width as f32).sqrt();
+        let (scale, epsilon) = (shape.query_scale, shape.norm_epsilon);
         let (key_panel, value_panel) =
             (layer.query.panels(), layer.query.panels() + layer.key.panels());
-        let (rotate, turns) = (self.kernels.rotate, &self.turns);
+        let (turns, norm_parts) = (self.turns.of(shape, index), self.kernels.norm_parts);
+        let rotate = match shape.architecture.pairs {
+            Pairs::Neighbours => self.kernels.rotate,
+            Pairs::Halves => self.kernels.rotate_halves,
+        };
+        let Extras { biases, head_norms, .. } = &layer.extras;
+        // One head after another, from products to what attention takes.
+        let finish = |which: usize, token: usize, row: &mut [f32]| {
+            if let Some(biases) = biases {
+                plus(row, &biases[which]);
+            }
+            if let Some(norms) = head_norms {
+                norm_parts(row, &norms[which], epsilon);
+            }
+            rotate(row, width, turns(token));
+        };
         let Activations { queries, keys, values, products, .. } = &mut *self.s;
         let products = &*products;
         for rows in [&mut *queries, &mut *keys, &mut *values] {
             rows.resize(places.len());
         }
-        let turns = |token: usize| &turns[token * pairs..][..pairs];
         each(self.pool, self.buffers, queries, |token, row, buffers| {
             buffers.row.resize(shape.heads as usize * width, 0.0);
             products.gather(0, token, &mut buffers.row);
-            rotate(&mut buffers.row, width, turns(token));
+            finish(QUERIES, token, &mut buffers.row);
             let heads = row.chunks_exact_mut(stride).zip(buffers.row.chunks_exact(width));
             for (row, head) in heads {
                 row.iter_mut().zip(head).for_each(|(out, value)| *out = value * scale);
@@ -155,10 +177,13 @@ impl Steps for Pass<'_> {
         });
         each(self.pool, self.buffers, keys, |token, row, _| {
             products.gather(key_panel, token, row);
-            rotate(row, width, turns(token));
+            finish(KEYS, token, row);
         });
         for (token, (place, value)) in places.iter().zip(values.rows_mut()).enumerate() {
             products.gather(value_panel, token, value);
+            if let Some(biases) = biases {
+                plus(value, &biases[VALUES]);
+            }
             self.cache.store(
                 index,
                 place.blocks,
@@ -171,7 +196,9 @@ impl Steps for Pass<'_> {
     }
 
     fn attend(&mut self, index: usize) {
-        let plan = AttendPlan::new(self.shape, self.places, self.pool.threads());
+        let window = self.shape.window_of(index).map_or(usize::MAX, |w| w.tokens as usize);
+        let cap = self.shape.attention_cap;
+        let plan = AttendPlan::new(self.shape, self.places, window, self.pool.threads());
         let len = partial_len(self.cache.stride());
         let (width, stride) = (self.shape.head_width as usize, self.cache.stride());
         let (cache, places, kernels) = (&*self.cache, self.places, self.kernels);
@@ -200,6 +227,8 @@ impl Steps for Pass<'_> {
                 blocks: places[first].blocks,
                 queries: &gathered,
                 seen: &seen,
+                window,
+                cap,
                 segments,
                 partials: &mut partials[..rows * len],
                 scratch,
@@ -223,22 +252,36 @@ impl Steps for Pass<'_> {
 
     fn gate(&mut self, gate: &Packed, up: &Packed) {
         self.multiply(&[gate, up], Input::Normed);
-        let (swiglu, panels) = (self.kernels.swiglu, gate.panels());
+        let panels = gate.panels();
+        let glu = match self.shape.architecture.activation {
+            Activation::Silu => self.kernels.swiglu,
+            Activation::Gelu => self.kernels.geglu,
+        };
         let Activations { gated, products, .. } = &mut *self.s;
         gated.resize(self.places.len());
         let products = &*products;
         each(self.pool, self.buffers, gated, |token, row, _| {
             for (panel, row) in row.chunks_mut(ROWS).enumerate() {
                 row.copy_from_slice(&products.lanes(panel, token)[..row.len()]);
-                swiglu(row, &products.lanes(panels + panel, token)[..row.len()]);
+                glu(row, &products.lanes(panels + panel, token)[..row.len()]);
             }
         });
     }
 
-    fn add(&mut self, matrix: &Packed, from: From) {
+    fn add(&mut self, matrix: &Packed, from: From, norm: Option<&[f32]>) {
         self.multiply(&[matrix], Input::Of(from));
         let Activations { x, products, .. } = &mut *self.s;
         let products = &*products;
+        if let Some(norm) = norm {
+            let (norm_parts, epsilon) = (self.kernels.norm_parts, self.shape.norm_epsilon);
+            each(self.pool, self.buffers, x, |token, row, buffers| {
+                buffers.row.resize(row.len(), 0.0);
+                products.gather(0, token, &mut buffers.row);
+                norm_parts(&mut buffers.row, norm, epsilon);
+                plus(row, &buffers.row);
+            });
+            return;
+        }
         each(self.pool, self.buffers, x, |token, row, _| {
             for (panel, row) in row.chunks_mut(ROWS).enumerate() {
                 let delta = products.lanes(panel, token);
@@ -277,6 +320,9 @@ impl Pass<'_> {
         let of_token = |token| {
             let mut logits = vec![0.0; weights.head.rows()];
             self.s.products.gather(0, token, &mut logits);
+            if self.shape.logits_cap > 0.0 {
+                (self.kernels.cap)(&mut logits, self.shape.logits_cap);
+            }
             logits
         };
         (0..wanted.len()).map(of_token).collect()
@@ -299,72 +345,6 @@ fn each(
     pool.for_each(buffers, &mut rows, |token, row, buffers| work(token, row, buffers));
 }
 
-/// How the attention of a pass is cut into units: tiles of neighbouring tokens, times heads of keys, and with few tokens
-/// times segments, so that there is work for all threads.
-struct AttendPlan {
-    /// First token and number of tokens of each tile.
-    tiles: Vec<(usize, usize)>,
-    /// For each token its tile and its place in it.
-    place: Vec<(usize, usize)>,
-    kv_heads: usize,
-    /// Query heads per head of keys.
-    group: usize,
-    /// Parts that segments are cut into: one for each, or one for all.
-    parts: usize,
-    segments: usize,
-    /// Rows a unit has room for.
-    rows: usize,
-}
-
-impl AttendPlan {
-    fn new(shape: &ModelShape, places: &[Place<'_>], threads: usize) -> Self {
-        let mut tiles: Vec<(usize, usize)> = Vec::new();
-        let mut place = Vec::with_capacity(places.len());
-        for (token, here) in places.iter().enumerate() {
-            match tiles.last_mut() {
-                Some((first, count))
-                    if *count < ATTEND_TOKENS
-                        && std::ptr::eq(places[*first].blocks, here.blocks) =>
-                {
-                    *count += 1;
-                }
-                _ => tiles.push((token, 1)),
-            }
-            let (first, _) = tiles.last().expect("just pushed");
-            place.push((tiles.len() - 1, token - first));
-        }
-        let longest = places.iter().map(|place| place.position + 1).max().unwrap_or(0);
-        let segments = longest.div_ceil(attention::SEGMENT);
-        let kv_heads = shape.kv_heads as usize;
-        let widest = tiles.iter().map(|(_, count)| *count).max().unwrap_or(0);
-        let few = tiles.len() * kv_heads < 4 * threads;
-        let group = (shape.heads / shape.kv_heads) as usize;
-        let (parts, rows) = (if few { segments } else { 1 }, widest * group);
-        Self { tiles, place, kv_heads, group, parts, segments, rows }
-    }
-
-    fn units(&self) -> usize {
-        self.tiles.len() * self.kv_heads * self.parts
-    }
-
-    fn tile(&self, unit: usize) -> (usize, usize) {
-        self.tiles[unit / (self.kv_heads * self.parts)]
-    }
-
-    fn kv_head(&self, unit: usize) -> usize {
-        unit / self.parts % self.kv_heads
-    }
-
-    fn segments(&self, unit: usize) -> std::ops::Range<usize> {
-        let part = unit % self.parts;
-        if self.parts == 1 { 0..self.segments } else { part..part + 1 }
-    }
-
-    /// Where the partial results of a token's head lie, in order.
-    fn partials(&self, token: usize, head: usize) -> impl Iterator<Item = usize> + '_ {
-        let (tile, index) = self.place[token];
-        let (kv_head, row) = (head / self.group, index * self.group + head % self.group);
-        let unit = (tile * self.kv_heads + kv_head) * self.parts;
-        (unit..unit + self.parts).map(move |unit| unit * self.rows + row)
-    }
+fn plus(row: &mut [f32], delta: &[f32]) {
+    row.iter_mut().zip(delta).for_each(|(x, delta)| *x += delta);
 }

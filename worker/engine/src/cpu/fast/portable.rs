@@ -18,8 +18,12 @@ pub(super) const KERNELS: FastKernels = FastKernels {
     from_half,
     to_half,
     norm: math::norm,
+    norm_parts: math::norm_parts,
     swiglu: math::swiglu,
+    geglu: math::geglu,
+    cap: math::cap,
     rotate,
+    rotate_halves,
     attend: attention::attend_portable,
 };
 
@@ -29,6 +33,10 @@ fn put(tile: &mut TileMut<'_>, token: usize, row: &[f32]) {
 
 fn rotate(row: &mut [f32], width: usize, turns: &[rope::Turn]) {
     row.chunks_exact_mut(width).for_each(|head| rope::rotate(head, turns));
+}
+
+fn rotate_halves(row: &mut [f32], width: usize, turns: &[rope::Turn]) {
+    row.chunks_exact_mut(width).for_each(|head| rope::rotate_halves(head, turns));
 }
 
 fn to_half(values: &[f32], out: &mut [u16]) {

@@ -5,8 +5,10 @@ mod cache;
 
 use self::cache::Cache;
 use super::pool::Pool;
+use super::rope::{Rope, Turns};
 use super::rows::Rows;
 use super::{Place, math, rope};
+use crate::architecture::{Activation, Pairs};
 use crate::model::{From, Steps};
 use crate::quant;
 use crate::shape::ModelShape;
@@ -38,9 +40,7 @@ impl Plain {
         places: &[Place<'_>],
         wanted: &[usize],
     ) -> Vec<Vec<f32>> {
-        let frequencies = rope::frequencies(shape, self.weights.rope_factors.as_deref());
-        let turns = places.iter().flat_map(|place| rope::turns(&frequencies, place.position));
-        let turns = turns.collect();
+        let turns = Rope::new(shape, self.weights.rope_factors.as_deref()).turns(places);
         let Self { weights, cache, s } = self;
         let embedding = &weights.embedding;
         let mut pass = Pass { shape, embedding, cache, pool, places, turns, s };
@@ -52,6 +52,9 @@ impl Plain {
         }
         let mut logits = Rows::new(weights.head.rows);
         multiply(pool, &weights.head, &rows, &mut logits);
+        if shape.logits_cap > 0.0 {
+            logits.rows_mut().for_each(|row| math::cap(row, shape.logits_cap));
+        }
         (0..wanted.len()).map(|token| logits.row(token).to_vec()).collect()
     }
 }
@@ -94,8 +97,7 @@ struct Pass<'a> {
     cache: &'a mut Cache,
     pool: &'a Pool,
     places: &'a [Place<'a>],
-    /// Cosine and sine per token and rotated pair.
-    turns: Vec<rope::Turn>,
+    turns: Turns,
     s: &'a mut Activations,
 }
 
@@ -107,6 +109,7 @@ impl Steps for Pass<'_> {
         for (row, place) in self.s.x.rows_mut().zip(self.places) {
             let bytes = self.embedding.row(place.token as usize);
             quant::unpack_plain(self.embedding.kind, bytes, row, quant::expand);
+            row.iter_mut().for_each(|x| *x *= self.shape.embedding_scale);
         }
     }
 
@@ -122,11 +125,26 @@ impl Steps for Pass<'_> {
         multiply(self.pool, &layer.query, input, queries);
         multiply(self.pool, &layer.key, input, keys);
         multiply(self.pool, &layer.value, input, values);
-        let (width, pairs) = (self.shape.head_width as usize, self.shape.rope_width as usize / 2);
+        if let Some(biases) = &layer.extras.biases {
+            for (rows, bias) in [&mut *queries, &mut *keys, &mut *values].into_iter().zip(biases) {
+                rows.rows_mut().for_each(|row| plus(row, bias));
+            }
+        }
+        if let Some(norms) = &layer.extras.head_norms {
+            for (rows, norm) in [&mut *queries, &mut *keys].into_iter().zip(norms) {
+                let epsilon = self.shape.norm_epsilon;
+                rows.rows_mut().for_each(|row| math::norm_parts(row, norm, epsilon));
+            }
+        }
+        let width = self.shape.head_width as usize;
+        let rotate = match self.shape.architecture.pairs {
+            Pairs::Neighbours => rope::rotate,
+            Pairs::Halves => rope::rotate_halves,
+        };
+        let turns = self.turns.of(self.shape, index);
         for rows in [&mut *queries, &mut *keys] {
             for (token, row) in rows.rows_mut().enumerate() {
-                let turns = &self.turns[token * pairs..][..pairs];
-                row.chunks_exact_mut(width).for_each(|head| rope::rotate(head, turns));
+                row.chunks_exact_mut(width).for_each(|head| rotate(head, turns(token)));
             }
         }
         for (token, place) in self.places.iter().enumerate() {
@@ -143,7 +161,8 @@ impl Steps for Pass<'_> {
     fn attend(&mut self, index: usize) {
         let width = self.shape.head_width as usize;
         let group = (self.shape.heads / self.shape.kv_heads) as usize;
-        let scale = 1.0 / (width as f32).sqrt();
+        let (scale, cap) = (self.shape.query_scale, self.shape.attention_cap);
+        let window = self.shape.window_of(index).map(|window| window.tokens as usize);
         let Activations { queries, attended, .. } = &mut *self.s;
         attended.resize(self.places.len());
         for ((token, place), row) in self.places.iter().enumerate().zip(attended.rows_mut()) {
@@ -154,11 +173,16 @@ impl Steps for Pass<'_> {
                     let key = entry(p).0.iter().map(|key| quant::half_to_f32(*key));
                     scale * key.zip(query).map(|(key, query)| key * query).sum::<f32>()
                 };
-                let mut scores: Vec<f32> = (0..=place.position).map(score).collect();
+                let seen = place.position + 1;
+                let first = window.map_or(0, |window| seen.saturating_sub(window));
+                let mut scores: Vec<f32> = (first..seen).map(score).collect();
+                if cap > 0.0 {
+                    math::cap(&mut scores, cap);
+                }
                 let sum = math::softmax(&mut scores);
                 out.fill(0.0);
-                for (position, weight) in scores.iter().enumerate() {
-                    for (out, value) in out.iter_mut().zip(entry(position).1) {
+                for (offset, weight) in scores.iter().enumerate() {
+                    for (out, value) in out.iter_mut().zip(entry(first + offset).1) {
                         *out += weight / sum * quant::half_to_f32(*value);
                     }
                 }
@@ -170,22 +194,34 @@ impl Steps for Pass<'_> {
         let s = &mut *self.s;
         multiply(self.pool, gate, &s.input, &mut s.gate);
         multiply(self.pool, up, &s.input, &mut s.up);
+        let gated = match self.shape.architecture.activation {
+            Activation::Silu => math::swiglu,
+            Activation::Gelu => math::geglu,
+        };
         for (token, row) in s.gate.rows_mut().enumerate() {
-            math::swiglu(row, s.up.row(token));
+            gated(row, s.up.row(token));
         }
     }
 
-    fn add(&mut self, matrix: &Matrix, from: From) {
+    fn add(&mut self, matrix: &Matrix, from: From, norm: Option<&[f32]>) {
         let s = &mut *self.s;
         let input = match from {
             From::Attended => &s.attended,
             From::Gated => &s.gate,
         };
         multiply(self.pool, matrix, input, &mut s.delta);
+        if let Some(norm) = norm {
+            let epsilon = self.shape.norm_epsilon;
+            s.delta.rows_mut().for_each(|row| math::norm_parts(row, norm, epsilon));
+        }
         for (token, row) in s.x.rows_mut().enumerate() {
-            row.iter_mut().zip(s.delta.row(token)).for_each(|(x, delta)| *x += delta);
+            plus(row, s.delta.row(token));
         }
     }
+}
+
+fn plus(row: &mut [f32], delta: &[f32]) {
+    row.iter_mut().zip(delta).for_each(|(x, delta)| *x += delta);
 }
 
 /// `out = matrix input`, for every token.

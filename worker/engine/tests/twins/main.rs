@@ -1,11 +1,15 @@
 //! The CPU backend against a naive float64 forward, and against itself: other chunks, neighbours, threads, tiers.
 
+mod families;
+mod naive;
+mod reference;
+
+use naive::Naive;
 use ollamamax_engine::backend::{Backend, BackendError, BlockId, Logits, Slice, StepBatch};
 use ollamamax_engine::cpu::{CpuBackend, CpuOptions, NumericPath, Tier};
-use ollamamax_engine::quant::unpack;
 use ollamamax_engine::synth::Synth;
 use ollamamax_engine::weights::Mapping;
-use ollamamax_gguf::{GgmlType, Gguf};
+use ollamamax_gguf::GgmlType;
 use std::sync::Arc;
 
 const KINDS: [GgmlType; 11] = [
@@ -29,7 +33,7 @@ fn load(file: &[u8], options: CpuOptions) -> CpuBackend {
 }
 
 fn options(path: NumericPath) -> CpuOptions {
-    CpuOptions { path, threads: 2, kv_blocks: 32, tier: None }
+    CpuOptions { path, threads: 2, kv_blocks: 32, ..CpuOptions::default() }
 }
 
 fn tokens(count: u32, seed: u32) -> Vec<u32> {
@@ -54,109 +58,6 @@ fn score(backend: &mut CpuBackend, text: &[u32], chunk: usize, blocks: &[u32]) -
     all
 }
 
-/// The forward pass once more, in float64, with no cache, block, thread or kernel.
-struct Naive {
-    gguf: Gguf,
-    file: Vec<u8>,
-    synth: Synth,
-}
-
-impl Naive {
-    fn new(synth: &Synth) -> Self {
-        let file = synth.to_gguf();
-        Self { gguf: Gguf::parse(&file).expect("a valid file"), file, synth: synth.clone() }
-    }
-
-    fn tensor(&self, name: &str) -> Vec<f64> {
-        let info = self.gguf.tensor(name).expect("is there");
-        let bytes = &self.file[info.start as usize..][..info.bytes as usize];
-        unpack(info.kind, bytes).into_iter().map(f64::from).collect()
-    }
-
-    fn times(&self, name: &str, x: &[f64]) -> Vec<f64> {
-        let dot = |row: &[f64]| row.iter().zip(x).map(|(w, x)| w * x).sum();
-        self.tensor(name).chunks_exact(x.len()).map(dot).collect()
-    }
-
-    fn norm(&self, name: &str, x: &[f64]) -> Vec<f64> {
-        let mean = x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64;
-        let factor = 1.0 / (mean + f64::from(1e-5f32)).sqrt();
-        x.iter().zip(self.tensor(name)).map(|(x, w)| x * factor * w).collect()
-    }
-
-    fn rotated(&self, x: &[f64], position: usize) -> Vec<f64> {
-        let width = self.synth.head_width as usize;
-        let factors = self.synth.rope_factors.then(|| self.tensor("rope_freqs.weight"));
-        let mut out = x.to_vec();
-        for head in out.chunks_exact_mut(width) {
-            for pair in 0..width / 2 {
-                let factor = factors.as_ref().map_or(1.0, |factors| factors[pair]);
-                let frequency = 10_000f64.powf(-2.0 * pair as f64 / width as f64) / factor;
-                let (sin, cos) = (position as f64 * frequency).sin_cos();
-                let (a, b) = (head[2 * pair], head[2 * pair + 1]);
-                head[2 * pair] = a * cos - b * sin;
-                head[2 * pair + 1] = a * sin + b * cos;
-            }
-        }
-        out
-    }
-
-    fn attend(&self, query: &[f64], keys: &[Vec<f64>], values: &[Vec<f64>]) -> Vec<f64> {
-        let (width, heads) = (self.synth.head_width as usize, self.synth.heads as usize);
-        let group = heads / self.synth.kv_heads as usize;
-        let mut out = Vec::new();
-        for head in 0..heads {
-            let query = &query[head * width..][..width];
-            let at = head / group * width;
-            let score = |key: &Vec<f64>| -> f64 {
-                let dot: f64 = key[at..at + width].iter().zip(query).map(|(k, q)| k * q).sum();
-                dot / (width as f64).sqrt()
-            };
-            let scores: Vec<f64> = keys.iter().map(|key| score(key).exp()).collect();
-            let sum: f64 = scores.iter().sum();
-            let mix = |i: usize| {
-                let weighted = scores.iter().zip(values).map(|(s, value)| s / sum * value[at + i]);
-                weighted.sum::<f64>()
-            };
-            out.extend((0..width).map(mix));
-        }
-        out
-    }
-
-    /// Logits after every token.
-    fn score(&self, text: &[u32]) -> Vec<Vec<f64>> {
-        let width = self.synth.width as usize;
-        let embedding = self.tensor("token_embd.weight");
-        let mut xs: Vec<Vec<f64>> =
-            text.iter().map(|&t| embedding[t as usize * width..][..width].to_vec()).collect();
-        for layer in 0..self.synth.layers {
-            let name = |part: &str| format!("blk.{layer}.{part}.weight");
-            let (mut keys, mut values) = (Vec::new(), Vec::new());
-            for (position, x) in xs.iter_mut().enumerate() {
-                let normed = self.norm(&name("attn_norm"), x);
-                keys.push(self.rotated(&self.times(&name("attn_k"), &normed), position));
-                values.push(self.times(&name("attn_v"), &normed));
-                let query = self.rotated(&self.times(&name("attn_q"), &normed), position);
-                let attended = self.attend(&query, &keys, &values);
-                add(x, &self.times(&name("attn_output"), &attended));
-                let normed = self.norm(&name("ffn_norm"), x);
-                let gate = self.times(&name("ffn_gate"), &normed);
-                let up = self.times(&name("ffn_up"), &normed);
-                let hidden: Vec<f64> =
-                    gate.iter().zip(up).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect();
-                add(x, &self.times(&name("ffn_down"), &hidden));
-            }
-        }
-        let head = if self.synth.tied { "token_embd.weight" } else { "output.weight" };
-        let logits = |x: &Vec<f64>| self.times(head, &self.norm("output_norm.weight", x));
-        xs.iter().map(logits).collect()
-    }
-}
-
-fn add(x: &mut [f64], delta: &[f64]) {
-    x.iter_mut().zip(delta).for_each(|(x, delta)| *x += delta);
-}
-
 /// Largest difference over all logits.
 fn worst<A: Copy + Into<f64>, B: Copy + Into<f64>>(a: &[Vec<A>], b: &[Vec<B>]) -> f64 {
     assert_eq!(a.len(), b.len());
@@ -174,7 +75,7 @@ fn every_weight_type_agrees_with_the_naive_forward() {
         };
         let naive = Naive::new(&synth);
         let text = tokens(9, seed as u32);
-        let expected = naive.score(&text);
+        let expected = naive.score(&text, 2048);
         let spread = expected.iter().flatten().fold(0.0f64, |most, l| most.max(l.abs()));
         for (path, bound) in PATHS.into_iter().zip([0.002, 0.002]) {
             let off =
@@ -193,6 +94,7 @@ fn odd_widths_agree_with_the_naive_forward() {
         heads: 3,
         kv_heads: 1,
         head_width: 10,
+        rope_width: 10,
         vocabulary: 99,
         ..Synth::tiny(GgmlType::F32, 5)
     };
@@ -202,12 +104,13 @@ fn odd_widths_agree_with_the_naive_forward() {
         heads: 4,
         kv_heads: 4,
         head_width: 24,
+        rope_width: 24,
         ..Synth::tiny(GgmlType::Q8_0, 6)
     };
     for synth in [odd, padded] {
         let naive = Naive::new(&synth);
         let text = tokens(20, 3);
-        let expected = naive.score(&text);
+        let expected = naive.score(&text, 2048);
         for tier in tiers() {
             for (path, bound) in PATHS.into_iter().zip([0.01, 0.01]) {
                 let mut backend =
@@ -237,6 +140,45 @@ fn tiers_change_no_bit() {
             for chunk in [1, 2, 3, 19, 300] {
                 let again = score(&mut load(&file, on(tier)), &text, chunk, &blocks);
                 assert!(again == portable, "{kind} {tier:?} in chunks of {chunk}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_family_agrees_with_the_naive_forward() {
+    for case in families::cases(GgmlType::F32) {
+        let naive = Naive::new(&case.synth);
+        let text = tokens(45, 3);
+        let expected = naive.score(&text, case.context_tokens);
+        let spread = expected.iter().flatten().fold(0.0f64, |most, l| most.max(l.abs()));
+        for path in PATHS {
+            let options = CpuOptions { context_tokens: case.context_tokens, ..options(path) };
+            let off =
+                worst(&score(&mut load(&naive.file, options), &text, 45, &[0, 1, 2]), &expected);
+            eprintln!("{} {path:?}: off by {:.6} of {spread:.2}", case.name, off / spread);
+            assert!(off < 0.002 * spread, "{} {path:?}: off by {off} of {spread}", case.name);
+        }
+    }
+}
+
+#[test]
+fn tiers_and_chunks_change_no_bit_of_any_family() {
+    for case in families::cases(GgmlType::Q8_0) {
+        let file = case.synth.to_gguf();
+        // Past the end of a segment of attention, which a window then spans or leaves behind.
+        let text = tokens(290, 1);
+        let blocks: Vec<u32> = (0..20).collect();
+        let run = |tier, threads, chunk| {
+            let tier = Some(tier);
+            let options = CpuOptions { tier, threads, ..options(NumericPath::Fast) };
+            score(&mut load(&file, options), &text, chunk, &blocks)
+        };
+        let portable = run(Tier::Portable, 1, 290);
+        for tier in tiers() {
+            for (threads, chunk) in [(2, 1), (3, 19), (2, 290)] {
+                let again = run(tier, threads, chunk);
+                assert!(again == portable, "{} {tier:?} in chunks of {chunk}", case.name);
             }
         }
     }
