@@ -113,6 +113,8 @@ fn merge(pending: &mut TokenChunk, chunk: TokenChunk) {
     }
     pending.tokens.extend(chunk.tokens);
     pending.text.push_str(&chunk.text);
+    pending.logprobs.extend(chunk.logprobs);
+    pending.mu = chunk.mu.or(pending.mu);
     pending.started = pending.started.take().or(chunk.started);
     pending.done = pending.done.take().or(chunk.done);
 }
