@@ -83,6 +83,7 @@ struct Inner {
     leadership: Leadership,
     published: Arc<Published>,
     peers: Arc<Peers>,
+    cluster: String,
     timings: Timings,
 }
 
@@ -94,9 +95,12 @@ impl Client {
         leadership: Leadership,
         published: Arc<Published>,
         peers: Arc<Peers>,
+        cluster: &str,
         timings: Timings,
     ) -> Self {
-        let inner = Arc::new(Inner { raft, batcher, leadership, published, peers, timings });
+        let cluster = cluster.to_owned();
+        let inner =
+            Arc::new(Inner { raft, batcher, leadership, published, peers, cluster, timings });
         let (reads, queue) = mpsc::channel(limits::PROPOSALS_QUEUED);
         tokio::spawn(confirm_reads(Arc::downgrade(&inner), queue));
         Self { inner, reads }
@@ -265,7 +269,10 @@ impl Inner {
         deadline: Instant,
     ) -> Attempt<Applied> {
         let request = match codec::encode_command(command) {
-            Ok(command) => ProposeRequest { command: command.into(), forwarded },
+            Ok(command) => {
+                let cluster = self.cluster.clone();
+                ProposeRequest { command: command.into(), forwarded, cluster }
+            }
             Err(error) => return Attempt::Nothing(error.to_string()),
         };
         let mut client = match self.control(address) {
@@ -319,7 +326,7 @@ impl Inner {
             Ok(client) => client,
             Err(status) => return Attempt::Nothing(status.message().to_owned()),
         };
-        let request = ReadIndexRequest { forwarded: true };
+        let request = ReadIndexRequest { forwarded: true, cluster: self.cluster.clone() };
         match tokio::time::timeout_at(deadline.into(), client.read_index(request)).await {
             Ok(Ok(reply)) => Attempt::Done(reply.into_inner().log_index),
             Ok(Err(status)) => Attempt::Nothing(status.message().to_owned()),

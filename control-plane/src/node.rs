@@ -124,6 +124,7 @@ impl Core {
             leadership.clone(),
             Arc::clone(&published),
             Arc::clone(&peers),
+            &identity.cluster,
             timings.clone(),
         );
         Ok(Self { identity, opened, published, peers, raft, leadership, client })
@@ -212,6 +213,7 @@ impl Core {
             self.client.clone(),
             Arc::clone(&self.published),
             Arc::clone(workers),
+            &self.identity.cluster,
             Handle::current(),
         );
         let blobs = BlobServer::new(Arc::clone(blobs), Handle::current());

@@ -3,13 +3,13 @@
 //! Everything that comes in is checked against [`crate::limits`] here, so that code behind it may rely on its types.
 
 use crate::ids::{AssignmentId, Generation, InvalidId};
-use crate::inference::{
-    Done, FinishReason, GenerateRequest, Message, Options, Predict, Prompt, Sampling, Started,
-    TokenChunk,
-};
+use crate::inference::{Done, FinishReason, GenerateRequest, Message, Prompt, Started, TokenChunk};
 use crate::limits;
 use crate::placement::{Assignment, AssignmentReport, Device, Phase, Stage};
 use crate::wire;
+
+mod logprobs;
+mod options;
 
 /// A message from another process that cannot be accepted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -50,6 +50,10 @@ fn out_of_range(
 ) -> InvalidMessage {
     let got = got.to_string().chars().take(100).collect();
     InvalidMessage::OutOfRange { field, got, expected: expected.into() }
+}
+
+fn finite(field: &'static str, value: f64) -> Result<f64, InvalidMessage> {
+    if value.is_finite() { Ok(value) } else { Err(out_of_range(field, value, "a finite number")) }
 }
 
 impl From<&Device> for wire::Device {
@@ -277,96 +281,14 @@ impl TryFrom<wire::GenerateRequest> for GenerateRequest {
     }
 }
 
-impl From<&Options> for wire::Options {
-    fn from(options: &Options) -> Self {
-        let sampling = &options.sampling;
-        Self {
-            context_tokens: options.context_tokens.unwrap_or(0),
-            predict_tokens: match options.predict {
-                Predict::UntilDone => -1,
-                Predict::FillContext => -2,
-                Predict::AtMost(tokens) => i64::from(tokens),
-            },
-            keep_tokens: options.keep_tokens,
-            temperature: sampling.temperature,
-            top_k: sampling.top_k,
-            top_p: sampling.top_p,
-            min_p: sampling.min_p,
-            typical_p: sampling.typical_p,
-            repeat_last: sampling.repeat_last,
-            repeat_penalty: sampling.repeat_penalty,
-            presence_penalty: sampling.presence_penalty,
-            frequency_penalty: sampling.frequency_penalty,
-            seed: sampling.seed,
-            stop: options.stop.clone(),
-            truncate: options.truncate,
-            ignore_end: options.ignore_end,
-        }
-    }
-}
-
-impl TryFrom<wire::Options> for Options {
-    type Error = InvalidMessage;
-
-    fn try_from(wire: wire::Options) -> Result<Self, InvalidMessage> {
-        let predict = match wire.predict_tokens {
-            -1 => Predict::UntilDone,
-            -2 => Predict::FillContext,
-            tokens => Predict::AtMost(u32::try_from(tokens).map_err(|_| {
-                out_of_range(
-                    "num_predict",
-                    tokens,
-                    "-1 (until done), -2 (fill context) or 0 and up",
-                )
-            })?),
-        };
-        if wire.stop.len() > limits::STOPS_COUNT
-            || wire.stop.iter().any(|stop| stop.len() > limits::STOP_BYTES)
-        {
-            let expected =
-                format!("at most {} texts of {} bytes", limits::STOPS_COUNT, limits::STOP_BYTES);
-            return Err(out_of_range("stop", wire.stop.len(), expected));
-        }
-        let finite = |field: &'static str, value: f32| {
-            if value.is_finite() {
-                Ok(value)
-            } else {
-                Err(out_of_range(field, value, "a finite number"))
-            }
-        };
-        let not_negative = |field: &'static str, value: f32| {
-            finite(field, value)?;
-            if value >= 0.0 { Ok(value) } else { Err(out_of_range(field, value, "0 or more")) }
-        };
-        Ok(Self {
-            context_tokens: Some(wire.context_tokens).filter(|tokens| *tokens > 0),
-            predict,
-            keep_tokens: wire.keep_tokens,
-            sampling: Sampling {
-                temperature: not_negative("temperature", wire.temperature)?,
-                top_k: wire.top_k,
-                top_p: not_negative("top_p", wire.top_p)?,
-                min_p: not_negative("min_p", wire.min_p)?,
-                typical_p: not_negative("typical_p", wire.typical_p)?,
-                repeat_last: wire.repeat_last,
-                repeat_penalty: not_negative("repeat_penalty", wire.repeat_penalty)?,
-                presence_penalty: finite("presence_penalty", wire.presence_penalty)?,
-                frequency_penalty: finite("frequency_penalty", wire.frequency_penalty)?,
-                seed: wire.seed,
-            },
-            stop: wire.stop.into_iter().filter(|stop| !stop.is_empty()).collect(),
-            truncate: wire.truncate,
-            ignore_end: wire.ignore_end,
-        })
-    }
-}
-
 impl From<TokenChunk> for wire::TokenChunk {
     fn from(chunk: TokenChunk) -> Self {
         Self {
             index: chunk.index,
             tokens: chunk.tokens,
             text: chunk.text,
+            logprobs: chunk.logprobs.into_iter().map(Into::into).collect(),
+            mu: chunk.mu,
             started: chunk.started.map(|started| wire::Started {
                 prompt_tokens: started.prompt_tokens,
                 cached_tokens: started.cached_tokens,
@@ -403,10 +325,17 @@ impl TryFrom<wire::TokenChunk> for TokenChunk {
                 context: done.context,
             }),
         };
+        if wire.logprobs.len() > wire.tokens.len() {
+            let expected = format!("at most one for each of {} tokens", wire.tokens.len());
+            return Err(out_of_range("logprobs", wire.logprobs.len(), expected));
+        }
+        let logprobs = wire.logprobs.into_iter().map(TryInto::try_into);
         Ok(Self {
             index: wire.index,
             tokens: wire.tokens,
             text: wire.text,
+            logprobs: logprobs.collect::<Result<_, _>>()?,
+            mu: wire.mu.map(|mu| finite("mu", mu)).transpose()?,
             started: wire.started.map(|started| Started {
                 prompt_tokens: started.prompt_tokens,
                 cached_tokens: started.cached_tokens,
@@ -418,50 +347,4 @@ impl TryFrom<wire::TokenChunk> for TokenChunk {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ids::Digest;
-    use proptest::prelude::*;
-
-    fn request(options: Options) -> GenerateRequest {
-        GenerateRequest {
-            request_id: "r1".to_owned(),
-            attempt: 1,
-            model: "m:1".parse().expect("a name"),
-            blob: Digest::of(b"x"),
-            assignment: AssignmentId(3),
-            generation: Generation(4),
-            prompt: Prompt::Text("hello".to_owned()),
-            options,
-            resume: vec![1, 2],
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn a_request_survives_the_wire(seed: u64, predict in 0u32..9, top_p in 0.0f32..1.0) {
-            let mut options = Options { predict: Predict::AtMost(predict), ..Options::default() };
-            options.sampling.seed = seed;
-            options.sampling.top_p = top_p;
-            let request = request(options);
-            let back = GenerateRequest::try_from(wire::GenerateRequest::from(&request));
-            prop_assert_eq!(back, Ok(request));
-        }
-    }
-
-    #[test]
-    fn out_of_range_options_are_refused_by_name() {
-        let mut wire = wire::GenerateRequest::from(&request(Options::default()));
-        if let Some(options) = &mut wire.options {
-            options.predict_tokens = -3;
-        }
-        let error = GenerateRequest::try_from(wire).expect_err("-3 has no meaning");
-        assert!(error.to_string().contains("num_predict"), "{error}");
-        let mut wire = wire::GenerateRequest::from(&request(Options::default()));
-        if let Some(options) = &mut wire.options {
-            options.temperature = f32::NAN;
-        }
-        let error = GenerateRequest::try_from(wire).expect_err("NaN is no temperature");
-        assert!(error.to_string().contains("temperature"), "{error}");
-    }
-}
+mod tests;

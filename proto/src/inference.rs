@@ -1,6 +1,7 @@
 //! A request for tokens and the tokens that answer it, between gateway and worker.
 
 use crate::ids::{AssignmentId, Digest, Generation, ModelName};
+pub use crate::sampling::{Mirostat, MirostatVersion, Sampling};
 use serde::{Deserialize, Serialize};
 
 /// One message of a conversation.
@@ -51,6 +52,8 @@ pub struct Options {
     pub truncate: bool,
     /// Go on past the end-of-generation token: for load tests.
     pub ignore_end: bool,
+    /// Tell the log-probability of each token, and of this many of the most likely ones beside it.
+    pub logprobs: Option<u32>,
 }
 
 impl Default for Options {
@@ -63,6 +66,7 @@ impl Default for Options {
             stop: Vec::new(),
             truncate: true,
             ignore_end: false,
+            logprobs: None,
         }
     }
 }
@@ -76,48 +80,6 @@ pub enum Predict {
     FillContext,
     /// At most this many.
     AtMost(u32),
-}
-
-/// How one token is chosen from the logits.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Sampling {
-    /// 0 takes the most likely token; higher flattens.
-    pub temperature: f32,
-    /// Keep the k most likely; 0 keeps all.
-    pub top_k: u32,
-    /// Keep the smallest set whose probability reaches this; 1 keeps all.
-    pub top_p: f32,
-    /// Keep tokens at least this likely relative to the best; 0 keeps all.
-    pub min_p: f32,
-    /// Locally typical sampling; 1 is off.
-    pub typical_p: f32,
-    /// How many last tokens the penalties look at; 0 none.
-    pub repeat_last: u32,
-    /// Divides positive and multiplies negative logits of recent tokens; 1 is off.
-    pub repeat_penalty: f32,
-    /// Subtracted once for each recent token.
-    pub presence_penalty: f32,
-    /// Subtracted per occurrence of each recent token.
-    pub frequency_penalty: f32,
-    /// With the position, decides every coin: same seed, same tokens.
-    pub seed: u64,
-}
-
-impl Default for Sampling {
-    fn default() -> Self {
-        Self {
-            temperature: 0.8,
-            top_k: 40,
-            top_p: 0.9,
-            min_p: 0.0,
-            typical_p: 1.0,
-            repeat_last: 64,
-            repeat_penalty: 1.0,
-            presence_penalty: 0.0,
-            frequency_penalty: 0.0,
-            seed: 0,
-        }
-    }
 }
 
 /// A whole request as a gateway sends it to a worker.
@@ -200,8 +162,37 @@ pub struct TokenChunk {
     pub tokens: Vec<u32>,
     /// What they add to the output; may lag the tokens by a partial character or a possible stop text.
     pub text: String,
+    /// One for each of `tokens` that belongs to the output, when they were asked for.
+    pub logprobs: Vec<TokenLogprob>,
+    /// Where the loop of [`Mirostat`] stands after `tokens`; only with it.
+    pub mu: Option<f64>,
     /// In the first chunk only.
     pub started: Option<Started>,
     /// In the last chunk only.
     pub done: Option<Done>,
+}
+
+/// How likely the model thought a token, whatever sampling made of it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TokenLogprob {
+    /// The token that was chosen.
+    pub chosen: Logprob,
+    /// The most likely ones at its place, likeliest first.
+    pub top: Vec<Logprob>,
+}
+
+/// A token and its log-probability.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Logprob {
+    /// Its id.
+    pub token: u32,
+    /// Natural logarithm of its share in the softmax of the unmodified logits; [`Logprob::LEAST`] stands for everything below.
+    pub logprob: f32,
+    /// What it spells: bytes, for a character may be spread over several tokens.
+    pub bytes: Vec<u8>,
+}
+
+impl Logprob {
+    /// What OpenAI writes for a token that is next to impossible; JSON has no infinity.
+    pub const LEAST: f32 = -9999.0;
 }

@@ -173,6 +173,24 @@ pub const MESSAGES_COUNT: usize = 16_384;
 pub const STOPS_COUNT: usize = 64;
 /// Bytes of one stop string: the detokeniser holds that much text back.
 pub const STOP_BYTES: usize = 1_024;
+/// Largest temperature: far below it every choice is even already.
+pub const TEMPERATURE_MAX: f32 = 100.0;
+/// Largest repeat penalty: ten times what silences every repetition.
+pub const REPEAT_PENALTY_MAX: f32 = 100.0;
+/// Largest presence and frequency penalty, either way: as much as a bias may do.
+pub const PENALTY_LOGITS: f32 = 100.0;
+/// Largest bias on a token, either way: OpenAI's own bound, it forbids or forces the token.
+pub const BIAS_LOGITS: f32 = 100.0;
+/// Tokens with a bias in one request: OpenAI's own bound.
+pub const BIASES_COUNT: usize = 1_024;
+/// Largest target of Mirostat: no vocabulary has that much surprise.
+pub const MIROSTAT_TAU_MAX_BITS: f32 = 100.0;
+/// Largest learning rate of Mirostat: above 1 the loop overshoots with every token.
+pub const MIROSTAT_ETA_MAX: f32 = 10.0;
+/// Tokens whose log-probabilities may be asked beside the chosen one's: Ollama's and OpenAI's own bound.
+pub const TOP_LOGPROBS_COUNT: u32 = 20;
+/// Longest spelling of one token: the longest in real vocabularies are some hundreds of bytes.
+pub const TOKEN_BYTES: usize = 64 * 1024;
 
 /// Blocks and parentheses nested in a Go template: real ones reach five, the parser recurses.
 pub const TEMPLATE_DEPTH: usize = 64;

@@ -113,6 +113,8 @@ fn merge(pending: &mut TokenChunk, chunk: TokenChunk) {
     }
     pending.tokens.extend(chunk.tokens);
     pending.text.push_str(&chunk.text);
+    pending.logprobs.extend(chunk.logprobs);
+    pending.mu = chunk.mu.or(pending.mu);
     pending.started = pending.started.take().or(chunk.started);
     pending.done = pending.done.take().or(chunk.done);
 }
@@ -120,7 +122,7 @@ fn merge(pending: &mut TokenChunk, chunk: TokenChunk) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ollamamax_proto::inference::Started;
+    use ollamamax_proto::inference::{Logprob, Started, TokenLogprob};
 
     fn tokens(index: u32, tokens: &[u32], text: &str) -> TokenChunk {
         TokenChunk { index, tokens: tokens.to_vec(), text: text.to_owned(), ..Default::default() }
@@ -139,6 +141,23 @@ mod tests {
         outbox.end(Ok(()));
         assert_eq!(inbox.next().await.expect("a chunk").expect("no error").index, 7);
         assert!(inbox.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn each_log_probability_and_the_newest_state_survive_the_merge() {
+        let told = |token: u32| TokenLogprob {
+            chosen: Logprob { token, ..Logprob::default() },
+            ..TokenLogprob::default()
+        };
+        let (outbox, mut inbox) = channel();
+        for token in 0..3 {
+            let (logprobs, mu) = (vec![told(token)], Some(f64::from(token)));
+            outbox.push(TokenChunk { logprobs, mu, ..tokens(token, &[token], "") });
+        }
+        outbox.push(TokenChunk::default());
+        let chunk = inbox.next().await.expect("a chunk").expect("no error");
+        assert_eq!(chunk.logprobs, [told(0), told(1), told(2)]);
+        assert_eq!((chunk.tokens, chunk.mu), (vec![0, 1, 2], Some(2.0)));
     }
 
     #[tokio::test]

@@ -341,6 +341,8 @@ impl<'a> Work<'a> {
             index: emission.index,
             tokens: emission.tokens,
             text: emission.text,
+            logprobs: emission.logprobs,
+            mu: emission.mu,
             ..TokenChunk::default()
         };
         if let Some(admitted) = emission.started {

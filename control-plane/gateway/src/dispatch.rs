@@ -19,7 +19,7 @@ use crate::telemetry;
 use crate::workers::{Candidate, Outstanding, candidates};
 use attempt::{Attempt, End};
 use ollamamax_core::record::ModelRecord;
-use ollamamax_proto::inference::{FinishReason, Options, Predict, Prompt};
+use ollamamax_proto::inference::{FinishReason, Options, Predict, Prompt, TokenLogprob};
 use ollamamax_proto::{Incarnation, Millis, WorkerId, backoff, limits};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -46,9 +46,19 @@ pub struct Job {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// More text.
-    Text(String),
+    Text(Piece),
     /// The end.
     Done(Box<Summary>),
+}
+
+/// Text, and how likely the tokens behind it were where that was asked.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Piece {
+    /// The text.
+    pub text: String,
+    /// The tokens that released it. A token that released nothing by itself, such as the first bytes of a character, comes with
+    /// the text that follows; the tokens of a stop text do not come at all.
+    pub logprobs: Vec<TokenLogprob>,
 }
 
 /// How a generation went.
@@ -95,12 +105,15 @@ impl Generation {
     }
 
     /// Everything at once.
-    pub async fn whole(mut self) -> Result<(String, Summary), Failure> {
-        let mut text = String::new();
+    pub async fn whole(mut self) -> Result<(Piece, Summary), Failure> {
+        let mut whole = Piece::default();
         while let Some(event) = self.next().await {
             match event? {
-                Event::Text(more) => text.push_str(&more),
-                Event::Done(summary) => return Ok((text, *summary)),
+                Event::Text(more) => {
+                    whole.text.push_str(&more.text);
+                    whole.logprobs.extend(more.logprobs);
+                }
+                Event::Done(summary) => return Ok((whole, *summary)),
             }
         }
         Err(Failure::Internal("the generation ended without a result".to_owned()))
@@ -146,6 +159,10 @@ struct Run {
     first_text: Option<Instant>,
     /// All tokens so far: what the next worker has to continue from.
     tokens: Vec<u32>,
+    /// And where Mirostat stands after them, if it is used: that depends on logits, tokens do not tell it.
+    mu: Option<f64>,
+    /// Log-probabilities of tokens that have released no text yet.
+    untold: Vec<TokenLogprob>,
     attempts: u32,
     resumes: u32,
     tried: HashSet<(WorkerId, Incarnation, u64)>,
@@ -171,6 +188,8 @@ impl Run {
             load_ns: 0,
             first_text: None,
             tokens: Vec::new(),
+            mu: None,
+            untold: Vec::new(),
             attempts: 0,
             resumes: 0,
             tried: HashSet::new(),

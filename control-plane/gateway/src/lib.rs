@@ -19,6 +19,7 @@ mod dispatch;
 mod error;
 mod health;
 mod keep_alive;
+mod logprobs;
 mod names;
 mod ollama;
 mod openai;

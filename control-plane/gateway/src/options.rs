@@ -4,8 +4,9 @@
 //! in the same typed [`Options`]. Unknown names are ignored with a log line; a wrong type is refused by name.
 
 use crate::error::Failure;
-use ollamamax_proto::inference::{Options, Predict};
+use ollamamax_proto::inference::{Mirostat, MirostatVersion, Options, Predict};
 use ollamamax_proto::limits;
+use ollamamax_proto::sampling::Bounds;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
@@ -26,11 +27,12 @@ pub enum Kind {
 pub fn kind(name: &str) -> Option<Kind> {
     Some(match name {
         "num_keep" | "seed" | "num_predict" | "top_k" | "repeat_last_n" | "num_ctx"
-        | "num_batch" | "num_gpu" | "main_gpu" | "num_thread" | "draft_num_predict" => {
-            Kind::Integer
+        | "num_batch" | "num_gpu" | "main_gpu" | "num_thread" | "draft_num_predict"
+        | "mirostat" => Kind::Integer,
+        "top_p" | "min_p" | "typical_p" | "tfs_z" | "temperature" | "mirostat_tau"
+        | "mirostat_eta" | "repeat_penalty" | "presence_penalty" | "frequency_penalty" => {
+            Kind::Float
         }
-        "top_p" | "min_p" | "typical_p" | "temperature" | "repeat_penalty" | "presence_penalty"
-        | "frequency_penalty" => Kind::Float,
         "use_mmap" | "ignore_eos" => Kind::Boolean,
         "stop" => Kind::Texts,
         _ => return None,
@@ -38,19 +40,18 @@ pub fn kind(name: &str) -> Option<Kind> {
 }
 
 /// Names Ollama once knew and still lets pass.
-const RETIRED: [&str; 11] = [
-    "mirostat",
-    "mirostat_tau",
-    "mirostat_eta",
-    "tfs_z",
-    "penalize_newline",
-    "low_vram",
-    "f16_kv",
-    "logits_all",
-    "vocab_only",
-    "use_mlock",
-    "numa",
-];
+const RETIRED: [&str; 7] =
+    ["penalize_newline", "low_vram", "f16_kv", "logits_all", "vocab_only", "use_mlock", "numa"];
+
+/// Options on their way: what several names say together, or what silence decides at the end.
+#[derive(Debug, Default)]
+struct Draft {
+    options: Options,
+    seed: Option<u64>,
+    mirostat: Option<MirostatVersion>,
+    tau: Option<f32>,
+    eta: Option<f32>,
+}
 
 /// What a request and its model ask for, merged. `draw` gives the seed when nobody named one: it is drawn once per request,
 /// so that every attempt over workers continues the same text.
@@ -59,11 +60,10 @@ pub fn merge(
     request: &Map<String, Value>,
     draw: impl FnOnce() -> u64,
 ) -> Result<Options, Failure> {
-    let mut options = Options::default();
-    let mut seed = None;
+    let mut draft = Draft::default();
     for (name, values) in parameters {
         if kind(name).is_some() {
-            apply(&mut options, &mut seed, name, &parameter_value(name, values))?;
+            apply(&mut draft, name, &parameter_value(name, values))?;
         }
     }
     for (name, value) in request {
@@ -71,12 +71,14 @@ pub fn merge(
             continue;
         }
         if kind(name).is_some() {
-            apply(&mut options, &mut seed, name, value)?;
+            apply(&mut draft, name, value)?;
         } else if !RETIRED.contains(&name.as_str()) {
             tracing::debug!(option = name, "invalid option provided");
         }
     }
+    let Draft { mut options, seed, mirostat, tau, eta } = draft;
     options.sampling.seed = seed.unwrap_or_else(draw);
+    options.sampling.mirostat = mirostat.map(|version| Mirostat::new(version, tau, eta));
     Ok(options)
 }
 
@@ -97,7 +99,7 @@ pub fn parameter_value(name: &str, values: &[String]) -> Value {
 /// A JSON value as the texts of a PARAMETER, type-checked when the name is known.
 pub fn parameter_texts(name: &str, value: &Value) -> Result<Vec<String>, Failure> {
     if kind(name).is_some() && !value.is_null() {
-        apply(&mut Options::default(), &mut None, name, value)?;
+        apply(&mut Draft::default(), name, value)?;
     }
     let text = |value: &Value| match value {
         Value::String(text) => text.clone(),
@@ -110,18 +112,15 @@ pub fn parameter_texts(name: &str, value: &Value) -> Result<Vec<String>, Failure
     })
 }
 
-fn apply(
-    options: &mut Options,
-    seed: &mut Option<u64>,
-    name: &str,
-    value: &Value,
-) -> Result<(), Failure> {
+fn apply(draft: &mut Draft, name: &str, value: &Value) -> Result<(), Failure> {
+    let options = &mut draft.options;
     let sampling = &mut options.sampling;
     match name {
         "num_keep" => options.keep_tokens = count(name, value, i64::from(i32::MAX))?,
         "seed" => {
             // -1 draws one; other negative seeds are seeds.
-            *seed = Some(integer(name, value)?).filter(|seed| *seed != -1).map(i64::cast_unsigned);
+            draft.seed =
+                Some(integer(name, value)?).filter(|seed| *seed != -1).map(i64::cast_unsigned);
         }
         "num_predict" => options.predict = predict(name, value)?,
         "top_k" => sampling.top_k = count(name, value, 0)?,
@@ -131,15 +130,22 @@ fn apply(
                 .map_err(|_| out_of_range(name, value, "a number of tokens, 0 or more"))?;
             options.context_tokens = Some(tokens).filter(|tokens| *tokens > 0);
         }
-        "temperature" => sampling.temperature = float(name, value, 0.0..=f32::MAX)?,
-        "top_p" => sampling.top_p = float(name, value, 0.0..=1.0)?,
-        "min_p" => sampling.min_p = float(name, value, 0.0..=1.0)?,
-        "typical_p" => sampling.typical_p = float(name, value, 0.0..=1.0)?,
-        "repeat_penalty" => sampling.repeat_penalty = float(name, value, 0.0..=f32::MAX)?,
-        "presence_penalty" => sampling.presence_penalty = float(name, value, f32::MIN..=f32::MAX)?,
-        "frequency_penalty" => {
-            sampling.frequency_penalty = float(name, value, f32::MIN..=f32::MAX)?;
+        "temperature" => sampling.temperature = float(name, value, Bounds::TEMPERATURE)?,
+        "top_p" => sampling.top_p = float(name, value, Bounds::PROBABILITY)?,
+        "min_p" => sampling.min_p = float(name, value, Bounds::PROBABILITY)?,
+        "typical_p" => sampling.typical_p = float(name, value, Bounds::PROBABILITY)?,
+        "tfs_z" => sampling.tfs_z = float(name, value, Bounds::TFS_Z)?,
+        "mirostat" => {
+            draft.mirostat = MirostatVersion::of_number(integer(name, value)?)
+                .map_err(|error| out_of_range(name, value, &error.expected))?;
         }
+        "mirostat_tau" => draft.tau = Some(float(name, value, Bounds::MIROSTAT_TAU)?),
+        "mirostat_eta" => draft.eta = Some(float(name, value, Bounds::MIROSTAT_ETA)?),
+        "repeat_penalty" => {
+            sampling.repeat_penalty = float(name, value, Bounds::REPEAT_PENALTY)?;
+        }
+        "presence_penalty" => sampling.presence_penalty = float(name, value, Bounds::PENALTY)?,
+        "frequency_penalty" => sampling.frequency_penalty = float(name, value, Bounds::PENALTY)?,
         "ignore_eos" => options.ignore_end = boolean(name, value)?,
         "stop" => options.stop = stops(name, value)?,
         // Load options of a single machine: checked, then the worker's own business.
@@ -191,17 +197,9 @@ fn predict(name: &str, value: &Value) -> Result<Predict, Failure> {
     }
 }
 
-fn float(name: &str, value: &Value, range: std::ops::RangeInclusive<f32>) -> Result<f32, Failure> {
+fn float(name: &str, value: &Value, bounds: Bounds) -> Result<f32, Failure> {
     let float = value.as_f64().ok_or_else(|| wrong_type(name, "float32"))? as f32;
-    if range.contains(&float) {
-        return Ok(float);
-    }
-    let expected = match (*range.start(), *range.end()) {
-        (0.0, 1.0) => "a number from 0 to 1",
-        (0.0, _) => "a finite number, 0 or more",
-        _ => "a finite number",
-    };
-    Err(out_of_range(name, value, expected))
+    bounds.check(float).map_err(|error| out_of_range(name, value, &error.expected))
 }
 
 fn boolean(name: &str, value: &Value) -> Result<bool, Failure> {
@@ -220,6 +218,42 @@ fn stops(name: &str, value: &Value) -> Result<Vec<String>, Failure> {
     check_stops(name, texts)
 }
 
+/// OpenAI's `logit_bias`: token ids, as texts, with what is added to their logits.
+pub fn logit_bias(entries: &Map<String, Value>) -> Result<BTreeMap<u32, f32>, Failure> {
+    let (count, limit) = (entries.len(), limits::BIASES_COUNT);
+    if count > limit {
+        return Err(Failure::invalid(format!(
+            "`logit_bias` has {count} entries, at most {limit} are accepted"
+        )));
+    }
+    let entry = |(token, bias): (&String, &Value)| {
+        let id = token.parse::<u32>().map_err(|_| {
+            let token: String = token.chars().take(100).collect();
+            Failure::invalid(format!("`logit_bias` names {token:?}, expected the id of a token"))
+        })?;
+        let bounds = Bounds::LOGIT_BIAS;
+        // What is not a number is out of bounds, too.
+        let checked = bounds.check(bias.as_f64().map_or(f32::NAN, |bias| bias as f32));
+        let bias = checked.map_err(|_| {
+            let bias: String = bias.to_string().chars().take(100).collect();
+            Failure::invalid(format!("`logit_bias[\"{id}\"]` is {bias}, expected {bounds}"))
+        })?;
+        Ok((id, bias))
+    };
+    entries.iter().map(entry).collect()
+}
+
+/// How many of the likeliest tokens are to be told beside each token; `None` where log-probabilities were not asked for.
+pub fn logprobs(asked: Option<bool>, top: Option<i64>) -> Result<Option<u32>, Failure> {
+    let top = u32::try_from(top.unwrap_or(0)).ok().filter(|top| *top <= limits::TOP_LOGPROBS_COUNT);
+    let Some(top) = top else {
+        // Ollama's words.
+        let limit = limits::TOP_LOGPROBS_COUNT;
+        return Err(Failure::invalid(format!("top_logprobs must be between 0 and {limit}")));
+    };
+    Ok(Some(top).filter(|_| asked == Some(true)))
+}
+
 /// Bounds stop texts; empty ones mean nothing and are dropped.
 pub fn check_stops(field: &str, texts: Vec<String>) -> Result<Vec<String>, Failure> {
     if texts.len() > limits::STOPS_COUNT || texts.iter().any(|t| t.len() > limits::STOP_BYTES) {
@@ -232,123 +266,4 @@ pub fn check_stops(field: &str, texts: Vec<String>) -> Result<Vec<String>, Failu
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use serde_json::json;
-
-    fn merged(request: Value) -> Result<Options, String> {
-        let Value::Object(request) = request else { return Err("no object".into()) };
-        merge(&BTreeMap::new(), &request, || 99).map_err(|failure| failure.to_string())
-    }
-
-    #[test]
-    fn silence_means_ollamas_defaults() {
-        let options = merged(json!({"temperature": null})).expect("merges");
-        let mut expected = Options::default();
-        expected.sampling.seed = 99;
-        assert_eq!(options, expected);
-    }
-
-    #[test]
-    fn a_request_goes_before_the_model_and_the_model_before_the_default() {
-        let parameters = BTreeMap::from([
-            ("temperature".to_owned(), vec!["0.1".to_owned()]),
-            ("top_k".to_owned(), vec!["7".to_owned()]),
-            ("stop".to_owned(), vec!["a".to_owned(), "b".to_owned()]),
-        ]);
-        let Value::Object(request) = json!({"temperature": 0.5, "seed": 3}) else { return };
-        let options = merge(&parameters, &request, || 99).expect("merges");
-        assert_eq!(options.sampling.temperature, 0.5);
-        assert_eq!(options.sampling.top_k, 7);
-        assert_eq!(options.sampling.top_p, 0.9);
-        assert_eq!(options.sampling.seed, 3);
-        assert_eq!(options.stop, ["a", "b"]);
-        let Value::Object(request) = json!({"stop": ["c"]}) else { return };
-        assert_eq!(merge(&parameters, &request, || 99).expect("merges").stop, ["c"], "replaced");
-    }
-
-    #[test]
-    fn wrong_types_are_named() {
-        let table = [
-            (json!({"temperature": "hot"}), r#"option "temperature" must be of type float32"#),
-            (json!({"top_k": "x"}), r#"option "top_k" must be of type integer"#),
-            (json!({"seed": true}), r#"option "seed" must be of type integer"#),
-            (json!({"stop": "x"}), r#"option "stop" must be of type array"#),
-            (json!({"stop": [1]}), r#"option "stop" must be of an array of strings"#),
-            (json!({"use_mmap": 1}), r#"option "use_mmap" must be of type boolean"#),
-            (
-                json!({"num_predict": -3}),
-                r#"option "num_predict" is -3, expected -1 (until done), -2 (fill the context) or 0 and more"#,
-            ),
-            (json!({"top_p": 1.5}), r#"option "top_p" is 1.5, expected a number from 0 to 1"#),
-            (
-                json!({"temperature": 1e300}),
-                r#"option "temperature" is 1e+300, expected a finite number, 0 or more"#,
-            ),
-        ];
-        for (request, expected) in table {
-            assert_eq!(merged(request), Err(expected.to_owned()));
-        }
-    }
-
-    #[test]
-    fn integers_may_come_as_floats_and_unknown_names_are_ignored() {
-        let options = merged(json!({"top_k": 20.0, "seed": 5.0, "mirostat": 1, "nonsense": []}))
-            .expect("merges");
-        assert_eq!(options.sampling.top_k, 20);
-        assert_eq!(options.sampling.seed, 5);
-        assert_eq!(merged(json!({"seed": -1})).expect("merges").sampling.seed, 99, "drawn");
-    }
-
-    #[test]
-    fn parameters_are_kept_as_texts() {
-        assert_eq!(parameter_texts("temperature", &json!(0.5)), Ok(vec!["0.5".to_owned()]));
-        assert_eq!(parameter_texts("stop", &json!(["a", "b"])), Ok(vec!["a".into(), "b".into()]));
-        assert!(parameter_texts("temperature", &json!("x")).is_err());
-        assert_eq!(parameter_value("num_ctx", &["12".to_owned()]), json!(12));
-    }
-
-    proptest! {
-        #[test]
-        fn whatever_merges_survives_the_wire(
-            temperature in proptest::num::f64::ANY,
-            top_p in -1.0f64..2.0,
-            predict in -5i64..1_000_000,
-            top_k in any::<i64>(),
-            seed in any::<i64>(),
-            num_ctx in any::<i64>(),
-            stop in proptest::collection::vec("\\PC{0,4}", 0..4),
-        ) {
-            let request = json!({
-                "temperature": temperature, "top_p": top_p, "num_predict": predict, "top_k": top_k,
-                "seed": seed, "num_ctx": num_ctx, "stop": stop,
-            });
-            if let Ok(options) = merged(request) {
-                let wire = ollamamax_proto::wire::Options::from(&options);
-                prop_assert_eq!(Options::try_from(wire), Ok(options));
-            }
-        }
-
-        #[test]
-        fn any_value_for_any_option_is_taken_or_refused_by_name(
-            name in proptest::sample::select(vec![
-                "num_keep", "seed", "num_predict", "top_k", "top_p", "min_p", "typical_p", "num_ctx",
-                "repeat_last_n", "temperature", "repeat_penalty", "presence_penalty", "stop",
-                "frequency_penalty", "use_mmap", "num_gpu",
-            ]),
-            value in prop_oneof![
-                any::<bool>().prop_map(Value::from),
-                any::<i64>().prop_map(Value::from),
-                any::<f64>().prop_map(Value::from),
-                "\\PC{0,8}".prop_map(Value::from),
-                proptest::collection::vec(any::<i8>(), 0..3).prop_map(Value::from),
-            ],
-        ) {
-            let request = Map::from_iter([(name.to_owned(), value)]);
-            if let Err(failure) = merge(&BTreeMap::new(), &request, || 0) {
-                prop_assert!(failure.to_string().contains(name));
-            }
-        }
-    }
-}
+mod tests;

@@ -40,12 +40,7 @@ impl RaftServer {
 
     /// Refuses what was meant for somebody else before looking inside.
     fn open<T: DeserializeOwned>(&self, request: &RaftRequest) -> Result<T, Status> {
-        if request.cluster != self.cluster {
-            return Err(Status::failed_precondition(format!(
-                "this node belongs to cluster `{}`, the message is for `{}`",
-                self.cluster, request.cluster
-            )));
-        }
+        check_cluster(&self.cluster, &request.cluster)?;
         if request.to != self.node {
             return Err(Status::failed_precondition(format!(
                 "this is node {}, the message is for node {}",
@@ -100,6 +95,16 @@ impl RaftServer {
         let snapshot = finished.map_err(failed)?;
         Ok((vote, Snapshot { meta, snapshot }))
     }
+}
+
+/// Refuses what was meant for a node of another cluster, which had this address before.
+pub fn check_cluster(mine: &str, meant: &str) -> Result<(), Status> {
+    if mine == meant {
+        return Ok(());
+    }
+    Err(Status::failed_precondition(format!(
+        "this node belongs to cluster `{mine}`, the message is for `{meant}`"
+    )))
 }
 
 async fn next(chunks: &mut Streaming<SnapshotChunk>) -> Result<Option<SnapshotChunk>, Status> {

@@ -3,6 +3,7 @@
 //! Any node answers. What only the leader can do is passed on once.
 
 use crate::client::{Client, NOTHING_PROPOSED};
+use crate::raft::server::check_cluster;
 use crate::watch::{News, Published};
 use crate::workers::Workers;
 use futures_util::stream::BoxStream;
@@ -31,6 +32,7 @@ pub struct ControlServer {
     client: Client,
     published: Arc<Published>,
     workers: Arc<Workers>,
+    cluster: String,
     /// Streams live outside the runtime that carries Raft.
     runtime: Handle,
 }
@@ -41,25 +43,33 @@ impl ControlServer {
         client: Client,
         published: Arc<Published>,
         workers: Arc<Workers>,
+        cluster: &str,
         runtime: Handle,
     ) -> Self {
-        Self { client, published, workers, runtime }
+        Self { client, published, workers, cluster: cluster.to_owned(), runtime }
+    }
+
+    /// Another cluster's node must neither be answered from this state nor change it.
+    fn check_cluster(&self, meant: &str) -> Result<(), Status> {
+        check_cluster(&self.cluster, meant).map_err(nothing_proposed)
     }
 }
 
 /// A control error as a gRPC status; one that proves that nothing was proposed says so in its metadata.
 pub fn status(error: ControlError) -> Status {
     let text = error.to_string();
-    let (mut status, nothing) = match error {
+    let (status, nothing) = match error {
         ControlError::Rejected(_) | ControlError::TooLarge { .. } => {
             (Status::invalid_argument(text), true)
         }
         ControlError::NoQuorum { proposed, .. } => (Status::unavailable(text), !proposed),
         ControlError::Busy { .. } => (Status::resource_exhausted(text), true),
     };
-    if nothing {
-        status.metadata_mut().insert(NOTHING_PROPOSED, MetadataValue::from_static("1"));
-    }
+    if nothing { nothing_proposed(status) } else { status }
+}
+
+fn nothing_proposed(mut status: Status) -> Status {
+    status.metadata_mut().insert(NOTHING_PROPOSED, MetadataValue::from_static("1"));
     status
 }
 
@@ -70,6 +80,7 @@ impl Control for ControlServer {
         request: Request<ProposeRequest>,
     ) -> Result<Response<ProposeReply>, Status> {
         let request = request.into_inner();
+        self.check_cluster(&request.cluster)?;
         let command = codec::decode_command(&request.command)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let (result, log_index) = if request.forwarded {
@@ -96,6 +107,7 @@ impl Control for ControlServer {
         &self,
         request: Request<ReadIndexRequest>,
     ) -> Result<Response<ReadIndexReply>, Status> {
+        self.check_cluster(&request.get_ref().cluster)?;
         let log_index = if request.get_ref().forwarded {
             self.client.read_index_here().await
         } else {

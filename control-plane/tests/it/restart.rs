@@ -3,7 +3,10 @@
 use crate::support::{Cluster, eventually, value};
 use ollamamax_control_plane::error::EXIT_CONFIG;
 use ollamamax_control_plane::{ControlPlaneNode, NodeConfig};
+use ollamamax_core::Command;
+use ollamamax_proto::NodeId;
 use std::net::TcpListener;
+use std::time::Duration;
 use tempfile::TempDir;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -85,6 +88,43 @@ async fn a_node_that_comes_back_on_other_ports_is_found() {
     })
     .await;
     cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_cluster_at_the_address_of_a_peer_is_not_believed() {
+    let hasty = |config: &mut NodeConfig| {
+        config.timings.propose_ms = 500;
+        config.timings.quorum_lost_ms = 300;
+    };
+    let mut cluster = Cluster::start_with(2, hasty).await;
+    cluster.converge().await;
+    let address = cluster.nodes[&1].raft_addr();
+    for node in std::mem::take(&mut cluster.nodes).into_values() {
+        node.kill().await;
+    }
+    let dir = TempDir::new().expect("a temporary directory");
+    let config =
+        NodeConfig { bootstrap: true, raft_listen: address, ..NodeConfig::new(dir.path()) };
+    let stranger = ControlPlaneNode::start(config).await.expect("it starts");
+    eventually("it leads", || stranger.control().quorum().leader.is_some()).await;
+
+    // It knows no node 2, so it would call it removed.
+    cluster.restart(2).await;
+    let ours = cluster.nodes.remove(&2).expect("it runs");
+    let failure = tokio::time::timeout(Duration::from_secs(3), ours.failed()).await;
+    assert!(failure.is_err(), "{failure:?}");
+    ours.kill().await;
+
+    // It has a node 2 of its own, which is somewhere else.
+    let place = || "127.0.0.1:1".to_owned();
+    let admit = Command::AdmitNode { http: place(), raft: place(), voter: false };
+    stranger.control().propose(admit).await.expect("accepted");
+    cluster.restart(2).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let theirs = stranger.control().state().nodes[&NodeId(2)].clone();
+    assert_eq!(theirs.raft, place());
+    cluster.nodes.remove(&2).expect("it runs").kill().await;
+    stranger.kill().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

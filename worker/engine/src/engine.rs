@@ -15,7 +15,7 @@ use crate::kv::{BlockPool, Usage};
 use crate::sequence::Sequence;
 pub use crate::sequence::SequenceId;
 pub use crate::text::{PrepareError, Prepared, TextModel, TextModelError};
-use ollamamax_proto::inference::FinishReason;
+use ollamamax_proto::inference::{FinishReason, TokenLogprob};
 use std::sync::Arc;
 
 /// What bounds an engine.
@@ -88,7 +88,7 @@ pub struct Finished {
 }
 
 /// What a step brought for one sequence.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Emission {
     /// Which.
     pub sequence: SequenceId,
@@ -101,6 +101,10 @@ pub struct Emission {
     /// stop; after a resume that part comes from here although its tokens came from elsewhere, and
     /// text they released there does not come again.
     pub text: String,
+    /// One for each of `tokens` that belongs to the output, when they were asked for.
+    pub logprobs: Vec<TokenLogprob>,
+    /// Mirostat's state after `tokens`; only with Mirostat. A resume brings it in its options.
+    pub mu: Option<f64>,
     /// Once, when the sequence is admitted.
     pub started: Option<Admitted>,
     /// Once, in the last emission.
@@ -114,6 +118,8 @@ impl Emission {
             index: sequence.output_tokens() as u32,
             tokens: Vec::new(),
             text: String::new(),
+            logprobs: Vec::new(),
+            mu: None,
             started: None,
             finished: None,
         }
@@ -263,9 +269,10 @@ impl Engine {
             }
             let mut emission = Emission::of(sequence);
             for (right, row) in rows.iter_mut().enumerate() {
-                let token = sequence.sample(row);
+                let (token, logprob) = sequence.sample(row, &self.text);
                 let guessed = sequence.guess.get(right) == Some(&token);
                 emission.tokens.push(token);
+                emission.logprobs.extend(logprob);
                 emission.text += &sequence.accept(token, &self.text);
                 if !guessed || sequence.finished().is_some() {
                     sequence.guessed(right);
@@ -274,6 +281,7 @@ impl Engine {
                 // Its keys and values are there already.
                 sequence.computed += 1;
             }
+            emission.mu = sequence.mu();
             if sequence.finished().is_some() {
                 emission.finished = self.batch.remove(id).and_then(finished);
             }

@@ -18,6 +18,7 @@ pub mod detok;
 pub mod engine;
 mod go_template;
 pub mod kv;
+pub mod logprobs;
 mod model;
 mod penalties;
 mod pretokenizer;

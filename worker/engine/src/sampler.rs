@@ -1,37 +1,85 @@
-//! One token from the logits: penalties, then top-k, typical, top-p and min-p cut the candidates,
-//! temperature flattens what is left, and the coin picks. The order is that of llama.cpp's default
-//! chain.
+//! One token from the logits: biases and penalties change them, cuts leave out the unlikely, temperature flattens what is
+//! left, and the coin picks. The order is that of llama.cpp's default chain.
+//!
+//! ```text
+//! logits -> bias -> penalties -> top-k -> tail-free -> typical -> top-p -> min-p -> temperature -> coin
+//!                        |
+//!                        +-----> Mirostat: temperature, one cut by surprise, coin, and its state for the next token
+//! ```
 //!
 //! Everything is a function of its arguments. Candidates are sorted by logit, then by id, and sums
 //! run in that order in f64, so equal logits give equal tokens on every machine. A NaN counts as
 //! impossible.
 
 use crate::penalties::penalise;
+use cuts::{keep_min_p, keep_tail_free, keep_top_p, keep_typical};
 use ollamamax_proto::inference::Sampling;
+use std::collections::BTreeMap;
+
+mod cuts;
+pub mod mirostat;
 
 /// A token that may still be chosen.
 #[derive(Clone, Copy, Debug)]
-struct Candidate {
-    id: u32,
-    logit: f32,
+pub(crate) struct Candidate {
+    pub id: u32,
+    pub logit: f32,
 }
 
-/// Chooses a token. `logits` is one row of vocabulary size and is changed by the penalties;
-/// `recent` holds the tokens before it, oldest first; `coin` is in `[0, 1)`.
-pub fn sample(logits: &mut [f32], params: &Sampling, recent: &[u32], coin: f64) -> u32 {
-    penalise(logits, params, recent);
+/// A token, and Mirostat's state after it: what it was before where Mirostat is off.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Choice {
+    /// The token.
+    pub token: u32,
+    /// The state, in bits.
+    pub mu: f64,
+}
+
+/// What came before: all there is beside the logits that a choice depends on.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Past<'a> {
+    /// The tokens, oldest first.
+    pub tokens: &'a [u32],
+    /// Mirostat's state after them, in bits; [`mirostat::start`] before the first.
+    pub mu: f64,
+}
+
+/// Chooses a token. `logits` is one row of vocabulary size and is changed by biases and penalties; `coin` is in `[0, 1)`.
+pub fn sample(logits: &mut [f32], params: &Sampling, past: Past<'_>, coin: f64) -> Choice {
+    favour(logits, &params.logit_bias);
+    penalise(logits, params, past.tokens);
     for logit in logits.iter_mut() {
-        *logit = if logit.is_nan() { f32::NEG_INFINITY } else { logit.min(f32::MAX) };
+        *logit = possible(*logit);
     }
+    let mu = past.mu;
     // A temperature that is not a number gets the safe reading, too.
     if params.temperature.is_nan() || params.temperature <= 0.0 {
-        return argmax(logits);
+        return Choice { token: argmax(logits), mu };
+    }
+    if let Some(params_of) = &params.mirostat {
+        return mirostat::sample(logits, params_of, params.temperature, mu, coin);
     }
     let mut candidates = most_likely(logits, params.top_k);
+    keep_tail_free(&mut candidates, params.tfs_z);
     keep_typical(&mut candidates, params.typical_p);
     keep_top_p(&mut candidates, params.top_p);
     keep_min_p(&mut candidates, params.min_p);
-    pick(&candidates, params.temperature, coin)
+    // Where no token is possible at all, 0 is what `argmax` answers, too.
+    let token = pick(&candidates, params.temperature, coin).map_or(0, |(id, _)| id);
+    Choice { token, mu }
+}
+
+/// The logit as it counts: what is not a number is impossible, what is infinite is merely large.
+pub(crate) fn possible(logit: f32) -> f32 {
+    if logit.is_nan() { f32::NEG_INFINITY } else { logit.min(f32::MAX) }
+}
+
+fn favour(logits: &mut [f32], bias: &BTreeMap<u32, f32>) {
+    for (&token, bias) in bias {
+        if let Some(logit) = logits.get_mut(token as usize) {
+            *logit += bias;
+        }
+    }
 }
 
 /// Logits looked at together: their maximum often spares looking at each.
@@ -45,7 +93,7 @@ pub fn argmax(logits: &[f32]) -> u32 {
 }
 
 /// The largest value, in lanes; what is not a number counts as impossible.
-fn maximum(logits: &[f32]) -> f32 {
+pub(crate) fn maximum(logits: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; 16];
     let (chunks, rest) = logits.as_chunks::<16>();
     for chunk in chunks {
@@ -57,7 +105,7 @@ fn maximum(logits: &[f32]) -> f32 {
 }
 
 /// The `top_k` largest (all for 0), in falling order, ties by id.
-fn most_likely(logits: &[f32], top_k: u32) -> Vec<Candidate> {
+pub(crate) fn most_likely(logits: &[f32], top_k: u32) -> Vec<Candidate> {
     let order = |a: &Candidate, b: &Candidate| b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id));
     let keep = top_k as usize;
     let floor = floor_of(logits, keep);
@@ -84,7 +132,7 @@ fn floor_of(logits: &[f32], keep: usize) -> f32 {
     *maxima.select_nth_unstable_by(keep - 1, |a, b| b.total_cmp(a)).1
 }
 
-/// Probabilities of candidates sorted by falling logit, at temperature 1.
+/// Probabilities of candidates sorted by falling logit.
 fn probabilities(candidates: &[Candidate], temperature: f32) -> Vec<f64> {
     let Some(best) = candidates.first() else { return Vec::new() };
     let weight = |candidate: &Candidate| {
@@ -98,71 +146,18 @@ fn probabilities(candidates: &[Candidate], temperature: f32) -> Vec<f64> {
     weights
 }
 
-/// Locally typical sampling (Meister et al., 2022): keeps the tokens whose surprise is closest to
-/// the expected one.
-fn keep_typical(candidates: &mut Vec<Candidate>, typical_p: f32) {
-    if !(0.0..1.0).contains(&typical_p) {
-        return;
-    }
-    let probs = probabilities(candidates, 1.0);
-    let surprise = |p: f64| if p > 0.0 { -p.ln() } else { f64::MAX };
-    let entropy: f64 = probs.iter().filter(|&&p| p > 0.0).map(|&p| p * surprise(p)).sum();
-    let mut order: Vec<usize> = (0..probs.len()).collect();
-    order.sort_by(|&a, &b| {
-        let distance = |index: usize| (surprise(probs[index]) - entropy).abs();
-        distance(a).total_cmp(&distance(b)).then(a.cmp(&b))
-    });
-    let mut kept = prefix_reaching(order.iter().map(|&index| probs[index]), typical_p);
-    kept = kept.min(order.len());
-    order.truncate(kept);
-    order.sort_unstable();
-    *candidates = order.into_iter().map(|index| candidates[index]).collect();
-}
-
-/// Nucleus sampling (Holtzman et al., 2020).
-fn keep_top_p(candidates: &mut Vec<Candidate>, top_p: f32) {
-    if !(0.0..1.0).contains(&top_p) {
-        return;
-    }
-    let kept = prefix_reaching(probabilities(candidates, 1.0).into_iter(), top_p);
-    candidates.truncate(kept);
-}
-
-/// How many leading probabilities it takes to reach `goal`: at least one.
-fn prefix_reaching(probs: impl Iterator<Item = f64>, goal: f32) -> usize {
-    let (mut sum, mut count) = (0.0, 0);
-    for p in probs {
+/// The candidate the coin falls on, and its probability among them; none where there are none.
+fn pick(candidates: &[Candidate], temperature: f32, coin: f64) -> Option<(u32, f64)> {
+    let (mut sum, mut last) = (0.0, None);
+    for (candidate, p) in candidates.iter().zip(probabilities(candidates, temperature)) {
         sum += p;
-        count += 1;
-        if sum >= f64::from(goal) {
+        last = Some((candidate.id, p));
+        if coin < sum {
             break;
         }
     }
-    count.max(1)
-}
-
-/// Keeps what is at least `min_p` times as likely as the best.
-fn keep_min_p(candidates: &mut Vec<Candidate>, min_p: f32) {
-    if min_p.is_nan() || min_p <= 0.0 {
-        return;
-    }
-    let Some(best) = candidates.first() else { return };
-    let least = f64::from(best.logit) + f64::from(min_p.min(1.0)).ln();
-    let kept = candidates.partition_point(|candidate| f64::from(candidate.logit) >= least);
-    candidates.truncate(kept.max(1));
-}
-
-fn pick(candidates: &[Candidate], temperature: f32, coin: f64) -> u32 {
-    let mut sum = 0.0;
-    for (candidate, p) in candidates.iter().zip(probabilities(candidates, temperature)) {
-        sum += p;
-        if coin < sum {
-            return candidate.id;
-        }
-    }
     // Rounding can leave the sum a hair under the coin: then the last possible token is meant.
-    // Where no token is possible at all, 0 is what `argmax` answers, too.
-    candidates.last().map_or(0, |candidate| candidate.id)
+    last
 }
 
 #[cfg(test)]

@@ -6,11 +6,12 @@
 
 use crate::detok::Detokenizer;
 use crate::kv::BlockTable;
+use crate::sampler::{self, Past, mirostat};
 use crate::speculation::Speculation;
 use crate::stop::StopFilter;
 use crate::text::{Prepared, TextModel};
-use crate::{coin, sampler};
-use ollamamax_proto::inference::{FinishReason, Options};
+use crate::{coin, logprobs};
+use ollamamax_proto::inference::{FinishReason, Options, TokenLogprob};
 
 /// Names a sequence for as long as its engine lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,6 +36,8 @@ pub struct Sequence {
     pub guess: Vec<u32>,
     speculation: Speculation,
     options: Options,
+    /// Mirostat's state after `tokens`; 0 without it.
+    mu: f64,
     /// Most tokens, prompt included, it may come to.
     limit: usize,
     detok: Detokenizer,
@@ -59,6 +62,7 @@ impl Sequence {
             limit: prompt_tokens.saturating_add(output).min(context as usize),
             detok: Detokenizer::default(),
             stop: StopFilter::new(&prepared.options.stop),
+            mu: prepared.options.sampling.mirostat.as_ref().map_or(0.0, mirostat::start),
             finished: None,
             tokens: prepared.tokens,
             options: prepared.options,
@@ -95,18 +99,36 @@ impl Sequence {
         self.finished
     }
 
-    /// The token after the last one. The coin belongs to the token's position, so it is the same
-    /// wherever and whenever the token is sampled.
-    pub fn sample(&self, logits: &mut [f32]) -> u32 {
+    /// The token after the last one; it is to be accepted next. The coin belongs to the token's position, so it is the same
+    /// wherever and whenever the token is sampled. The log-probabilities come when they were asked for, and not for a token
+    /// that ends the sequence and shows nothing.
+    pub fn sample(&mut self, logits: &mut [f32], text: &TextModel) -> (u32, Option<TokenLogprob>) {
         let sampling = &self.options.sampling;
         let coin = coin::coin(sampling.seed, self.tokens.len() as u64);
-        sampler::sample(logits, sampling, &self.tokens, coin)
+        // Sampling changes the logits; what the model thought is told as it was.
+        let asked = self.options.logprobs.map(|top| (top, logits.to_vec()));
+        let past = Past { tokens: &self.tokens, mu: self.mu };
+        let choice = sampler::sample(logits, sampling, past, coin);
+        self.mu = choice.mu;
+        let told = asked
+            .filter(|_| !self.ends_with(choice.token, text))
+            .map(|(top, row)| logprobs::of(&row, choice.token, top, text.tokenizer()));
+        (choice.token, told)
+    }
+
+    /// Mirostat's state, to go on from elsewhere; only where it is used.
+    pub fn mu(&self) -> Option<f64> {
+        self.options.sampling.mirostat.map(|_| self.mu)
+    }
+
+    fn ends_with(&self, token: u32, text: &TextModel) -> bool {
+        text.tokenizer().is_end(token) && !self.options.ignore_end
     }
 
     /// Appends a token that was generated, here or elsewhere, and returns the text it releases.
     pub fn accept(&mut self, token: u32, text: &TextModel) -> String {
         self.tokens.push(token);
-        if text.tokenizer().is_end(token) && !self.options.ignore_end {
+        if self.ends_with(token, text) {
             return self.end(FinishReason::Stop);
         }
         let piece = self.detok.push(text.tokenizer().bytes(token));

@@ -46,6 +46,16 @@ pub enum PrepareError {
         /// The vocabulary's size.
         vocabulary: u32,
     },
+    /// A bias on a token that does not exist.
+    #[error(
+        "`logit_bias` names token `{token}`, expected 0 to {last}: the vocabulary has no other"
+    )]
+    Bias {
+        /// The id.
+        token: u32,
+        /// The largest id there is.
+        last: u32,
+    },
     /// The messages cannot be rendered.
     #[error(transparent)]
     Template(#[from] TemplateError),
@@ -123,6 +133,9 @@ impl TextModel {
         let vocabulary = self.tokenizer.vocabulary().tokens.len() as u32;
         if let Some(&token) = tokens.iter().find(|&&token| token >= vocabulary) {
             return Err(PrepareError::Token { token, vocabulary });
+        }
+        if let Some(&token) = options.sampling.logit_bias.keys().find(|&&t| t >= vocabulary) {
+            return Err(PrepareError::Bias { token, last: vocabulary.saturating_sub(1) });
         }
         if !room.fits(tokens.len()) {
             if !room.truncate {

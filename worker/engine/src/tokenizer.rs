@@ -168,6 +168,14 @@ impl Tokenizer {
         self.bytes.get(token)
     }
 
+    /// What a token is called where it stands for itself: its bytes, or the spelling of one that is never part of a text.
+    pub fn shown(&self, token: u32) -> &[u8] {
+        match self.bytes(token) {
+            [] => self.vocabulary.spelling(token).unwrap_or_default().as_bytes(),
+            bytes => bytes,
+        }
+    }
+
     /// Whether a generation ends with this token.
     pub fn is_end(&self, token: u32) -> bool {
         self.ends.contains(&token)

@@ -1,6 +1,6 @@
 //! One try at one worker.
 
-use super::{Event, Run, Summary, nanos};
+use super::{Event, Piece, Run, Summary, nanos};
 use crate::error::Failure;
 use crate::workers::{Candidate, Outstanding};
 use ollamamax_proto::inference::{Done, GenerateRequest, TokenChunk};
@@ -96,6 +96,9 @@ impl Attempt<'_> {
         // A wish for more than was placed is met as far as the place goes.
         options.context_tokens =
             options.context_tokens.map(|tokens| tokens.min(assignment.context_length));
+        if let Some(mirostat) = &mut options.sampling.mirostat {
+            mirostat.mu = self.run.mu;
+        }
         GenerateRequest {
             request_id: job.request_id.clone(),
             attempt: self.attempt,
@@ -146,8 +149,16 @@ impl Attempt<'_> {
             self.work.progress(chunk.tokens.len() as u64);
             self.run.tokens.extend_from_slice(&chunk.tokens);
         }
-        if !seen && !chunk.text.is_empty() && !self.run.send(Event::Text(chunk.text)).await {
-            return Err(End::ClientGone);
+        if !seen {
+            self.run.mu = chunk.mu.or(self.run.mu);
+            self.run.untold.extend(chunk.logprobs);
+        }
+        if !seen && !chunk.text.is_empty() {
+            let logprobs = std::mem::take(&mut self.run.untold);
+            let piece = Piece { text: chunk.text, logprobs };
+            if !self.run.send(Event::Text(piece)).await {
+                return Err(End::ClientGone);
+            }
         }
         match chunk.done {
             None => Ok(()),

@@ -2,12 +2,13 @@
 
 use super::{Asked, Head, Metrics, merged};
 use crate::demand::Want;
-use crate::dispatch::{Event, Job, Summary};
+use crate::dispatch::{Event, Job, Piece, Summary};
 use crate::error::{Failure, OllamaError};
 use crate::keep_alive::KeepAlive;
+use crate::logprobs::{self, Told};
 use crate::request::RequestId;
 use crate::stream::{self, Render};
-use crate::{Gateway, body, names};
+use crate::{Gateway, body, names, options};
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
@@ -64,6 +65,8 @@ struct Record<'a> {
     done: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     done_reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    logprobs: Vec<Told>,
     #[serde(flatten)]
     metrics: Metrics,
 }
@@ -75,23 +78,28 @@ struct Reply<'a> {
 }
 
 impl<'a> Record<'a> {
-    fn text(model: &'a str, content: &'a str) -> Self {
-        let message = Reply { role: "assistant", content };
-        let (head, metrics) = (Head::now(model), Metrics::default());
-        Self { head, message, done: false, done_reason: None, metrics }
+    fn text(model: &'a str, piece: &'a Piece) -> Self {
+        let logprobs = logprobs::ollama(&piece.logprobs);
+        Self { logprobs, ..Self::bare(model, &piece.text) }
     }
 
-    fn last(model: &'a str, content: &'a str, summary: &Summary) -> Self {
+    fn bare(model: &'a str, content: &'a str) -> Self {
+        let message = Reply { role: "assistant", content };
+        let (head, metrics) = (Head::now(model), Metrics::default());
+        Self { head, message, logprobs: vec![], done: false, done_reason: None, metrics }
+    }
+
+    fn last(model: &'a str, piece: &'a Piece, summary: &Summary) -> Self {
         Self {
             done: true,
             done_reason: Some(summary.reason.as_str()),
             metrics: summary.into(),
-            ..Self::text(model, content)
+            ..Self::text(model, piece)
         }
     }
 
     fn loaded(model: &'a str, reason: &'static str) -> Self {
-        Self { done: true, done_reason: Some(reason), ..Self::text(model, "") }
+        Self { done: true, done_reason: Some(reason), ..Self::bare(model, "") }
     }
 }
 
@@ -109,12 +117,11 @@ pub(crate) async fn chat(
     Asked {
         format: request.format.as_ref(),
         think: request.think.as_ref(),
-        logprobs: request.logprobs,
-        top_logprobs: request.top_logprobs,
         images: request.messages.iter().flatten().any(images),
     }
     .check(&name)?;
-    let options = merged(&model, request.options.as_ref(), request.truncate)?;
+    let mut options = merged(&model, request.options.as_ref(), request.truncate)?;
+    options.logprobs = options::logprobs(request.logprobs, request.top_logprobs)?;
     let keep_alive = request.keep_alive;
     let want = Want { keep_alive, context_tokens: options.context_tokens, replicas: None };
     let messages = messages(request.messages.unwrap_or_default())?;
@@ -129,8 +136,8 @@ pub(crate) async fn chat(
     if streamed {
         return Ok(stream::respond(generation, Lines { model: asked }));
     }
-    let (text, summary) = generation.whole().await?;
-    Ok(stream::ollama_json(&Record::last(&asked, &text, &summary)))
+    let (piece, summary) = generation.whole().await?;
+    Ok(stream::ollama_json(&Record::last(&asked, &piece, &summary)))
 }
 
 fn messages(messages: Vec<ChatMessage>) -> Result<Vec<Message>, Failure> {
@@ -226,8 +233,10 @@ impl Render for Lines {
 
     fn event(&mut self, event: Event, out: &mut Vec<u8>) {
         match event {
-            Event::Text(text) => stream::line(&Record::text(&self.model, &text), out),
-            Event::Done(summary) => stream::line(&Record::last(&self.model, "", &summary), out),
+            Event::Text(piece) => stream::line(&Record::text(&self.model, &piece), out),
+            Event::Done(summary) => {
+                stream::line(&Record::last(&self.model, &Piece::default(), &summary), out);
+            }
         }
     }
 

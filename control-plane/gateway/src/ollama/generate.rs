@@ -2,12 +2,13 @@
 
 use super::{Asked, Head, Metrics, merged, no_support};
 use crate::demand::Want;
-use crate::dispatch::{Event, Job, Summary};
+use crate::dispatch::{Event, Job, Piece, Summary};
 use crate::error::{Failure, OllamaError};
 use crate::keep_alive::KeepAlive;
+use crate::logprobs::{self, Told};
 use crate::request::RequestId;
 use crate::stream::{self, Render};
-use crate::{Gateway, body, names};
+use crate::{Gateway, body, names, options};
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
@@ -63,28 +64,36 @@ struct Record<'a> {
     done_reason: Option<&'static str>,
     #[serde(skip_serializing_if = "<[u32]>::is_empty")]
     context: &'a [u32],
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    logprobs: Vec<Told>,
     #[serde(flatten)]
     metrics: Metrics,
 }
 
 impl<'a> Record<'a> {
-    fn text(model: &'a str, response: &'a str) -> Self {
-        let (head, metrics) = (Head::now(model), Metrics::default());
-        Self { head, response, done: false, done_reason: None, context: &[], metrics }
+    fn text(model: &'a str, piece: &'a Piece) -> Self {
+        let logprobs = logprobs::ollama(&piece.logprobs);
+        Self { logprobs, ..Self::bare(model, &piece.text) }
     }
 
-    fn last(model: &'a str, response: &'a str, summary: &'a Summary, raw: bool) -> Self {
+    fn bare(model: &'a str, response: &'a str) -> Self {
+        let (head, metrics) = (Head::now(model), Metrics::default());
+        let logprobs = Vec::new();
+        Self { head, response, logprobs, done: false, done_reason: None, context: &[], metrics }
+    }
+
+    fn last(model: &'a str, piece: &'a Piece, summary: &'a Summary, raw: bool) -> Self {
         Self {
             done: true,
             done_reason: Some(summary.reason.as_str()),
             context: if raw { &[] } else { &summary.context },
             metrics: summary.into(),
-            ..Self::text(model, response)
+            ..Self::text(model, piece)
         }
     }
 
     fn loaded(model: &'a str, reason: &'static str) -> Self {
-        Self { done: true, done_reason: Some(reason), ..Self::text(model, "") }
+        Self { done: true, done_reason: Some(reason), ..Self::bare(model, "") }
     }
 }
 
@@ -98,7 +107,8 @@ pub(crate) async fn generate(
     let asked = request.model.clone().unwrap_or_default();
     let model = names::resolve(&gateway.control.state(), &asked)?;
     request.check(&model)?;
-    let options = merged(&model, request.options.as_ref(), request.truncate)?;
+    let mut options = merged(&model, request.options.as_ref(), request.truncate)?;
+    options.logprobs = options::logprobs(request.logprobs, request.top_logprobs)?;
     let keep_alive = request.keep_alive;
     let want = Want { keep_alive, context_tokens: options.context_tokens, replicas: None };
     if request.prompt.as_deref().unwrap_or_default().is_empty() {
@@ -112,8 +122,8 @@ pub(crate) async fn generate(
     if streamed {
         return Ok(stream::respond(generation, Lines { model: asked, raw }));
     }
-    let (text, summary) = generation.whole().await?;
-    Ok(stream::ollama_json(&Record::last(&asked, &text, &summary, raw)))
+    let (piece, summary) = generation.whole().await?;
+    Ok(stream::ollama_json(&Record::last(&asked, &piece, &summary, raw)))
 }
 
 impl GenerateRequest {
@@ -130,8 +140,6 @@ impl GenerateRequest {
         Asked {
             format: self.format.as_ref(),
             think: self.think.as_ref(),
-            logprobs: self.logprobs,
-            top_logprobs: self.top_logprobs,
             images: self.images.as_ref().is_some_and(|images| !images.is_empty()),
         }
         .check(&name)
@@ -178,9 +186,10 @@ impl Render for Lines {
 
     fn event(&mut self, event: Event, out: &mut Vec<u8>) {
         match event {
-            Event::Text(text) => stream::line(&Record::text(&self.model, &text), out),
+            Event::Text(piece) => stream::line(&Record::text(&self.model, &piece), out),
             Event::Done(summary) => {
-                stream::line(&Record::last(&self.model, "", &summary, self.raw), out);
+                let nothing = Piece::default();
+                stream::line(&Record::last(&self.model, &nothing, &summary, self.raw), out);
             }
         }
     }

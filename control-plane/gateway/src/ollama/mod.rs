@@ -22,8 +22,6 @@ use serde_json::{Map, Value};
 pub(crate) struct Asked<'a> {
     pub format: Option<&'a Value>,
     pub think: Option<&'a Value>,
-    pub logprobs: Option<bool>,
-    pub top_logprobs: Option<i64>,
     pub images: bool,
 }
 
@@ -62,12 +60,6 @@ impl Asked<'_> {
                     "invalid think value: {other} (must be \"high\", \"medium\", \"low\", \"max\", true, or false)"
                 )));
             }
-        }
-        if !(0..=20).contains(&self.top_logprobs.unwrap_or(0)) {
-            return Err(Failure::invalid("top_logprobs must be between 0 and 20"));
-        }
-        if self.logprobs == Some(true) {
-            return Err(Failure::invalid("`logprobs` is not supported yet"));
         }
         if self.images {
             return Err(no_support(name, "vision"));

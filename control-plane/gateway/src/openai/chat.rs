@@ -1,12 +1,12 @@
 //! `POST /v1/chat/completions`: a conversation, as OpenAI's clients ask it.
 
 use crate::demand::Want;
-use crate::dispatch::{Event, Job, Summary};
+use crate::dispatch::{Event, Job, Piece, Summary};
 use crate::error::{Failure, OpenAiError};
 use crate::ollama::chat::{check_count, check_role, extra_json};
 use crate::request::RequestId;
 use crate::stream::{self, Render};
-use crate::{Gateway, body, names, ollama, options};
+use crate::{Gateway, body, logprobs, names, ollama, options};
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
@@ -125,6 +125,7 @@ pub(crate) async fn chat(
     request.check(&name)?;
     let mut merged = ollama::merged(&model, Some(&request.options()), None)?;
     request.limit(&mut merged)?;
+    let told = merged.logprobs.is_some();
     let messages = messages(request.messages.take().unwrap_or_default(), &name)?;
     if messages.is_empty() {
         return Err(Failure::invalid("[] is too short - 'messages'").into());
@@ -138,14 +139,15 @@ pub(crate) async fn chat(
         id: format!("chatcmpl-{:024x}", rand::random::<u128>() >> 32),
         created: jiff::Timestamp::now().as_second(),
         model: asked,
+        told,
     };
     if request.stream == Some(true) {
         let usage = request.stream_options.and_then(|options| options.include_usage);
         let events = Events { frame, usage: usage == Some(true), first: true };
         return Ok(stream::respond(generation, events));
     }
-    let (text, summary) = generation.whole().await?;
-    Ok(stream::plain_json(&frame.whole(&text, &summary)))
+    let (piece, summary) = generation.whole().await?;
+    Ok(stream::plain_json(&frame.whole(&piece, &summary)))
 }
 
 impl ChatRequest {
@@ -154,15 +156,6 @@ impl ChatRequest {
             && n != 1
         {
             return Err(Failure::invalid(format!("`n` is {n}; only 1 is supported yet")));
-        }
-        if self.logprobs == Some(true) {
-            return Err(Failure::invalid("`logprobs` is not supported yet"));
-        }
-        if !(0..=20).contains(&self.top_logprobs.unwrap_or(0)) {
-            return Err(Failure::invalid("top_logprobs must be between 0 and 20"));
-        }
-        if self.logit_bias.as_ref().is_some_and(|bias| !bias.is_empty()) {
-            return Err(Failure::invalid("`logit_bias` is not supported yet"));
         }
         match self.response_format.as_ref().map(|format| format.kind.as_str()) {
             None | Some("text") => {}
@@ -208,7 +201,12 @@ impl ChatRequest {
         options
     }
 
+    /// What Ollama's options have no name for.
     fn limit(&self, options: &mut Options) -> Result<(), Failure> {
+        options.logprobs = options::logprobs(self.logprobs, self.top_logprobs)?;
+        if let Some(bias) = &self.logit_bias {
+            options.sampling.logit_bias = options::logit_bias(bias)?;
+        }
         let named = [
             ("max_completion_tokens", self.max_completion_tokens),
             ("max_tokens", self.max_tokens),
@@ -277,6 +275,8 @@ struct Frame {
     id: String,
     created: i64,
     model: String,
+    /// Whether log-probabilities were asked for.
+    told: bool,
 }
 
 impl Frame {
@@ -291,12 +291,13 @@ impl Frame {
         })
     }
 
-    fn whole(&self, text: &str, summary: &Summary) -> Value {
-        let choice = json!({
+    fn whole(&self, piece: &Piece, summary: &Summary) -> Value {
+        let mut choice = json!({
             "index": 0,
-            "message": {"role": "assistant", "content": text},
+            "message": {"role": "assistant", "content": piece.text},
             "finish_reason": summary.reason.as_str(),
         });
+        self.tell(&mut choice, piece);
         let mut record = self.record("chat.completion", json!([choice]));
         record["usage"] = usage(summary);
         record
@@ -305,6 +306,12 @@ impl Frame {
     fn chunk(&self, delta: Value, reason: Option<&str>) -> Value {
         let choice = json!({"index": 0, "delta": delta, "finish_reason": reason});
         self.record("chat.completion.chunk", json!([choice]))
+    }
+
+    fn tell(&self, choice: &mut Value, piece: &Piece) {
+        if self.told {
+            choice["logprobs"] = json!({"content": logprobs::openai(&piece.logprobs)});
+        }
     }
 }
 
@@ -334,9 +341,11 @@ impl Render for Events {
 
     fn event(&mut self, event: Event, out: &mut Vec<u8>) {
         match event {
-            Event::Text(text) => {
-                let delta = self.delta(&text);
-                stream::event(&self.frame.chunk(delta, None), out);
+            Event::Text(piece) => {
+                let delta = self.delta(&piece.text);
+                let mut chunk = self.frame.chunk(delta, None);
+                self.frame.tell(&mut chunk["choices"][0], &piece);
+                stream::event(&chunk, out);
             }
             Event::Done(summary) => {
                 if self.first {

@@ -44,7 +44,12 @@ async fn bad_requests_are_400_with_the_field_named() {
         (with(json!({"format": {"type": "object"}})), "`format` is not supported yet"),
         (with(json!({"format": "xml"})), "invalid format"),
         (with(json!({"top_logprobs": 21})), "top_logprobs must be between 0 and 20"),
-        (with(json!({"logprobs": true})), "`logprobs` is not supported yet"),
+        (with(json!({"top_logprobs": -1})), "top_logprobs must be between 0 and 20"),
+        (with(json!({"options": {"temperature": -1}})), "\"temperature\" is -1, expected a number"),
+        (with(json!({"options": {"temperature": 101}})), "a number from 0 to 100"),
+        (with(json!({"options": {"top_p": 2}})), "\"top_p\" is 2, expected a number from 0 to 1"),
+        (with(json!({"options": {"mirostat": 4}})), "\"mirostat\" is 4, expected 0 (off), 1 or 2"),
+        (with(json!({"options": {"mirostat_eta": 0}})), "\"mirostat_eta\" is 0"),
     ];
     for (body, words) in table {
         refused(&bench, "/api/generate", body.clone(), 400, words).await;
@@ -85,6 +90,11 @@ async fn openai_errors_have_their_shape() {
     };
     let table = [
         (with(json!({"n": 2})), "`n` is 2"),
+        (with(json!({"temperature": 1000})), "\"temperature\" is 1000"),
+        (with(json!({"top_logprobs": 21})), "top_logprobs must be between 0 and 20"),
+        (with(json!({"logit_bias": {"5": 101}})), "is 101, expected a number from -100 to 100"),
+        (with(json!({"logit_bias": {"five": 1}})), "expected the id of a token"),
+        (with(json!({"presence_penalty": 1e9})), "\"presence_penalty\" is 1000000000.0"),
         (with(json!({"temperature": "hot"})), "`temperature`"),
         (with(json!({"max_tokens": -1})), "`max_tokens`"),
         (with(json!({"max_completion_tokens": 0})), "`max_completion_tokens`"),

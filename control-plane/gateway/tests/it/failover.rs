@@ -52,6 +52,32 @@ async fn a_worker_that_dies_mid_stream_is_not_noticed_in_the_text() {
 }
 
 #[tokio::test]
+async fn what_tokens_do_not_tell_goes_along() {
+    let first = Script::FailAfter(10);
+    let bench = Bench::new(&[first.clone(), first]);
+    let mut ask = ask(30);
+    ask["logprobs"] = json!(true);
+    ask["options"]["mirostat"] = json!(1);
+    let request = bench.post("/api/generate", ask);
+    let heal = async {
+        until("a worker is asked", || bench.workers.iter().any(|w| !w.requests().is_empty())).await;
+        bench.workers.iter().for_each(|worker| worker.script(Script::Answer));
+    };
+    let (answer, ()) = tokio::join!(request, heal);
+    let lines = answer.lines();
+    assert_eq!(all_text(&lines), text(42, 30));
+    let told = lines.iter().filter_map(|line| line["logprobs"].as_array()).flatten().count();
+    assert_eq!(told, 30, "each token once");
+    let mus: Vec<(usize, Option<f64>)> = bench
+        .workers
+        .iter()
+        .flat_map(FakeWorker::requests)
+        .map(|r| (r.resume.len(), r.options.sampling.mirostat.expect("mirostat").mu))
+        .collect();
+    assert!(mus.contains(&(0, None)) && mus.contains(&(10, Some(10.5))), "{mus:?}");
+}
+
+#[tokio::test]
 async fn a_worker_that_falls_silent_is_left_behind() {
     let (_, lines) = survives(Script::HangAfter(7)).await;
     assert_eq!(all_text(&lines), text(42, 30));

@@ -183,3 +183,111 @@ async fn readiness_tells_why() {
     bench.control.quorum.store(false, Ordering::SeqCst);
     assert_eq!(bench.get("/health/ready").await.status, 200, "it has served before");
 }
+
+#[tokio::test]
+async fn log_probabilities_come_with_the_text_they_belong_to() {
+    let bench = Bench::new(&[Script::Answer]);
+    let mut ask = json!({"model": "m", "prompt": "hi", "logprobs": true, "top_logprobs": 2,
+        "options": {"seed": 7, "num_predict": 2}});
+    let lines = bench.post("/api/generate", ask.clone()).await.lines();
+    let id = token(7, 0);
+    let spelt = |id: u32| serde_json::to_string(format!("t{id} ").as_bytes()).unwrap();
+    let first = format!(
+        r#"{{"model":"m","created_at":"T","response":"t{id} ","done":false,"logprobs":[{{"token":"t{id} ","logprob":-0.5,"bytes":{0},"top_logprobs":[{{"token":"t{id} ","logprob":-0.5,"bytes":{0}}},{{"token":"t{next} ","logprob":-1.5,"bytes":{1}}}]}}]}}"#,
+        spelt(id),
+        spelt(id + 1),
+        next = id + 1,
+    );
+    assert_shape(&lines[0], &first);
+    assert!(lines[2].get("logprobs").is_none());
+    ask["stream"] = json!(false);
+    ask["top_logprobs"] = json!(0);
+    let whole = bench.post("/api/generate", ask.clone()).await.json();
+    let told = whole["logprobs"].as_array().expect("a list");
+    assert_eq!(told.len(), 2);
+    assert!(told[0].get("top_logprobs").is_none());
+    ask["logprobs"] = json!(false);
+    assert!(bench.post("/api/generate", ask).await.json().get("logprobs").is_none());
+
+    let ask = json!({"model": "m", "messages": [{"role": "user", "content": "hi"}],
+        "stream": false, "logprobs": true, "options": {"seed": 7, "num_predict": 3}});
+    let whole = bench.post("/api/chat", ask).await.json();
+    assert_eq!(whole["logprobs"].as_array().map(Vec::len), Some(3));
+    assert_eq!(whole["logprobs"][2]["token"], format!("t{} ", token(7, 2)));
+    assert!(whole["message"].get("logprobs").is_none());
+    let asked: Vec<_> = bench.workers[0].requests().iter().map(|r| r.options.logprobs).collect();
+    assert_eq!(asked, [Some(2), Some(0), None, Some(0)]);
+}
+
+#[tokio::test]
+async fn tokens_without_text_are_told_with_the_next_and_those_of_a_stop_never() {
+    let bench = Bench::new(&[Script::Lag]);
+    let ask = json!({"model": "m", "prompt": "hi", "logprobs": true,
+        "options": {"seed": 7, "num_predict": 4}});
+    let lines = bench.post("/api/generate", ask).await.lines();
+    let told: Vec<usize> = lines
+        .iter()
+        .map(|line| line.get("logprobs").map_or(0, |told| told.as_array().expect("a list").len()))
+        .collect();
+    // The fourth token's text was held back for good, the third's with it.
+    assert_eq!(told, [2, 0]);
+}
+
+#[tokio::test]
+async fn openai_tells_log_probabilities_in_its_own_shape() {
+    let bench = Bench::new(&[Script::Answer]);
+    let mut ask = json!({"model": "m", "seed": 3, "max_tokens": 1, "logprobs": true,
+        "top_logprobs": 1, "messages": [{"role": "user", "content": "hi"}]});
+    let whole = bench.post("/v1/chat/completions", ask.clone()).await.json();
+    let name = format!("t{} ", token(3, 0));
+    let entry = json!({"token": name, "logprob": -0.5, "bytes": name.as_bytes()});
+    let mut told = entry.clone();
+    told["top_logprobs"] = json!([entry]);
+    assert_eq!(whole["choices"][0]["logprobs"], json!({"content": [told]}));
+    ask["stream"] = json!(true);
+    ask["top_logprobs"] = json!(0);
+    let events = bench.post("/v1/chat/completions", ask.clone()).await.events();
+    let event: Value = serde_json::from_str(&events[0]).expect("JSON");
+    told["top_logprobs"] = json!([]);
+    assert_eq!(event["choices"][0]["logprobs"], json!({"content": [told]}));
+    let last: Value = serde_json::from_str(&events[1]).expect("JSON");
+    assert!(last["choices"][0].get("logprobs").is_none());
+    ask["logprobs"] = json!(false);
+    let events = bench.post("/v1/chat/completions", ask).await.events();
+    assert!(!events[0].contains("logprobs"));
+}
+
+#[tokio::test]
+async fn every_way_to_sample_reaches_the_worker() {
+    use ollamamax_proto::inference::{Mirostat, MirostatVersion, Sampling};
+    let bench = Bench::new(&[Script::Answer]);
+    let ask = json!({"model": "m", "prompt": "x", "options": {"seed": 1, "mirostat": 2, "tfs_z": 0.9,
+        "mirostat_tau": 3, "mirostat_eta": 0.5, "typical_p": 0.8, "min_p": 0.1}});
+    bench.post("/api/generate", ask).await;
+    let mirostat = Some(Mirostat::new(MirostatVersion::Two, Some(3.0), Some(0.5)));
+    let expected = Sampling {
+        seed: 1,
+        mirostat,
+        tfs_z: 0.9,
+        typical_p: 0.8,
+        min_p: 0.1,
+        ..Sampling::default()
+    };
+    assert_eq!(bench.workers[0].requests()[0].options.sampling, expected);
+    let ask = json!({"model": "m", "messages": [{"role": "user", "content": "x"}], "seed": -7,
+        "presence_penalty": 1.5, "frequency_penalty": -0.5, "stop": ["a", "b"],
+        "logit_bias": {"7": -100, "8": 2.5}});
+    bench.post("/v1/chat/completions", ask).await;
+    let options = &bench.workers[0].requests()[1].options;
+    let expected = Sampling {
+        seed: (-7i64).cast_unsigned(),
+        temperature: 1.0,
+        top_p: 1.0,
+        presence_penalty: 1.5,
+        frequency_penalty: -0.5,
+        logit_bias: [(7, -100.0), (8, 2.5)].into(),
+        ..Sampling::default()
+    };
+    assert_eq!(options.sampling, expected);
+    assert_eq!(options.stop, ["a", "b"]);
+}

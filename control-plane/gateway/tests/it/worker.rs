@@ -1,7 +1,8 @@
 //! A worker with a script: deterministic tokens over real gRPC, and ways to fail.
 
 use ollamamax_proto::inference::{
-    Done, FinishReason, GenerateRequest, Predict, Prompt, Started, TokenChunk,
+    Done, FinishReason, GenerateRequest, Logprob, Predict, Prompt, Started, TokenChunk,
+    TokenLogprob,
 };
 use ollamamax_proto::wire::inference_server::{Inference, InferenceServer};
 use ollamamax_proto::wire::{self, TokenizeReply, TokenizeRequest};
@@ -31,6 +32,8 @@ pub enum Script {
     Repeat,
     /// Says tokens the engine cannot mean.
     Skip,
+    /// Releases text with every second token only, and never that of the last.
+    Lag,
 }
 
 #[derive(Debug)]
@@ -111,6 +114,19 @@ pub fn text(seed: u64, tokens: usize) -> String {
     (0..tokens).map(|index| format!("t{} ", token(seed, index))).collect()
 }
 
+/// The log-probabilities of a token: a function of the token alone.
+pub fn logprobs(token: u32, top: u32) -> TokenLogprob {
+    let logprob = |token: u32, less: u32| Logprob {
+        token,
+        logprob: -0.5 - less as f32,
+        bytes: format!("t{token} ").into(),
+    };
+    TokenLogprob {
+        chosen: logprob(token, 0),
+        top: (0..top).map(|less| logprob(token + less, less)).collect(),
+    }
+}
+
 struct Service(Arc<Shared>);
 
 struct Running(Arc<Shared>);
@@ -185,6 +201,8 @@ fn steps(request: &GenerateRequest, script: &Script) -> Steps {
         Prompt::Chat { messages, .. } => messages.len() as u32 * 3,
         _ => 5,
     };
+    let told = request.options.logprobs;
+    let mirostat = request.options.sampling.mirostat.is_some();
     let (first, script) = (request.resume.len(), script.clone());
     let start = if script == Script::Repeat { 0 } else { first };
     Box::new(move |at| {
@@ -207,9 +225,18 @@ fn steps(request: &GenerateRequest, script: &Script) -> Steps {
         if index < total || endless {
             let token = token(seed, index);
             let place = if script == Script::Skip { index + 3 } else { index };
-            let text = format!("t{token} ");
-            let chunk =
-                TokenChunk { index: place as u32, tokens: vec![token], text, ..Default::default() };
+            let text = match script {
+                Script::Lag if index % 2 == 0 || index + 1 == total => String::new(),
+                _ => format!("t{token} "),
+            };
+            let chunk = TokenChunk {
+                index: place as u32,
+                tokens: vec![token],
+                logprobs: told.map(|top| logprobs(token, top)).into_iter().collect(),
+                mu: mirostat.then_some(index as f64 + 1.5),
+                text,
+                ..Default::default()
+            };
             return Some(match script {
                 Script::Forever(wait) => Step::SendAfter(wait, chunk),
                 _ => Step::Send(chunk),

@@ -7,7 +7,7 @@ use ollamamax_engine::engine::{
     Emission, Engine, EngineLimits, Finished, Prepared, SequenceId, TextModel,
 };
 use ollamamax_engine::vocabulary::{TokenKind, Vocabulary};
-use ollamamax_proto::inference::Options;
+use ollamamax_proto::inference::{Options, TokenLogprob};
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
@@ -147,6 +147,9 @@ pub fn prepared(tokens: &[u32], options: Options) -> Prepared {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Stream {
     pub pieces: Vec<(Vec<u32>, String)>,
+    pub logprobs: Vec<TokenLogprob>,
+    /// Mirostat's state after each piece.
+    pub mus: Vec<Option<f64>>,
     pub index: Option<u32>,
     pub started: bool,
     pub finished: Option<Finished>,
@@ -172,6 +175,8 @@ impl Stream {
         assert_eq!(emission.index, expected, "an index that does not follow");
         self.index = Some(expected + emission.tokens.len() as u32);
         self.finished = emission.finished;
+        self.logprobs.extend(emission.logprobs);
+        self.mus.push(emission.mu.or(self.mus.last().copied().flatten()));
         self.pieces.push((emission.tokens, emission.text));
     }
 }

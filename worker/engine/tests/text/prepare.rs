@@ -139,3 +139,15 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_bias_on_an_unknown_token_is_refused_by_its_id() {
+    let mut options = Options::default();
+    options.sampling.logit_bias = [(0, 1.0), (16, 1.0)].into();
+    let prompt = Prompt::Tokens(vec![1]);
+    let model = model();
+    let refused = model.prepare(&prompt, &options, 10);
+    assert_eq!(refused, Err(PrepareError::Bias { token: 16, last: 15 }));
+    options.sampling.logit_bias.remove(&16);
+    assert!(model.prepare(&prompt, &options, 10).is_ok());
+}

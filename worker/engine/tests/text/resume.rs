@@ -28,13 +28,19 @@ proptest! {
         for other in others {
             engine.submit(other, &[]).expect("taken");
         }
-        let id = engine.submit(request.clone(), &resume).expect("taken");
+        let mut rest = request.clone();
+        if let Some(mirostat) = &mut rest.options.sampling.mirostat {
+            mirostat.mu = cut.checked_sub(1).and_then(|last| whole.mus[last]);
+        }
+        let id = engine.submit(rest, &resume).expect("taken");
         let resumed = drain(&mut engine).remove(&id).expect("emitted");
         let first = resumed.index.expect("emitted") as usize - resumed.tokens().len();
         prop_assert_eq!(first, resume.len());
         prop_assert_eq!(resumed.tokens(), tokens_after);
         prop_assert_eq!(text_before + &resumed.text(), whole.text());
         prop_assert_eq!(resumed.text(), text_after);
+        prop_assert_eq!(resumed.mus.last(), whole.mus.last());
+        prop_assert!(whole.logprobs.ends_with(&resumed.logprobs));
         prop_assert_eq!(resumed.finished, whole.finished);
     }
 

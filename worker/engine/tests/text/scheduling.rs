@@ -6,30 +6,50 @@ use crate::fake::{
 };
 use ollamamax_engine::backend::BackendError;
 use ollamamax_engine::engine::{Engine, EngineLimits, Prepared, Refusal, SequenceId};
-use ollamamax_proto::inference::{FinishReason, Options, Predict, Sampling};
+use ollamamax_proto::inference::{
+    FinishReason, Mirostat, MirostatVersion, Options, Predict, Sampling,
+};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
 pub fn options() -> impl Strategy<Value = Options> {
-    let sampling = (0u8..3, 0u32..8, 0.5f32..1.0, any::<u64>(), 1.0f32..1.5).prop_map(
-        |(temperature, top_k, top_p, seed, repeat_penalty)| Sampling {
-            temperature: f32::from(temperature) * 0.6,
-            top_k,
-            top_p,
-            seed,
-            repeat_penalty,
-            ..Sampling::default()
-        },
-    );
+    let version = prop::sample::select(vec![MirostatVersion::One, MirostatVersion::Two]);
+    let mirostat = (version, 0.5f32..4.0, 0.05f32..0.5)
+        .prop_map(|(version, tau, eta)| Mirostat::new(version, Some(tau), Some(eta)));
+    let mirostat = prop_oneof![3 => Just(None), 2 => mirostat.prop_map(Some)];
+    let bias = prop::collection::btree_map(0u32..END, -2.0f32..2.0, 0..3);
+    let sampling =
+        (0u8..3, 0u32..8, 0.5f32..1.0, any::<u64>(), 1.0f32..1.5, 0.5f32..1.5, mirostat, bias)
+            .prop_map(|(temperature, top_k, top_p, seed, penalty, tfs_z, mirostat, bias)| {
+                Sampling {
+                    temperature: f32::from(temperature) * 0.6,
+                    top_k,
+                    top_p,
+                    seed,
+                    repeat_penalty: penalty,
+                    tfs_z,
+                    mirostat,
+                    logit_bias: bias,
+                    ..Sampling::default()
+                }
+            });
     let predict = prop_oneof![
         Just(Predict::UntilDone),
         Just(Predict::FillContext),
         (0u32..30).prop_map(Predict::AtMost),
     ];
     let stops = prop::collection::vec("(a|b|c|ab|é|€|da|\u{FFFD}){1,3}", 0..3);
-    (sampling, predict, stops, any::<bool>()).prop_map(|(sampling, predict, stop, ignore_end)| {
-        Options { sampling, predict, stop, ignore_end, ..Options::default() }
-    })
+    let logprobs = prop::option::of(0u32..4);
+    (sampling, predict, stops, any::<bool>(), logprobs).prop_map(
+        |(sampling, predict, stop, ignore_end, logprobs)| Options {
+            sampling,
+            predict,
+            stop,
+            ignore_end,
+            logprobs,
+            ..Options::default()
+        },
+    )
 }
 
 /// Requests, many of which begin alike, and some with equal blocks at different places.
@@ -111,7 +131,29 @@ proptest! {
             prop_assert_eq!(stream.tokens(), alone.tokens());
             prop_assert_eq!(stream.text(), alone.text());
             prop_assert_eq!(&stream.finished, &alone.finished);
+            prop_assert_eq!(&stream.logprobs, &alone.logprobs);
         }
+    }
+
+    #[test]
+    fn each_token_of_the_output_is_told_with_its_log_probability(request in request()) {
+        let stream = solo(&request, &[]);
+        let mut shown = stream.tokens();
+        if !request.options.ignore_end && shown.last() == Some(&END) {
+            shown.pop();
+        }
+        let told: Vec<u32> = stream.logprobs.iter().map(|told| told.chosen.token).collect();
+        let asked = request.options.logprobs;
+        prop_assert_eq!(told, if asked.is_some() { shown } else { vec![] });
+        for told in &stream.logprobs {
+            prop_assert_eq!(told.top.len(), asked.unwrap_or(0) as usize);
+            prop_assert!(told.top.iter().all(|rival| rival.logprob <= told.top[0].logprob));
+            prop_assert!(told.top.first().is_none_or(|best| told.chosen.logprob <= best.logprob));
+        }
+        // Asking changes nothing.
+        let mut silent = request.clone();
+        silent.options.logprobs = None;
+        prop_assert_eq!(solo(&silent, &[]).tokens(), stream.tokens());
     }
 
     #[test]

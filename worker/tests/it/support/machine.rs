@@ -194,6 +194,8 @@ fn emission(id: u64, index: u32) -> Emission {
         index,
         tokens: vec![],
         text: String::new(),
+        logprobs: vec![],
+        mu: None,
         started: None,
         finished: None,
     }

@@ -1,0 +1,136 @@
+//! Whatever is sound survives the wire; whatever is not is refused by its name.
+
+use super::*;
+use crate::ids::Digest;
+use crate::inference::{
+    Logprob, Mirostat, MirostatVersion, Options, Predict, Sampling, TokenLogprob,
+};
+use proptest::prelude::*;
+
+fn request(options: Options) -> GenerateRequest {
+    GenerateRequest {
+        request_id: "r1".to_owned(),
+        attempt: 1,
+        model: "m:1".parse().expect("a name"),
+        blob: Digest::of(b"x"),
+        assignment: AssignmentId(3),
+        generation: Generation(4),
+        prompt: Prompt::Text("hello".to_owned()),
+        options,
+        resume: vec![1, 2],
+    }
+}
+
+fn mirostat() -> impl Strategy<Value = Option<Mirostat>> {
+    let version = prop::sample::select(vec![MirostatVersion::One, MirostatVersion::Two]);
+    let mirostat = (version, 0.001f32..100.0, 0.001f32..10.0, prop::option::of(-1e3f64..1e3))
+        .prop_map(|(version, tau, eta, mu)| Mirostat { version, tau, eta, mu });
+    prop::option::of(mirostat)
+}
+
+fn logprob() -> impl Strategy<Value = Logprob> {
+    (any::<u32>(), -9999.0f32..=0.0, prop::collection::vec(any::<u8>(), 0..5))
+        .prop_map(|(token, logprob, bytes)| Logprob { token, logprob, bytes })
+}
+
+proptest! {
+    #[test]
+    fn a_request_survives_the_wire(
+        seed: u64,
+        predict in 0u32..9,
+        temperature in 0.0f32..=100.0,
+        top_p in 0.0f32..=1.0,
+        tfs_z in 0.0f32..3.0,
+        mirostat in mirostat(),
+        logit_bias in prop::collection::btree_map(any::<u32>(), -100.0f32..=100.0, 0..5),
+        logprobs in prop::option::of(0u32..=20),
+    ) {
+        let sampling =
+            Sampling { temperature, top_p, tfs_z, mirostat, logit_bias, seed, ..Sampling::default() };
+        let predict = Predict::AtMost(predict);
+        let request = request(Options { predict, sampling, logprobs, ..Options::default() });
+        let back = GenerateRequest::try_from(wire::GenerateRequest::from(&request));
+        prop_assert_eq!(back, Ok(request));
+    }
+
+    #[test]
+    fn a_chunk_survives_the_wire(
+        tokens in prop::collection::vec((any::<u32>(), logprob(), prop::collection::vec(logprob(), 0..=20)), 0..4),
+        mu in prop::option::of(-1e9f64..1e9),
+    ) {
+        let logprobs = tokens.iter().map(|(_, chosen, top)| TokenLogprob { chosen: chosen.clone(), top: top.clone() });
+        let chunk = TokenChunk {
+            index: 7,
+            logprobs: logprobs.collect(),
+            tokens: tokens.iter().map(|(token, ..)| *token).collect(),
+            text: "é".to_owned(),
+            mu,
+            ..TokenChunk::default()
+        };
+        prop_assert_eq!(TokenChunk::try_from(wire::TokenChunk::from(chunk.clone())), Ok(chunk));
+    }
+}
+
+#[test]
+fn out_of_range_options_are_refused_by_name() {
+    let mirostat = |tau, eta| wire::Mirostat { version: 1, tau, eta, mu: None };
+    let spoils: Vec<(Box<dyn Fn(&mut wire::Options)>, &str)> = vec![
+        (Box::new(|o| o.predict_tokens = -3), "`num_predict` is `-3`"),
+        (Box::new(|o| o.temperature = f32::NAN), "`temperature` is `NaN`, expected a number from"),
+        (Box::new(|o| o.temperature = -0.1), "`temperature` is `-0.1`"),
+        (Box::new(|o| o.top_p = 1.5), "`top_p` is `1.5`, expected a number from 0 to 1"),
+        (Box::new(|o| o.min_p = -1.0), "`min_p`"),
+        (Box::new(|o| o.typical_p = f32::INFINITY), "`typical_p`"),
+        (Box::new(|o| o.tfs_z = Some(-1.0)), "`tfs_z`"),
+        (Box::new(|o| o.repeat_penalty = 1e9), "`repeat_penalty`"),
+        (Box::new(|o| o.presence_penalty = 101.0), "`presence_penalty`"),
+        (Box::new(|o| o.frequency_penalty = f32::NEG_INFINITY), "`frequency_penalty`"),
+        (Box::new(move |o| o.mirostat = Some(mirostat(0.0, 0.1))), "`mirostat_tau` is `0`"),
+        (Box::new(move |o| o.mirostat = Some(mirostat(5.0, -1.0))), "`mirostat_eta` is `-1`"),
+        (
+            Box::new(|o| o.mirostat = Some(wire::Mirostat { version: 3, ..Default::default() })),
+            "`mirostat` is `3`, expected 0 (off), 1 or 2",
+        ),
+        (
+            Box::new(|o| o.logit_bias = vec![wire::TokenBias { token: 1, bias: 100.5 }]),
+            "`logit_bias` is `100.5`, expected a number from -100 to 100",
+        ),
+        (
+            Box::new(|o| o.logit_bias = vec![wire::TokenBias::default(); limits::BIASES_COUNT + 1]),
+            "`logit_bias` is `1025`, expected at most 1024 tokens",
+        ),
+        (Box::new(|o| o.logprobs = Some(21)), "`top_logprobs` is `21`, expected 0 to 20"),
+    ];
+    for (spoil, words) in spoils {
+        let mut wire = wire::GenerateRequest::from(&request(Options::default()));
+        spoil(wire.options.get_or_insert_default());
+        let error = GenerateRequest::try_from(wire).expect_err(words);
+        assert!(error.to_string().starts_with(words), "{error}, expected {words}");
+    }
+}
+
+#[test]
+fn a_gateway_that_knows_no_tail_free_sampling_asks_for_none() {
+    let mut wire = wire::Options::from(&Options::default());
+    wire.tfs_z = None;
+    assert_eq!(Options::try_from(wire), Ok(Options::default()));
+}
+
+#[test]
+fn log_probabilities_that_cannot_be_are_refused() {
+    let logprob = |logprob| wire::Logprob { token: 1, logprob, ..Default::default() };
+    let token = |chosen, top| wire::TokenLogprob { chosen, top };
+    let chunk = |logprobs| wire::TokenChunk { tokens: vec![1], logprobs, ..Default::default() };
+    let table = [
+        (chunk(vec![token(Some(logprob(0.5)), vec![])]), "`logprob` is `0.5`"),
+        (chunk(vec![token(Some(logprob(f32::NAN)), vec![])]), "`logprob` is `NaN`"),
+        (chunk(vec![token(None, vec![])]), "`TokenLogprob` lacks `chosen`"),
+        (chunk(vec![token(Some(logprob(0.0)), vec![logprob(0.0); 21])]), "`top_logprobs` is `21`"),
+        (chunk(vec![token(Some(logprob(0.0)), vec![]); 2]), "`logprobs` is `2`"),
+        (wire::TokenChunk { mu: Some(f64::NAN), ..Default::default() }, "`mu` is `NaN`"),
+    ];
+    for (chunk, words) in table {
+        let error = TokenChunk::try_from(chunk).expect_err(words);
+        assert!(error.to_string().starts_with(words), "{error}, expected {words}");
+    }
+}
