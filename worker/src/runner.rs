@@ -70,7 +70,7 @@ struct Gauges {
 
 #[derive(Debug)]
 enum Command {
-    Submit(Submission),
+    Submit(Box<Submission>),
     Stop { deadline: Instant },
 }
 
@@ -148,7 +148,9 @@ impl Runner {
         let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| full())?;
         let (outbox, inbox) = outbox::channel();
         let submission = Submission { prepared, resume, outbox, submitted: Instant::now(), place };
-        self.commands.try_send(Command::Submit(submission)).map_err(|_| SubmitError::Stopped)?;
+        self.commands
+            .try_send(Command::Submit(Box::new(submission)))
+            .map_err(|_| SubmitError::Stopped)?;
         Ok(inbox)
     }
 
@@ -281,7 +283,8 @@ impl<'a> Work<'a> {
     fn take(&mut self, command: Command) {
         match command {
             Command::Stop { deadline } => self.deadline = Some(deadline),
-            Command::Submit(Submission { prepared, resume, outbox, submitted, place }) => {
+            Command::Submit(submission) => {
+                let Submission { prepared, resume, outbox, submitted, place } = *submission;
                 match self.machine.submit(prepared, &resume) {
                     Ok(id) => {
                         let live = Live {

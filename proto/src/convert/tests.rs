@@ -71,10 +71,12 @@ proptest! {
     }
 }
 
+type Spoil = Box<dyn Fn(&mut wire::Options)>;
+
 #[test]
 fn out_of_range_options_are_refused_by_name() {
     let mirostat = |tau, eta| wire::Mirostat { version: 1, tau, eta, mu: None };
-    let spoils: Vec<(Box<dyn Fn(&mut wire::Options)>, &str)> = vec![
+    let spoils: Vec<(Spoil, &str)> = vec![
         (Box::new(|o| o.predict_tokens = -3), "`num_predict` is `-3`"),
         (Box::new(|o| o.temperature = f32::NAN), "`temperature` is `NaN`, expected a number from"),
         (Box::new(|o| o.temperature = -0.1), "`temperature` is `-0.1`"),

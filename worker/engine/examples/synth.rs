@@ -27,12 +27,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         heads: 12,
         kv_heads: 4,
         head_width: 64,
+        rope_width: 64,
         vocabulary: u32::try_from(tokens)?,
-        kind,
-        tied: true,
-        rope_factors: false,
-        seed: 1,
         metadata,
+        ..Synth::tiny(kind, 1)
     };
     std::fs::write(out, synth.to_gguf())?;
     Ok(())

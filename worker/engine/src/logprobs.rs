@@ -11,8 +11,9 @@ pub fn of(logits: &[f32], token: u32, top: u32, tokenizer: &Tokenizer) -> TokenL
     let total: f64 = logits.iter().map(|&logit| (f64::from(logit) - best).exp()).sum();
     let logprob = |token: u32, logit: f32| {
         let logprob = (f64::from(logit) - best - total.ln()) as f32;
-        // Where nothing is possible it is no number, which `max` leaves aside.
-        let logprob = logprob.max(Logprob::LEAST).min(0.0);
+        // Where nothing is possible it is no number, and no number is at least anything.
+        let likely = logprob >= Logprob::LEAST;
+        let logprob = if likely { logprob.min(0.0) } else { Logprob::LEAST };
         Logprob { token, logprob, bytes: tokenizer.shown(token).to_vec() }
     };
     let chosen = logits.get(token as usize).copied().unwrap_or(f32::NEG_INFINITY);
