@@ -1,7 +1,7 @@
 """llama.cpp's logits for the random models of `tests/twins/families.rs` and its tokens for the vocabularies of
 `tests/text/spm.rs`: writes families.json and pieces.json beside this file.
 
-Needs `llama-cpp-python` and the folder that the ignored tests `write_families` and `write_pieces` wrote.
+Needs `llama-cpp-python` and the folder that the tests write when `FAMILIES_OUT` names one.
 """
 
 import json

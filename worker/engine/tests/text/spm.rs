@@ -1,7 +1,7 @@
 //! A SentencePiece vocabulary against llama.cpp's tokens for the same texts.
 //!
 //! ```text
-//! FAMILIES_OUT=/tmp/families cargo test -p ollamamax-engine --test text -- --ignored    writes the model
+//! FAMILIES_OUT=/tmp/families cargo test -p ollamamax-engine --test text sentence    writes the models, too
 //! python worker/engine/tests/data/reference.py /tmp/families                            writes the tokens
 //! ```
 
@@ -76,6 +76,9 @@ fn name(space_prefix: bool) -> &'static str {
 
 #[test]
 fn sentence_pieces_are_llama_cpps() {
+    if let Some(folder) = std::env::var_os("FAMILIES_OUT") {
+        write_pieces(folder.as_ref());
+    }
     let reference: serde_json::Value =
         serde_json::from_str(include_str!("../data/pieces.json")).expect("reference data");
     for prefix in [true, false] {
@@ -98,11 +101,8 @@ fn sentence_pieces_are_llama_cpps() {
     }
 }
 
-#[test]
-#[ignore = "writes the models that the reference is made from"]
-fn write_pieces() {
-    let folder = std::env::var("FAMILIES_OUT").expect("FAMILIES_OUT names a folder");
-    let folder = std::path::Path::new(&folder);
+/// Writes the models that the reference is made from.
+fn write_pieces(folder: &std::path::Path) {
     std::fs::create_dir_all(folder).expect("a folder");
     for prefix in [true, false] {
         let path = folder.join(format!("{}.gguf", name(prefix)));

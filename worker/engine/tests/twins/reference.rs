@@ -1,7 +1,7 @@
 //! Both paths against llama.cpp's logits for the same random models: an implementation that nobody here wrote.
 //!
 //! ```text
-//! FAMILIES_OUT=/tmp/families cargo test -p ollamamax-engine --test twins -- --ignored    writes the models
+//! FAMILIES_OUT=/tmp/families cargo test -p ollamamax-engine --test twins every_family    writes the models, too
 //! python worker/engine/tests/data/reference.py /tmp/families                             writes the numbers
 //! ```
 
@@ -22,6 +22,9 @@ const KEPT: [usize; 3] = [7, 30, 44];
 
 #[test]
 fn every_family_agrees_with_llama_cpp() {
+    if let Some(folder) = std::env::var_os("FAMILIES_OUT") {
+        write_families(folder.as_ref());
+    }
     let reference: Value = serde_json::from_str(REFERENCE).expect("reference data");
     for case in cases(GgmlType::F32) {
         let Some(rows) = reference.get(case.name) else {
@@ -45,11 +48,8 @@ fn every_family_agrees_with_llama_cpp() {
     }
 }
 
-#[test]
-#[ignore = "writes the models that the reference is made from"]
-fn write_families() {
-    let folder = std::env::var("FAMILIES_OUT").expect("FAMILIES_OUT names a folder");
-    let folder = std::path::Path::new(&folder);
+/// Writes the models that the reference is made from.
+fn write_families(folder: &std::path::Path) {
     std::fs::create_dir_all(folder).expect("a folder");
     let mut contexts = serde_json::Map::new();
     for case in cases(GgmlType::F32) {
