@@ -32,8 +32,7 @@ pub struct Options {
 pub struct Report {
     elapsed: Duration,
     answered: Vec<(Duration, u64)>,
-    /// What went wrong, one line per request.
-    pub failed: Vec<String>,
+    failed: Vec<String>,
     memory: Vec<(String, Vec<u64>)>,
 }
 
@@ -57,9 +56,7 @@ impl fmt::Display for Report {
             at(0.99),
         )?;
         for (name, samples) in &self.memory {
-            let quarter = (samples.len() / 4).max(1);
-            let early = median(&samples[quarter..(2 * quarter).min(samples.len())]);
-            let late = median(&samples[samples.len() - quarter..]);
+            let (early, late) = early_and_late(samples);
             let ratio = late as f64 / early.max(1) as f64;
             writeln!(
                 f,
@@ -68,6 +65,24 @@ impl fmt::Display for Report {
         }
         self.failed.iter().take(10).try_for_each(|failed| writeln!(f, "failed: {failed}"))
     }
+}
+
+impl Report {
+    /// Whether every request was answered and no process grew by more than a tenth after the warm-up.
+    pub fn passed(&self) -> bool {
+        let flat = |(_, samples): &(String, Vec<u64>)| {
+            let (early, late) = early_and_late(samples);
+            late <= early + early / 10
+        };
+        self.failed.is_empty() && self.memory.iter().all(flat)
+    }
+}
+
+/// Medians of the second and of the last quarter.
+fn early_and_late(samples: &[u64]) -> (u64, u64) {
+    let quarter = (samples.len() / 4).max(1).min(samples.len());
+    let early = median(&samples[quarter..(2 * quarter).max(quarter).min(samples.len())]);
+    (early, median(&samples[samples.len() - quarter..]))
 }
 
 fn median(samples: &[u64]) -> u64 {

@@ -28,7 +28,7 @@ async fn main() -> ExitCode {
     match concurrency::run(&options).await {
         Ok(report) => {
             println!("{report}");
-            if report.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            if report.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(error) => {
             eprintln!("Error: {error}");
