@@ -211,7 +211,7 @@ def write(args, rows):
     rows = sorted([row for row in known if row["model"] not in fresh] + rows, key=lambda row: row["model"])
     about = (
         f"{args.model.name} and its siblings on {processor()}, {args.threads} threads, medians of {args.rounds} rounds or more, "
-        f"both engines in turn; {PEER}{'' if args.tiles else ' without AMX'}. Load before: {os.getloadavg()[0]:.1f}."
+        f"both engines in turn; {PEER}{'' if args.tiles else ' without AMX'}, ours with the best tier of the machine. Load before: {os.getloadavg()[0]:.1f}."
     )
     (RESULTS / "engine-peers.md").write_text(
         f"# The engine beside llama.cpp\n\n{about}\n\n{table(rows)}\n\n![ratios](engine-peers.svg)\n\n"
