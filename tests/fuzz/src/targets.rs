@@ -36,9 +36,9 @@ pub fn tokenizer(bytes: &[u8]) {
     let vocabulary = Vocabulary {
         model: "gpt2".to_owned(),
         pre: pre.to_owned(),
-        tokens: tokens.split('\n').map(str::to_owned).collect(),
+        tokens: tokens.split('\n').collect(),
         kinds: tokens.bytes().map(|byte| TokenKind::from_number(i64::from(byte % 7))).collect(),
-        merges: merges.split('\n').map(str::to_owned).collect(),
+        merges: merges.split('\n').collect(),
         bos: bytes.first().map(|byte| u32::from(*byte)),
         ..Vocabulary::default()
     };
@@ -100,8 +100,8 @@ fn all_bytes() -> &'static Tokenizer {
         Tokenizer::new(Vocabulary {
             model: "gpt2".to_owned(),
             pre: "smollm".to_owned(),
-            tokens,
-            merges,
+            tokens: tokens.into(),
+            merges: merges.into(),
             ..Vocabulary::default()
         })
         .expect("a sound vocabulary")

@@ -24,7 +24,7 @@ pub fn vocabulary() -> Vocabulary {
     Vocabulary {
         model: "gpt2".into(),
         pre: "gpt-2".into(),
-        tokens: SPELLINGS.map(str::to_owned).to_vec(),
+        tokens: SPELLINGS.iter().collect(),
         kinds,
         eos: Some(END),
         ..Vocabulary::default()

@@ -94,7 +94,9 @@ impl Fast {
         let turns = self.rope.turns(places);
         let Self { weights, cache, kernels, buffers, s, .. } = self;
         let embedding = &weights.embedding;
-        let mut pass = Pass { shape, embedding, cache, kernels, pool, buffers, places, turns, s };
+        let tied = shape.tied.then_some(&weights.head);
+        let mut pass =
+            Pass { shape, embedding, tied, cache, kernels, pool, buffers, places, turns, s };
         forward(weights, &mut pass);
         pass.logits(weights, wanted)
     }
@@ -103,6 +105,8 @@ impl Fast {
 struct Pass<'a> {
     shape: &'a ModelShape,
     embedding: &'a Matrix,
+    /// The head, where it is the embedding, too: then the file's pages need not stay in memory beside it.
+    tied: Option<&'a Packed>,
     cache: &'a mut Cache,
     kernels: &'a FastKernels,
     pool: &'a Pool,
@@ -118,8 +122,13 @@ impl Steps for Pass<'_> {
     fn embed(&mut self) {
         self.s.x.resize(self.places.len());
         for (row, place) in self.s.x.rows_mut().zip(self.places) {
-            let bytes = self.embedding.row(place.token as usize);
-            quant::unpack_plain(self.embedding.kind, bytes, row, quant::expand);
+            let token = place.token as usize;
+            if let Some(head) = self.tied {
+                head.row(token, self.kernels, &mut self.buffers[0], row);
+            } else {
+                let bytes = self.embedding.row(token);
+                quant::unpack_plain(self.embedding.kind, bytes, row, quant::expand);
+            }
             let scale = self.shape.embedding_scale;
             if scale != 1.0 {
                 row.iter_mut().for_each(|x| *x *= scale);
