@@ -7,6 +7,7 @@ use crate::inference::{Done, FinishReason, GenerateRequest, Message, Prompt, Sta
 use crate::limits;
 use crate::placement::{Assignment, AssignmentReport, Device, Phase, Stage};
 use crate::wire;
+use std::time::Duration;
 
 mod logprobs;
 mod options;
@@ -197,6 +198,9 @@ impl From<&GenerateRequest> for wire::GenerateRequest {
             generation: request.generation.0,
             options: Some((&request.options).into()),
             resume: request.resume.clone(),
+            caller: request.caller.clone(),
+            // What is nearly over is not endless.
+            time_left_ms: request.time_left.map_or(0, |left| (left.as_millis() as u64).max(1)),
             ..Self::default()
         };
         match &request.prompt {
@@ -277,6 +281,8 @@ impl TryFrom<wire::GenerateRequest> for GenerateRequest {
             prompt,
             options: options.try_into()?,
             resume: wire.resume,
+            caller: wire.caller.chars().take(128).collect(),
+            time_left: Some(wire.time_left_ms).filter(|ms| *ms > 0).map(Duration::from_millis),
         })
     }
 }

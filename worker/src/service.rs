@@ -13,6 +13,7 @@ use ollamamax_proto::wire::{self, TokenizeReply, TokenizeRequest};
 use ollamamax_proto::{Digest, limits};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::sync::watch;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
@@ -38,6 +39,7 @@ impl Inference for InferenceService {
         request: Request<wire::GenerateRequest>,
     ) -> Result<Response<ChunkStream>, Status> {
         let request = GenerateRequest::try_from(request.into_inner())?;
+        let deadline = request.time_left.map(|left| Instant::now() + left);
         self.refuse_when_draining()?;
         let GenerateRequest { assignment, generation, blob, resume, .. } = &request;
         let runner = self.holder.lookup(*assignment, *generation, *blob).map_err(lookup_status)?;
@@ -51,8 +53,9 @@ impl Inference for InferenceService {
         })
         .await
         .map_err(|error| Status::internal(format!("the request could not be prepared: {error}")))?;
-        let prepared = prepared.map_err(|BadRequest(why)| Status::invalid_argument(why))?;
-        let inbox = runner.submit(prepared, request.resume).map_err(submit_status)?;
+        let mut prepared = prepared.map_err(|BadRequest(why)| Status::invalid_argument(why))?;
+        prepared.caller = request.caller;
+        let inbox = runner.submit(prepared, request.resume, deadline).map_err(submit_status)?;
         tracing::debug!(
             request = request.request_id,
             attempt = request.attempt,
@@ -110,7 +113,7 @@ fn lookup_status(error: LookupError) -> Status {
 
 fn submit_status(error: SubmitError) -> Status {
     match error {
-        SubmitError::Full { .. } => Status::resource_exhausted(error.to_string()),
+        SubmitError::NoPlace(_) => Status::resource_exhausted(error.to_string()),
         SubmitError::Stopped => Status::unavailable(error.to_string()),
     }
 }

@@ -18,6 +18,8 @@ fn request(options: Options) -> GenerateRequest {
         prompt: Prompt::Text("hello".to_owned()),
         options,
         resume: vec![1, 2],
+        caller: "somebody".to_owned(),
+        time_left: Some(Duration::from_millis(1500)),
     }
 }
 

@@ -17,6 +17,7 @@ pub mod coin;
 pub mod cpu;
 pub mod detok;
 pub mod engine;
+mod fairness;
 mod go_template;
 mod ids;
 pub mod kv;

@@ -73,6 +73,8 @@ pub struct Prepared {
     pub options: Options,
     /// Tokens the sequence may hold.
     pub context_tokens: u32,
+    /// Who asks: places are shared out among callers, not among requests. All who are not named are one.
+    pub caller: String,
 }
 
 /// A model's tokenizer and chat template.
@@ -144,7 +146,8 @@ impl TextModel {
             }
             tokens = cut(&tokens, room.target, options.keep_tokens as usize);
         }
-        Ok(Prepared { tokens, options: options.clone(), context_tokens })
+        let caller = String::new();
+        Ok(Prepared { tokens, options: options.clone(), context_tokens, caller })
     }
 
     /// Renders and tokenises messages; when they do not fit, without the oldest ones that are not

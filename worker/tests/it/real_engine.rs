@@ -63,6 +63,8 @@ fn ask(of: &Assignment, question: &str, predict: u32, temperature: f32) -> wire:
         },
         options,
         resume: vec![],
+        caller: String::new(),
+        time_left: None,
     })
         .into()
 }

@@ -59,6 +59,7 @@ impl From<Status> for End {
             Code::InvalidArgument | Code::OutOfRange | Code::Unimplemented => {
                 Self::Refused(Failure::Invalid(text))
             }
+            Code::DeadlineExceeded => Self::Refused(Failure::Late(text)),
             Code::ResourceExhausted => Self::Busy(text),
             Code::FailedPrecondition | Code::NotFound | Code::Aborted => Self::Stale(text),
             // A torn connection comes as any of the others.
@@ -109,6 +110,8 @@ impl Attempt<'_> {
             prompt: job.prompt.clone(),
             options,
             resume: self.run.tokens.clone(),
+            caller: job.asker.caller.clone(),
+            time_left: job.asker.deadline.map(|deadline| deadline.at - Instant::now()),
         }
     }
 

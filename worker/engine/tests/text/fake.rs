@@ -140,7 +140,7 @@ pub fn limits(sequences_max: u32, step_tokens: usize) -> EngineLimits {
 }
 
 pub fn prepared(tokens: &[u32], options: Options) -> Prepared {
-    Prepared { tokens: tokens.to_vec(), options, context_tokens: 48 }
+    Prepared { tokens: tokens.to_vec(), options, context_tokens: 48, caller: String::new() }
 }
 
 /// Everything one sequence emitted, and whether that was in order.
