@@ -6,6 +6,7 @@
 //!                                                     fast:  integers, tiers per instruction set, threads
 //! ```
 
+pub mod ceilings;
 mod fast;
 mod math;
 mod plain;
@@ -22,6 +23,7 @@ use ollamamax_proto::limits::{CONTEXT_TOKENS, KV_BLOCK_TOKENS};
 use plain::Plain;
 use pool::Pool;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 
 /// Tokens computed at once: bounds the activations held, whatever a step asks for.
@@ -72,6 +74,44 @@ impl Tier {
     }
 }
 
+/// What keys and values are kept as. Streams go on alike only between workers that keep the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KvType {
+    /// Half-precision floats.
+    #[default]
+    F16,
+    /// Bytes, with a scale for each head of each position: about half the memory.
+    Q8_0,
+}
+
+impl KvType {
+    /// Bytes that take `f16_bytes` as f16, for heads of at least sixteen elements.
+    pub fn bytes(self, f16_bytes: u64) -> u64 {
+        match self {
+            Self::F16 => f16_bytes,
+            Self::Q8_0 => f16_bytes / 2 + f16_bytes.div_ceil(16),
+        }
+    }
+}
+
+/// A name that is none of these.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no type of KV cache; expected `f16` or `q8_0`")]
+pub struct UnknownKvType(String);
+
+impl FromStr for KvType {
+    type Err = UnknownKvType;
+
+    fn from_str(name: &str) -> Result<Self, UnknownKvType> {
+        match name {
+            // Set but empty is Ollama's way to say nothing.
+            "f16" | "" => Ok(Self::F16),
+            "q8_0" => Ok(Self::Q8_0),
+            other => Err(UnknownKvType(other.chars().take(50).collect())),
+        }
+    }
+}
+
 /// How to compute.
 #[derive(Clone, Debug)]
 pub struct CpuOptions {
@@ -81,6 +121,8 @@ pub struct CpuOptions {
     pub threads: usize,
     /// KV blocks to hold.
     pub kv_blocks: u32,
+    /// What the fast path keeps keys and values as; the plain path always has f16.
+    pub kv_type: KvType,
     /// Tokens a sequence may grow to: some models turn their heads otherwise for long contexts.
     pub context_tokens: u32,
     /// Instruction set of the fast path; `None` for the best there is.
@@ -92,7 +134,8 @@ impl Default for CpuOptions {
     fn default() -> Self {
         let kv_blocks = CONTEXT_TOKENS.div_ceil(KV_BLOCK_TOKENS as u32);
         let (path, context_tokens) = (NumericPath::Fast, CONTEXT_TOKENS);
-        Self { path, threads: 0, kv_blocks, context_tokens, tier: None }
+        let kv_type = KvType::F16;
+        Self { path, threads: 0, kv_blocks, kv_type, context_tokens, tier: None }
     }
 }
 
@@ -130,6 +173,26 @@ pub enum LoadError {
         /// The tier asked for.
         tier: Tier,
     },
+}
+
+/// What one token has to read and multiply; attention, which depends on the context, comes on top.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenWork {
+    /// Elements of all layers' matrices, each multiplied once for every token.
+    pub layer_elements: u64,
+    /// Elements of the head, multiplied where logits are wanted.
+    pub head_elements: u64,
+    /// Bytes of all of them.
+    pub bytes: u64,
+}
+
+impl TokenWork {
+    fn of<M>(weights: &Weights<M>, size: impl Fn(&M) -> (u64, u64)) -> Self {
+        let (head_elements, _) = size(&weights.head);
+        let all =
+            weights.matrices().map(size).fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1));
+        Self { layer_elements: all.0 - head_elements, head_elements, bytes: all.1 }
+    }
 }
 
 /// A model on this machine's processors.
@@ -176,8 +239,10 @@ impl CpuBackend {
             NumericPath::Plain => {
                 Plain::new(&shape, weights, blocks).map(|plain| Model::Plain(Box::new(plain)))
             }
-            NumericPath::Fast => Fast::new(&shape, weights, blocks, kernels, &pool)
-                .map(|fast| Model::Fast(Box::new(fast))),
+            NumericPath::Fast => {
+                Fast::new(&shape, weights, (blocks, options.kv_type), kernels, &pool)
+                    .map(|fast| Model::Fast(Box::new(fast)))
+            }
         };
         let model = model.ok_or(LoadError::Cache { blocks, block_tokens })?;
         if matches!(model, Model::Fast(_)) {
@@ -200,6 +265,18 @@ impl CpuBackend {
     /// Threads that compute, the caller included.
     pub fn threads(&self) -> usize {
         self.pool.threads()
+    }
+
+    /// What a token costs in matrices.
+    pub fn token_work(&self) -> TokenWork {
+        match &self.model {
+            Model::Plain(plain) => TokenWork::of(&plain.weights, |matrix| {
+                (matrix.rows as u64 * matrix.columns as u64, matrix.bytes() as u64)
+            }),
+            Model::Fast(fast) => {
+                TokenWork::of(&fast.weights, |matrix| (matrix.elements(), matrix.bytes()))
+            }
+        }
     }
 
     fn check(&self, batch: &StepBatch) -> Result<(), BackendError> {
