@@ -14,6 +14,7 @@ use std::arch::x86_64::*;
 
 pub(super) const KERNELS: FastKernels = FastKernels {
     put,
+    few: 2,
     multiply_few,
     unpack,
     multiply,

@@ -76,7 +76,9 @@ impl Unpacked {
 pub(crate) struct FastKernels {
     /// A token's row into its place in a tile.
     pub put: fn(&mut TileMut<'_>, usize, &[f32]),
-    /// A panel, as it is stored, times the first tokens of a tile (at most [`FEW`]).
+    /// With more tokens than this it pays to unpack a panel once; never more than a tile has.
+    pub few: usize,
+    /// A panel, as it is stored, times the first tokens of a tile (at most `few`).
     pub multiply_few: fn(Format, Panel<'_>, Tile<'_>, &mut [Lanes]),
     /// Unpacks a panel.
     pub unpack: fn(Format, Panel<'_>, &mut Unpacked),
@@ -105,9 +107,6 @@ pub(crate) struct FastKernels {
     /// See [`super::attention`].
     pub attend: super::attention::Attend,
 }
-
-/// Most tokens that [`FastKernels::multiply_few`] takes: with more it pays to unpack once.
-pub(crate) const FEW: usize = 2;
 
 /// Fails loudly rather than reading past an end: the loops of the tiers use raw loads.
 pub(super) fn check(blocks: usize, tile: Tile<'_>, tokens: usize) {

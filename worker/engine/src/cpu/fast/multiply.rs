@@ -7,7 +7,7 @@
 //! Products lie `[panel][token][row of the panel]`: every claim has a part of its own to write to, and no vector is torn apart.
 
 use super::floats::FloatPanels;
-use super::kernels::{FEW, FastKernels, Lanes, Unpacked};
+use super::kernels::{FastKernels, Lanes, Unpacked};
 use super::levels::Levels;
 use super::panels::{Panels, ROWS};
 use crate::cpu::pool::Pool;
@@ -179,7 +179,7 @@ fn in_levels(
 ) {
     for (index, out) in out.chunks_exact_mut(levels.count()).enumerate() {
         let panel = panels.panel(first + index);
-        if levels.count() <= FEW {
+        if levels.count() <= kernels.few {
             let (tile, _) = levels.tiles().next().expect("there are tokens");
             (kernels.multiply_few)(panels.format, panel, tile, out);
             continue;

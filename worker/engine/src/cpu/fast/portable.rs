@@ -1,8 +1,6 @@
 //! The loops for any machine, and the twin of the others.
 
-use super::kernels::{
-    FEW, FastKernels, Lanes, QUADS, Unpacked, check, check_panel, check_unpacked,
-};
+use super::kernels::{FastKernels, Lanes, QUADS, Unpacked, check, check_panel, check_unpacked};
 use super::levels::{BLOCK_BYTES, Levels, Tile, TileMut, by_tile};
 use super::panels::{COLUMNS, Format, Panel, ROWS, Scales};
 use super::{attention, floats, levels};
@@ -11,6 +9,7 @@ use crate::quant::half_to_f32;
 
 pub(super) const KERNELS: FastKernels = FastKernels {
     put,
+    few: 2,
     multiply_few,
     unpack,
     multiply,
@@ -46,7 +45,6 @@ fn to_half(values: &[f32], out: &mut [u16]) {
 }
 
 fn multiply_few(format: Format, panel: Panel<'_>, tile: Tile<'_>, out: &mut [Lanes]) {
-    debug_assert!(out.len() <= FEW);
     let mut unpacked = Unpacked::default();
     unpacked.resize(format, panel.blocks);
     unpack(format, panel, &mut unpacked);

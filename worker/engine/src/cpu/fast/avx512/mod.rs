@@ -20,6 +20,7 @@ use unpack::{put_scales, unpack_levels};
 
 pub(super) const KERNELS: FastKernels = FastKernels {
     put,
+    few: super::levels::TOKENS - 1,
     multiply_few,
     unpack,
     multiply,

@@ -23,10 +23,18 @@ pub(super) fn few_tokens<
     tile: Tile<'_>,
     out: &mut [Lanes],
 ) {
-    match out {
-        [one] => few::<1, BYTES, PLANES, SCALES, MINIMA>(format, panel, tile, [one]),
-        [one, two] => few::<2, BYTES, PLANES, SCALES, MINIMA>(format, panel, tile, [one, two]),
-        _ => debug_assert!(out.is_empty()),
+    let mut first = 0;
+    while first < out.len() {
+        first += match out.len() - first {
+            1 => few::<1, BYTES, PLANES, SCALES, MINIMA>(format, panel, tile, first, out),
+            2 => few::<2, BYTES, PLANES, SCALES, MINIMA>(format, panel, tile, first, out),
+            3 => few::<3, BYTES, PLANES, SCALES, MINIMA>(format, panel, tile, first, out),
+            4 => few::<4, BYTES, PLANES, SCALES, MINIMA>(format, panel, tile, first, out),
+            5 => few::<5, BYTES, PLANES, SCALES, MINIMA>(format, panel, tile, first, out),
+            6 => few::<6, BYTES, PLANES, SCALES, MINIMA>(format, panel, tile, first, out),
+            7 => few::<7, BYTES, PLANES, SCALES, MINIMA>(format, panel, tile, first, out),
+            _ => few::<WIDE, BYTES, PLANES, SCALES, MINIMA>(format, panel, tile, first, out),
+        };
     }
 }
 
@@ -42,33 +50,35 @@ fn few<
     format: Format,
     panel: Panel<'_>,
     tile: Tile<'_>,
-    out: [&mut Lanes; T],
-) {
+    first: usize,
+    out: &mut [Lanes],
+) -> usize {
     let mut sums = [_mm512_setzero_ps(); T];
     for block in 0..panel.blocks {
         fetch_ahead::<BYTES>(format, panel, block);
         let levels = levels_of::<BYTES, PLANES>(panel, block);
         let (scales, minimum) = scales_of::<SCALES, MINIMA>(panel, block);
-        for t in 0..T {
-            sums[t] = if SCALES == HALF_FACTORS {
-                let sum =
-                    add_half::<0>(&levels, scales[0], format.offset_log2, tile, block, t, sums[t]);
-                add_half::<1>(&levels, scales[1], format.offset_log2, tile, block, t, sum)
+        for (t, sum) in sums.iter_mut().enumerate() {
+            let (token, offset) = (first + t, format.offset_log2);
+            *sum = if SCALES == HALF_FACTORS {
+                let half = add_half::<0>(&levels, scales[0], offset, tile, block, token, *sum);
+                add_half::<1>(&levels, scales[1], offset, tile, block, token, half)
             } else {
                 let mut integers =
-                    [_mm512_setzero_si512(), start::<MINIMA>(format.offset_log2, tile, block, t)];
+                    [_mm512_setzero_si512(), start::<MINIMA>(offset, tile, block, token)];
                 for (quad, levels) in levels.iter().enumerate() {
-                    integers = add_quad(integers, *levels, tile, block, t, quad);
+                    integers = add_quad(integers, *levels, tile, block, token, quad);
                 }
-                let sum = scaled(integers, scales[0], tile, block, t, sums[t]);
-                if MINIMA { with_minimum(minimum, tile, block, t, sum) } else { sum }
+                let sum = scaled(integers, scales[0], tile, block, token, *sum);
+                if MINIMA { with_minimum(minimum, tile, block, token, sum) } else { sum }
             };
         }
     }
-    for (out, sum) in out.into_iter().zip(sums) {
+    for (out, sum) in out[first..].iter_mut().zip(sums) {
         // SAFETY: sixteen floats on a cache line of their own.
         unsafe { _mm512_store_ps(out.0.as_mut_ptr(), sum) };
     }
+    T
 }
 
 /// Bytes of levels that are on their way while others are multiplied.
