@@ -365,6 +365,9 @@ impl<'a> Work<'a> {
         live.outbox.push(chunk);
         if let Some(reason) = reason {
             self.end(emission.sequence, Ok(()), reason.as_str());
+        } else if let Some(why) = emission.failed {
+            // The request's own fault: another worker would come to the same.
+            self.end(emission.sequence, Err(Status::invalid_argument(why)), "failed");
         }
     }
 

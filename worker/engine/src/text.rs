@@ -1,6 +1,7 @@
 //! Everything about a model that is text: its tokenizer and its chat template. Shared between
 //! threads, so that rendering and tokenising a request need not wait for the engine's step.
 
+use crate::constraint::{Constraint, ConstraintError, Grammars};
 use crate::template::{ChatTemplate, TemplateError};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use crate::vocabulary::Vocabulary;
@@ -62,6 +63,9 @@ pub enum PrepareError {
     /// The text cannot be tokenised.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
+    /// The output cannot have the format asked for.
+    #[error(transparent)]
+    Constraint(#[from] ConstraintError),
 }
 
 /// A request in tokens, ready for [`crate::engine::Engine::submit`].
@@ -73,6 +77,8 @@ pub struct Prepared {
     pub options: Options,
     /// Tokens the sequence may hold.
     pub context_tokens: u32,
+    /// The format of the output at its beginning, where the options name one.
+    pub constraint: Option<Constraint>,
 }
 
 /// A model's tokenizer and chat template.
@@ -80,6 +86,7 @@ pub struct Prepared {
 pub struct TextModel {
     tokenizer: Tokenizer,
     template: ChatTemplate,
+    grammars: Grammars,
 }
 
 impl TextModel {
@@ -90,7 +97,7 @@ impl TextModel {
             Some(source) => ChatTemplate::new(source)?,
             None => ChatTemplate::chatml(),
         };
-        Ok(Self { tokenizer, template })
+        Ok(Self { tokenizer, template, grammars: Grammars::default() })
     }
 
     /// From a file's metadata. A file whose own template cannot be read is refused, not given
@@ -144,7 +151,9 @@ impl TextModel {
             }
             tokens = cut(&tokens, room.target, options.keep_tokens as usize);
         }
-        Ok(Prepared { tokens, options: options.clone(), context_tokens })
+        let compile = |format| self.grammars.compile(&self.tokenizer, format);
+        let constraint = options.format.as_ref().map(compile).transpose()?;
+        Ok(Prepared { tokens, options: options.clone(), context_tokens, constraint })
     }
 
     /// Renders and tokenises messages; when they do not fit, without the oldest ones that are not
