@@ -366,7 +366,7 @@ impl<'a> Work<'a> {
         if let Some(reason) = reason {
             self.end(emission.sequence, Ok(()), reason.as_str());
         } else if let Some(why) = emission.failed {
-            // The request's own fault: another worker would come to the same.
+            // The request's own fault, so that no other worker is tried.
             self.end(emission.sequence, Err(Status::invalid_argument(why)), "failed");
         }
     }

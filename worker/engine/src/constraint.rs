@@ -8,7 +8,7 @@
 //!
 //! A constraint is a state that depends on the tokens taken and on nothing else, so replaying them gives it back: on
 //! another worker, and between the tokens of a guess. End-of-generation tokens are allowed exactly where the text may
-//! end, and never taken. Bytes that are no token are no matter here: `llguidance` walks a trie of all tokens' bytes.
+//! end, and never taken. How a text is cut into tokens is left to the model: all that spell it are allowed.
 
 use llguidance::Matcher;
 use llguidance::api::StopReason;

@@ -109,7 +109,7 @@ pub struct Emission {
     pub started: Option<Admitted>,
     /// Once, in the last emission.
     pub finished: Option<Finished>,
-    /// In its place, why the sequence cannot go on: in words for its client, and the same on every worker.
+    /// In its place, why the sequence cannot go on: the request's own fault, in words for its client.
     pub failed: Option<String>,
 }
 

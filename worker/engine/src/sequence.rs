@@ -105,7 +105,7 @@ impl Sequence {
 
     /// The token after the last one; it is to be accepted next. The coin belongs to the token's position, so it is the same
     /// wherever and whenever the token is sampled. The log-probabilities come when they were asked for, and not for a token
-    /// that ends the sequence and shows nothing. An error is the same wherever the sequence is continued.
+    /// that ends the sequence and shows nothing. An error ends the sequence, and is the request's own fault.
     pub fn sample(
         &mut self,
         logits: &mut [f32],

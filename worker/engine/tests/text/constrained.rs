@@ -129,20 +129,20 @@ fn an_output_is_what_its_schema_describes() {
     let texts = whole_texts(&person(), 200);
     assert!(texts.len() > 150, "only {} of 200 ended", texts.len());
     for text in &texts {
-        let value: Value = serde_json::from_str(text).unwrap_or_else(|e| panic!("{text:?}: {e}"));
-        let object = value.as_object().unwrap_or_else(|| panic!("{text}"));
+        let value: Value = serde_json::from_str(text).expect(text);
+        let object = value.as_object().expect(text);
         assert!(object.keys().all(|key| ["name", "age", "tags"].contains(&key.as_str())), "{text}");
         assert!(object["name"].as_str().is_some_and(|name| name.chars().count() <= 6), "{text}");
         assert!(object["age"].as_i64().is_some_and(|age| (7..=142).contains(&age)), "{text}");
         if let Some(tags) = object.get("tags") {
-            let tags = tags.as_array().unwrap_or_else(|| panic!("{text}"));
+            let tags = tags.as_array().expect(text);
             let known = [json!("a"), json!("b"), json!(true)];
             assert!(tags.len() <= 2 && tags.iter().all(|tag| known.contains(tag)), "{text}");
         }
     }
     let choice = schema(&json!({"anyOf": [{"const": {"a": [1, null]}}, {"enum": ["ab", 42]}]}));
     for text in whole_texts(&choice, 30) {
-        let value: Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{text:?}: {e}"));
+        let value: Value = serde_json::from_str(&text).expect(&text);
         assert!([json!({"a": [1, null]}), json!("ab"), json!(42)].contains(&value), "{text}");
     }
 }
