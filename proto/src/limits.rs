@@ -192,7 +192,8 @@ pub const TOP_LOGPROBS_COUNT: u32 = 20;
 /// Longest JSON schema or grammar of an output: schemas of programs have a few kilobytes, and compiling grows with the
 /// square of some.
 pub const OUTPUT_FORMAT_BYTES: usize = 32 * 1024;
-/// Symbols of the grammar a format becomes, repetitions written out: the first row of a parse has an item for each.
+/// Symbols of the grammar a format becomes, repetitions written out: some five hundred properties of a schema. The first
+/// row of a parse has an item for each symbol.
 pub const CONSTRAINT_SYMBOLS_COUNT: usize = 4_000;
 /// Work of compiling a format's regular expressions, in nodes made: some tens of milliseconds.
 pub const CONSTRAINT_COMPILE_FUEL: u64 = 1_000_000;
