@@ -35,6 +35,7 @@ const FENCED: &[(&str, &[&str])] = &[
     ("openraft", &["ollamamax-storage", "ollamamax-control-plane"]),
     ("axum", &["ollamamax-gateway", "ollamamax-control-plane"]),
     ("tokenizers", &["ollamamax-engine"]),
+    ("llguidance", &["ollamamax-engine"]),
 ];
 
 /// Crates that must stay free of runtimes, sockets and clocks.

@@ -57,6 +57,8 @@ pub struct Options {
     pub ignore_end: bool,
     /// Tell the log-probability of each token, and of this many of the most likely ones beside it.
     pub logprobs: Option<u32>,
+    /// What the output may be; `None` for anything.
+    pub format: Option<OutputFormat>,
 }
 
 impl Default for Options {
@@ -71,8 +73,20 @@ impl Default for Options {
             shift: true,
             ignore_end: false,
             logprobs: None,
+            format: None,
         }
     }
+}
+
+/// What an output may be. It ends where it is complete, and before that only at a limit or a stop text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OutputFormat {
+    /// Any JSON object.
+    Json,
+    /// JSON that a schema describes: the schema's text, an object itself.
+    Schema(String),
+    /// The texts of a grammar, in the dialect of Lark that llguidance reads.
+    Grammar(String),
 }
 
 /// How many tokens to generate.

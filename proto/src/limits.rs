@@ -191,6 +191,26 @@ pub const MIROSTAT_TAU_MAX_BITS: f32 = 100.0;
 pub const MIROSTAT_ETA_MAX: f32 = 10.0;
 /// Tokens whose log-probabilities may be asked beside the chosen one's: Ollama's and OpenAI's own bound.
 pub const TOP_LOGPROBS_COUNT: u32 = 20;
+/// Longest JSON schema or grammar of an output: schemas of programs have a few kilobytes, and compiling grows with the
+/// square of some.
+pub const OUTPUT_FORMAT_BYTES: usize = 32 * 1024;
+/// Symbols of the grammar a format becomes, repetitions written out: some five hundred properties of a schema. The first
+/// row of a parse has an item for each symbol.
+pub const CONSTRAINT_SYMBOLS_COUNT: usize = 4_000;
+/// Work of compiling a format's regular expressions, in nodes made: some tens of milliseconds.
+pub const CONSTRAINT_COMPILE_FUEL: u64 = 1_000_000;
+/// Possibilities a format may leave open at one place: each step looks at pairs of them.
+pub const CONSTRAINT_ROW_ITEMS_COUNT: usize = 1_000;
+/// Possibilities looked at for one token: a few milliseconds, in which all other sequences wait.
+pub const CONSTRAINT_STEP_ITEMS_COUNT: usize = 20_000;
+/// Work on a format's regular expressions for one token, in nodes made: a few milliseconds, as above.
+pub const CONSTRAINT_STEP_FUEL: u64 = 100_000;
+/// States the automaton of one format's words may come to: each takes a kilobyte or two.
+pub const CONSTRAINT_LEXER_STATES_COUNT: usize = 20_000;
+/// Largest least common multiple of a schema's `multipleOf`: the automaton has a state for each remainder.
+pub const CONSTRAINT_MULTIPLE_MAX: u64 = 10_000;
+/// Entries of a schema's `patternProperties`: each pair is proved disjoint.
+pub const CONSTRAINT_PATTERNS_COUNT: usize = 32;
 /// Longest spelling of one token: the longest in real vocabularies are some hundreds of bytes.
 pub const TOKEN_BYTES: usize = 64 * 1024;
 

@@ -1,11 +1,14 @@
 """Chats with each URL given, through the official clients, streamed and whole. Prints a line `ok <client> <url>` each."""
 
+import json
 import sys
 
 import ollama
 import openai
 
 MODEL = "smollm2:135m"
+SCHEMA = {"type": "object", "properties": {"capital": {"type": "string", "maxLength": 20}, "old": {"type": "boolean"}},
+          "required": ["capital", "old"], "additionalProperties": False}
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 
 for url in sys.argv[1:]:
@@ -24,6 +27,13 @@ for url in sys.argv[1:]:
         raise SystemExit("an unknown model was answered")
     except ollama.ResponseError as error:
         assert error.status_code == 404 and "not found" in error.error, error
+    filled = json.loads(client.chat(MODEL, QUESTION, format=SCHEMA, options={"temperature": 0}).message.content)
+    assert list(filled) == ["capital", "old"] and isinstance(filled["old"], bool), filled
+    try:
+        client.chat(MODEL, QUESTION, format={"type": "array", "uniqueItems": True})
+        raise SystemExit("a schema that cannot be followed was accepted")
+    except ollama.ResponseError as error:
+        assert error.status_code == 400 and "uniqueItems" in error.error, error
     print("ok ollama", url)
 
     client = openai.OpenAI(base_url=url + "/v1", api_key="unused", max_retries=0)
@@ -42,4 +52,12 @@ for url in sys.argv[1:]:
         raise SystemExit("an unknown model was answered")
     except openai.NotFoundError:
         pass
+    said = client.chat.completions.create(model=MODEL, messages=QUESTION, temperature=0, response_format={
+        "type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA, "strict": True}})
+    assert list(json.loads(said.choices[0].message.content)) == ["capital", "old"], said
+    try:
+        client.chat.completions.create(model=MODEL, messages=QUESTION, response_format={"type": "xml"})
+        raise SystemExit("an unknown format was accepted")
+    except openai.BadRequestError as error:
+        assert error.param == "response_format.type", error
     print("ok openai", url)

@@ -240,7 +240,8 @@ impl EngineBench {
         };
         let last = self.vocabulary - 1;
         let tokens = (0..tokens).map(|i| token(i).min(last)).collect();
-        Prepared { tokens, options, context_tokens: CONTEXT_TOKENS, caller: String::new() }
+        let (context_tokens, caller) = (CONTEXT_TOKENS, String::new());
+        Prepared { tokens, options, context_tokens, caller, constraint: None }
     }
 }
 

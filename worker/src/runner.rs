@@ -380,6 +380,9 @@ impl<'a> Work<'a> {
         live.call.outbox.push(chunk);
         if let Some(reason) = reason {
             self.end(emission.sequence, Ok(()), reason.as_str());
+        } else if let Some(why) = emission.failed {
+            // The request's own fault, so that no other worker is tried.
+            self.end(emission.sequence, Err(Status::invalid_argument(why)), "failed");
         }
     }
 

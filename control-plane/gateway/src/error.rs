@@ -16,6 +16,14 @@ pub enum Failure {
     /// The request makes no sense.
     #[error("{0}")]
     Invalid(String),
+    /// A field makes no sense; OpenAI's errors name it apart.
+    #[error("{text}")]
+    InvalidField {
+        /// Its path.
+        field: &'static str,
+        /// What is wrong with it.
+        text: String,
+    },
     /// What it names is not there.
     #[error("{0}")]
     NotFound(String),
@@ -80,7 +88,7 @@ impl Failure {
 
     fn status(&self) -> StatusCode {
         match self {
-            Self::Invalid(_) => StatusCode::BAD_REQUEST,
+            Self::Invalid(_) | Self::InvalidField { .. } => StatusCode::BAD_REQUEST,
             Self::NotFound(_) | Self::NoPath => StatusCode::NOT_FOUND,
             Self::NoMethod => StatusCode::METHOD_NOT_ALLOWED,
             Self::Conflict(_) => StatusCode::CONFLICT,
@@ -106,7 +114,11 @@ impl Failure {
             StatusCode::METHOD_NOT_ALLOWED => ("invalid_request_error", Value::Null),
             _ => ("api_error", Value::Null),
         };
-        json!({"error": {"message": self.to_string(), "type": kind, "param": null, "code": code}})
+        let param = match self {
+            Self::InvalidField { field, .. } => json!(field),
+            _ => Value::Null,
+        };
+        json!({"error": {"message": self.to_string(), "type": kind, "param": param, "code": code}})
     }
 
     /// The body of an Ollama error, which is also the last line of a broken stream.

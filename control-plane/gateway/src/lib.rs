@@ -17,6 +17,7 @@ pub mod config;
 mod demand;
 mod dispatch;
 mod error;
+mod format;
 mod health;
 mod keep_alive;
 mod logprobs;

@@ -4,7 +4,8 @@
 //! in the same typed [`Options`]. Unknown names are ignored with a log line; a wrong type is refused by name.
 
 use crate::error::Failure;
-use ollamamax_proto::inference::{Mirostat, MirostatVersion, Options, Predict};
+use crate::format;
+use ollamamax_proto::inference::{Mirostat, MirostatVersion, Options, OutputFormat, Predict};
 use ollamamax_proto::limits;
 use ollamamax_proto::sampling::Bounds;
 use serde_json::{Map, Value};
@@ -19,6 +20,8 @@ pub enum Kind {
     Float,
     /// True or false.
     Boolean,
+    /// A text.
+    Text,
     /// A list of texts.
     Texts,
 }
@@ -34,6 +37,7 @@ pub fn kind(name: &str) -> Option<Kind> {
             Kind::Float
         }
         "use_mmap" | "ignore_eos" => Kind::Boolean,
+        "grammar" => Kind::Text,
         "stop" => Kind::Texts,
         _ => return None,
     })
@@ -92,7 +96,7 @@ pub fn parameter_value(name: &str, values: &[String]) -> Value {
         Some(Kind::Integer | Kind::Float) => {
             serde_json::from_str::<serde_json::Number>(last).map_or_else(|_| text(), Value::Number)
         }
-        None => text(),
+        Some(Kind::Text) | None => text(),
     }
 }
 
@@ -148,6 +152,7 @@ fn apply(draft: &mut Draft, name: &str, value: &Value) -> Result<(), Failure> {
         "frequency_penalty" => sampling.frequency_penalty = float(name, value, Bounds::PENALTY)?,
         "ignore_eos" => options.ignore_end = boolean(name, value)?,
         "stop" => options.stop = stops(name, value)?,
+        "grammar" => options.format = grammar(name, value)?,
         // Load options of a single machine: checked, then the worker's own business.
         _ => match kind(name) {
             Some(Kind::Integer) => integer(name, value).map(drop)?,
@@ -216,6 +221,13 @@ fn stops(name: &str, value: &Value) -> Result<Vec<String>, Failure> {
             Failure::invalid(format!("option {name:?} must be of an array of strings"))
         })?;
     check_stops(name, texts)
+}
+
+/// What the output may be, in Lark; nothing for an empty one.
+fn grammar(name: &str, value: &Value) -> Result<Option<OutputFormat>, Failure> {
+    let text = value.as_str().ok_or_else(|| wrong_type(name, "string"))?;
+    let text = format::bounded("options.grammar", text.to_owned())?;
+    Ok(Some(text).filter(|text| !text.is_empty()).map(OutputFormat::Grammar))
 }
 
 /// OpenAI's `logit_bias`: token ids, as texts, with what is added to their logits.

@@ -1,7 +1,7 @@
 //! Generation options on the wire.
 
 use super::{InvalidMessage, finite, out_of_range};
-use crate::inference::{Mirostat, MirostatVersion, Options, Predict, Sampling};
+use crate::inference::{Mirostat, MirostatVersion, Options, OutputFormat, Predict, Sampling};
 use crate::limits;
 use crate::sampling::{Bounds, OutOfBounds};
 use crate::wire;
@@ -42,6 +42,14 @@ impl From<&Options> for wire::Options {
             }),
             logit_bias: sampling.logit_bias.iter().map(bias).collect(),
             logprobs: options.logprobs,
+            format: options.format.as_ref().map(|format| {
+                let (kind, text) = match format {
+                    OutputFormat::Json => ("json", ""),
+                    OutputFormat::Schema(text) => ("schema", text.as_str()),
+                    OutputFormat::Grammar(text) => ("grammar", text.as_str()),
+                };
+                wire::OutputFormat { kind: kind.to_owned(), text: text.to_owned() }
+            }),
         }
     }
 }
@@ -82,7 +90,24 @@ impl TryFrom<wire::Options> for Options {
             shift: wire.shift,
             ignore_end: wire.ignore_end,
             logprobs: wire.logprobs,
+            format: wire.format.map(output_format).transpose()?,
         })
+    }
+}
+
+fn output_format(wire: wire::OutputFormat) -> Result<OutputFormat, InvalidMessage> {
+    if wire.text.len() > limits::OUTPUT_FORMAT_BYTES {
+        let expected = format!("at most {} bytes", limits::OUTPUT_FORMAT_BYTES);
+        return Err(out_of_range("format", wire.text.len(), expected));
+    }
+    match wire.kind.as_str() {
+        "json" => Ok(OutputFormat::Json),
+        "schema" => Ok(OutputFormat::Schema(wire.text)),
+        "grammar" => Ok(OutputFormat::Grammar(wire.text)),
+        other => {
+            let kind: String = other.chars().take(100).collect();
+            Err(out_of_range("format.kind", kind, "`json`, `schema` or `grammar`"))
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use super::*;
 use crate::ids::Digest;
 use crate::inference::{
-    Logprob, Mirostat, MirostatVersion, Options, Predict, Sampling, TokenLogprob,
+    Logprob, Mirostat, MirostatVersion, Options, OutputFormat, Predict, Sampling, TokenLogprob,
 };
 use proptest::prelude::*;
 
@@ -30,6 +30,14 @@ fn mirostat() -> impl Strategy<Value = Option<Mirostat>> {
     prop::option::of(mirostat)
 }
 
+fn format() -> impl Strategy<Value = Option<OutputFormat>> {
+    prop::option::of(prop_oneof![
+        Just(OutputFormat::Json),
+        any::<String>().prop_map(OutputFormat::Schema),
+        any::<String>().prop_map(OutputFormat::Grammar),
+    ])
+}
+
 fn logprob() -> impl Strategy<Value = Logprob> {
     (any::<u32>(), -9999.0f32..=0.0, prop::collection::vec(any::<u8>(), 0..5))
         .prop_map(|(token, logprob, bytes)| Logprob { token, logprob, bytes })
@@ -46,11 +54,12 @@ proptest! {
         mirostat in mirostat(),
         logit_bias in prop::collection::btree_map(any::<u32>(), -100.0f32..=100.0, 0..5),
         logprobs in prop::option::of(0u32..=20),
+        format in format(),
     ) {
         let sampling =
             Sampling { temperature, top_p, tfs_z, mirostat, logit_bias, seed, ..Sampling::default() };
         let predict = Predict::AtMost(predict);
-        let request = request(Options { predict, sampling, logprobs, ..Options::default() });
+        let request = request(Options { predict, sampling, logprobs, format, ..Options::default() });
         let back = GenerateRequest::try_from(wire::GenerateRequest::from(&request));
         prop_assert_eq!(back, Ok(request));
     }
@@ -104,6 +113,19 @@ fn out_of_range_options_are_refused_by_name() {
             "`logit_bias` is `1025`, expected at most 1024 tokens",
         ),
         (Box::new(|o| o.logprobs = Some(21)), "`top_logprobs` is `21`, expected 0 to 20"),
+        (
+            Box::new(|o| {
+                o.format = Some(wire::OutputFormat { kind: "xml".into(), text: String::new() })
+            }),
+            "`format.kind` is `xml`, expected `json`, `schema` or `grammar`",
+        ),
+        (
+            Box::new(|o| {
+                let text = "a".repeat(limits::OUTPUT_FORMAT_BYTES + 1);
+                o.format = Some(wire::OutputFormat { kind: "schema".into(), text });
+            }),
+            "`format` is `32769`, expected at most 32768 bytes",
+        ),
     ];
     for (spoil, words) in spoils {
         let mut wire = wire::GenerateRequest::from(&request(Options::default()));

@@ -109,6 +109,8 @@ pub struct Emission {
     pub started: Option<Admitted>,
     /// Once, in the last emission.
     pub finished: Option<Finished>,
+    /// In its place, why the sequence cannot go on: the request's own fault, in words for its client.
+    pub failed: Option<String>,
 }
 
 impl Emission {
@@ -122,6 +124,7 @@ impl Emission {
             mu: None,
             started: None,
             finished: None,
+            failed: None,
         }
     }
 }
@@ -272,7 +275,13 @@ impl Engine {
             let mut emission = Emission::of(sequence);
             let mut restart = false;
             for (right, row) in rows.iter_mut().enumerate() {
-                let (token, logprob) = sequence.sample(row, &self.text);
+                let (token, logprob) = match sequence.sample(row, &self.text) {
+                    Ok(sampled) => sampled,
+                    Err(stuck) => {
+                        emission.failed = Some(stuck.to_string());
+                        break;
+                    }
+                };
                 let guessed = sequence.guess.get(right) == Some(&token);
                 emission.tokens.push(token);
                 emission.logprobs.extend(logprob);
@@ -291,6 +300,8 @@ impl Engine {
                 emission.finished = self.batch.remove(id).and_then(finished);
             } else if restart {
                 self.batch.restart(id);
+            } else if emission.failed.is_some() {
+                self.batch.remove(id);
             }
             match emissions.iter_mut().find(|other| other.sequence == id) {
                 Some(started) => *started = Emission { started: started.started, ..emission },

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Two halves meet in [`backend`]: *compute* (`architecture`, `shape`, `weights`, `quant`, `model`, `cpu`) knows tensors and nothing of
-//! requests; *text and scheduling* (`tokenizer`, `template`, `sampler`, `stop`, `detok`, `kv`, `sequence`, `batch`,
+//! requests; *text and scheduling* (`tokenizer`, `template`, `constraint`, `sampler`, `stop`, `detok`, `kv`, `sequence`, `batch`,
 //! `engine`) knows requests and nothing of tensors.
 
 pub mod architecture;
@@ -14,6 +14,7 @@ pub mod backend;
 pub mod batch;
 mod bpe;
 pub mod coin;
+pub mod constraint;
 pub mod cpu;
 pub mod detok;
 pub mod engine;

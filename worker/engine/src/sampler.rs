@@ -2,15 +2,16 @@
 //! left, and the coin picks. The order is that of llama.cpp's default chain.
 //!
 //! ```text
-//! logits -> bias -> penalties -> top-k -> tail-free -> typical -> top-p -> min-p -> temperature -> coin
-//!                        |
-//!                        +-----> Mirostat: temperature, one cut by surprise, coin, and its state for the next token
+//! logits -> bias -> penalties -> format -> top-k -> tail-free -> typical -> top-p -> min-p -> temperature -> coin
+//!                                  |
+//!                                  +-----> Mirostat: temperature, one cut by surprise, coin, and its state for the next token
 //! ```
 //!
 //! Everything is a function of its arguments. Candidates are sorted by logit, then by id, and sums
 //! run in that order in f64, so equal logits give equal tokens on every machine. A NaN counts as
 //! impossible.
 
+use crate::constraint::Allowed;
 use crate::penalties::penalise;
 use cuts::{keep_min_p, keep_tail_free, keep_top_p, keep_typical};
 use ollamamax_proto::inference::Sampling;
@@ -42,6 +43,8 @@ pub struct Past<'a> {
     pub tokens: &'a [u32],
     /// Mirostat's state after them, in bits; [`mirostat::start`] before the first.
     pub mu: f64,
+    /// The tokens that may follow them; `None` for any.
+    pub allowed: Option<&'a Allowed>,
 }
 
 /// Chooses a token. `logits` is one row of vocabulary size and is changed by biases and penalties; `coin` is in `[0, 1)`.
@@ -50,6 +53,11 @@ pub fn sample(logits: &mut [f32], params: &Sampling, past: Past<'_>, coin: f64) 
     penalise(logits, params, past.tokens);
     for logit in logits.iter_mut() {
         *logit = possible(*logit);
+    }
+    // After biases and penalties, which could make all that is allowed impossible; before the cuts, which must not use up
+    // their room for what is not.
+    if let Some(allowed) = past.allowed {
+        allowed.restrict(logits);
     }
     let mu = past.mu;
     // A temperature that is not a number gets the safe reading, too.

@@ -4,6 +4,7 @@
 //! a stream resumed from another worker: all of these are "tokens from `computed` on are not in the
 //! KV cache yet", and when the last one is, the next is sampled.
 
+use crate::constraint::{Constraint, Stuck};
 use crate::detok::Detokenizer;
 use crate::kv::BlockTable;
 use crate::sampler::{self, Past, mirostat};
@@ -43,6 +44,8 @@ pub struct Sequence {
     shifted: bool,
     /// Most tokens the context may come to.
     context_tokens: usize,
+    /// What may follow `tokens`, where the output has a format.
+    constraint: Option<Constraint>,
     /// Mirostat's state after `tokens`; 0 without it.
     mu: f64,
     /// Most tokens, prompt included, it may come to.
@@ -77,6 +80,7 @@ impl Sequence {
             stop: StopFilter::new(&prepared.options.stop),
             mu: prepared.options.sampling.mirostat.as_ref().map_or(0.0, mirostat::start),
             finished: None,
+            constraint: prepared.constraint,
             tokens: prepared.tokens,
             options: prepared.options,
         };
@@ -125,19 +129,24 @@ impl Sequence {
 
     /// The token after the last one; it is to be accepted next. The coin belongs to the token's position, so it is the same
     /// wherever and whenever the token is sampled. The log-probabilities come when they were asked for, and not for a token
-    /// that ends the sequence and shows nothing.
-    pub fn sample(&mut self, logits: &mut [f32], text: &TextModel) -> (u32, Option<TokenLogprob>) {
+    /// that ends the sequence and shows nothing. An error ends the sequence, and is the request's own fault.
+    pub fn sample(
+        &mut self,
+        logits: &mut [f32],
+        text: &TextModel,
+    ) -> Result<(u32, Option<TokenLogprob>), Stuck> {
+        let allowed = self.constraint.as_mut().map(Constraint::allowed).transpose()?;
         let sampling = &self.options.sampling;
         let coin = coin::coin(sampling.seed, self.tokens.len() as u64);
         // Sampling changes the logits; what the model thought is told as it was.
         let asked = self.options.logprobs.map(|top| (top, logits.to_vec()));
-        let past = Past { tokens: &self.tokens, mu: self.mu };
+        let past = Past { tokens: &self.tokens, mu: self.mu, allowed: allowed.as_ref() };
         let choice = sampler::sample(logits, sampling, past, coin);
         self.mu = choice.mu;
         let told = asked
             .filter(|_| !self.ends_with(choice.token, text))
             .map(|(top, row)| logprobs::of(&row, choice.token, top, text.tokenizer()));
-        (choice.token, told)
+        Ok((choice.token, told))
     }
 
     /// Mirostat's state, to go on from elsewhere; only where it is used.
@@ -145,8 +154,10 @@ impl Sequence {
         self.options.sampling.mirostat.map(|_| self.mu)
     }
 
+    /// A format has the last word on where the output ends: beside one, `ignore_end` means nothing.
     fn ends_with(&self, token: u32, text: &TextModel) -> bool {
-        text.tokenizer().is_end(token) && !self.options.ignore_end
+        let ignored = self.options.ignore_end && self.constraint.is_none();
+        text.tokenizer().is_end(token) && !ignored
     }
 
     /// Appends a token that was generated, here or elsewhere, and returns the text it releases.
@@ -161,6 +172,9 @@ impl Sequence {
         if released.stopped {
             self.finished = Some(FinishReason::Stop);
             return released.text;
+        }
+        if self.constraint.as_mut().is_some_and(|constraint| constraint.take(token)) {
+            return released.text + &self.end(FinishReason::Stop);
         }
         released.text + &self.end_when_full()
     }

@@ -1,6 +1,7 @@
 //! Everything about a model that is text: its tokenizer and its chat template. Shared between
 //! threads, so that rendering and tokenising a request need not wait for the engine's step.
 
+use crate::constraint::{Constraint, ConstraintError, Grammars};
 use crate::template::{ChatTemplate, TemplateError};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use crate::vocabulary::Vocabulary;
@@ -62,6 +63,9 @@ pub enum PrepareError {
     /// The text cannot be tokenised.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
+    /// The output cannot have the format asked for.
+    #[error(transparent)]
+    Constraint(#[from] ConstraintError),
 }
 
 /// A request in tokens, ready for [`crate::engine::Engine::submit`].
@@ -75,6 +79,8 @@ pub struct Prepared {
     pub context_tokens: u32,
     /// Who asks: places are shared out among callers, not among requests. All who are not named are one.
     pub caller: String,
+    /// The format of the output at its beginning, where the options name one.
+    pub constraint: Option<Constraint>,
 }
 
 /// A model's tokenizer and chat template.
@@ -82,6 +88,7 @@ pub struct Prepared {
 pub struct TextModel {
     tokenizer: Tokenizer,
     template: ChatTemplate,
+    grammars: Grammars,
 }
 
 impl TextModel {
@@ -92,7 +99,7 @@ impl TextModel {
             Some(source) => ChatTemplate::new(source)?,
             None => ChatTemplate::chatml(),
         };
-        Ok(Self { tokenizer, template })
+        Ok(Self { tokenizer, template, grammars: Grammars::default() })
     }
 
     /// From a file's metadata. A file whose own template cannot be read is refused, not given
@@ -146,8 +153,10 @@ impl TextModel {
             }
             tokens = cut(&tokens, room.target, options.keep_tokens as usize);
         }
-        let caller = String::new();
-        Ok(Prepared { tokens, options: options.clone(), context_tokens, caller })
+        let compile = |format| self.grammars.compile(&self.tokenizer, format);
+        let constraint = options.format.as_ref().map(compile).transpose()?;
+        let (options, caller) = (options.clone(), String::new());
+        Ok(Prepared { tokens, options, context_tokens, caller, constraint })
     }
 
     /// Renders and tokenises messages; when they do not fit, without the oldest ones that are not

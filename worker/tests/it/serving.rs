@@ -88,6 +88,35 @@ async fn a_resumed_stream_goes_on_where_the_other_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sequence_that_cannot_go_on_tells_its_client_why_and_ends_no_other() {
+    let knobs = Knobs::default();
+    knobs.step_ms.store(1, SeqCst);
+    knobs.stuck.store(true, SeqCst);
+    let (node, worker, held) = ready(&knobs).await;
+    let (mut client, mut other) = (worker.client().await, worker.client().await);
+    let (stuck, whole) = tokio::join!(
+        async {
+            let mut stream = client.generate(request(&held, &[13], 30)).await?.into_inner();
+            let mut tokens = Vec::new();
+            while let Some(chunk) =
+                stream.message().await.inspect_err(|_| assert_eq!(tokens.len(), 3))?
+            {
+                tokens.extend(chunk.tokens);
+            }
+            Ok::<_, tonic::Status>(tokens)
+        },
+        generate(&mut other, request(&held, &[5], 30)),
+    );
+    let status = stuck.expect_err("it cannot go on");
+    assert_eq!((status.code(), status.message()), (Code::InvalidArgument, "told to be stuck"));
+    assert_eq!(whole.expect("an answer").tokens, expected_tokens(&[5], 30));
+    until("both places are free", || {
+        node.report(held.id).is_some_and(|report| (report.running, report.waiting) == (0, 0))
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_goes_frees_its_place() {
     let knobs = Knobs::default();
     knobs.step_ms.store(1, SeqCst);

@@ -8,7 +8,7 @@ use crate::keep_alive::KeepAlive;
 use crate::logprobs::{self, Told};
 use crate::request::{Asker, RequestId};
 use crate::stream::{self, Render};
-use crate::{Gateway, body, names, options};
+use crate::{Gateway, body, format, names, options};
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
@@ -117,15 +117,13 @@ pub(crate) async fn chat(
     let model = names::resolve(&gateway.control.state(), &asked)?;
     let name = model.name.to_string();
     let images = |message: &ChatMessage| message.images.as_ref().is_some_and(|i| !i.is_empty());
-    Asked {
-        format: request.format.as_ref(),
-        think: request.think.as_ref(),
-        images: request.messages.iter().flatten().any(images),
-    }
-    .check(&name)?;
+    Asked { think: request.think.as_ref(), images: request.messages.iter().flatten().any(images) }
+        .check(&name)?;
     let mut options = merged(&model, request.options.as_ref(), request.truncate)?;
     options.shift = request.shift.unwrap_or(true);
     options.logprobs = options::logprobs(request.logprobs, request.top_logprobs)?;
+    let format = format::ollama(request.format.as_ref(), request.options.as_ref())?;
+    options.format = format.or(options.format);
     let keep_alive = request.keep_alive;
     let want = Want { keep_alive, context_tokens: options.context_tokens, replicas: None };
     let messages = messages(request.messages.unwrap_or_default())?;

@@ -8,7 +8,7 @@ use crate::keep_alive::KeepAlive;
 use crate::logprobs::{self, Told};
 use crate::request::{Asker, RequestId};
 use crate::stream::{self, Render};
-use crate::{Gateway, body, names, options};
+use crate::{Gateway, body, format, names, options};
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
@@ -113,6 +113,8 @@ pub(crate) async fn generate(
     let mut options = merged(&model, request.options.as_ref(), request.truncate)?;
     options.shift = request.shift.unwrap_or(true);
     options.logprobs = options::logprobs(request.logprobs, request.top_logprobs)?;
+    let format = format::ollama(request.format.as_ref(), request.options.as_ref())?;
+    options.format = format.or(options.format);
     let keep_alive = request.keep_alive;
     let want = Want { keep_alive, context_tokens: options.context_tokens, replicas: None };
     if request.prompt.as_deref().unwrap_or_default().is_empty() {
@@ -142,7 +144,6 @@ impl GenerateRequest {
             return Err(no_support(&name, "insert"));
         }
         Asked {
-            format: self.format.as_ref(),
             think: self.think.as_ref(),
             images: self.images.as_ref().is_some_and(|images| !images.is_empty()),
         }

@@ -20,7 +20,6 @@ use serde_json::{Map, Value};
 /// Fields generate and chat share beside what they continue.
 #[derive(Debug, Default)]
 pub(crate) struct Asked<'a> {
-    pub format: Option<&'a Value>,
     pub think: Option<&'a Value>,
     pub images: bool,
 }
@@ -28,25 +27,6 @@ pub(crate) struct Asked<'a> {
 impl Asked<'_> {
     /// Refuses what the model or this server cannot do, plainly.
     pub(crate) fn check(&self, name: &str) -> Result<(), Failure> {
-        if let Some(format) = self.format {
-            match format {
-                Value::Null => {}
-                Value::String(text) if text.is_empty() => {}
-                Value::String(text) if text != "json" => {
-                    return Err(Failure::invalid(format!(
-                        "invalid format: {text:?}; expected \"json\" or a valid JSON Schema object"
-                    )));
-                }
-                Value::String(_) | Value::Object(_) => {
-                    return Err(Failure::invalid("`format` is not supported yet"));
-                }
-                other => {
-                    return Err(Failure::invalid(format!(
-                        "invalid format: {other}; expected \"json\" or a valid JSON Schema object"
-                    )));
-                }
-            }
-        }
         match self.think {
             None | Some(Value::Null | Value::Bool(false)) => {}
             Some(Value::Bool(true)) => return Err(no_support(name, "thinking")),

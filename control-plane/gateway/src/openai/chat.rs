@@ -3,10 +3,11 @@
 use crate::demand::Want;
 use crate::dispatch::{Event, Job, Piece, Summary};
 use crate::error::{Failure, OpenAiError};
+use crate::format::ResponseFormat;
 use crate::ollama::chat::{check_count, check_role, extra_json};
 use crate::request::{Asker, RequestId};
 use crate::stream::{self, Render};
-use crate::{Gateway, body, logprobs, names, ollama, options};
+use crate::{Gateway, body, format, logprobs, names, ollama, options};
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
@@ -44,6 +45,8 @@ pub(crate) struct ChatRequest {
     #[serde(default)]
     response_format: Option<ResponseFormat>,
     #[serde(default)]
+    grammar: Option<String>,
+    #[serde(default)]
     tools: Option<Vec<Value>>,
     #[serde(default)]
     tool_choice: Option<Value>,
@@ -65,12 +68,6 @@ pub(crate) struct ChatRequest {
 struct StreamOptions {
     #[serde(default)]
     include_usage: Option<bool>,
-}
-
-#[derive(Debug, Deserialize)]
-struct ResponseFormat {
-    #[serde(rename = "type")]
-    kind: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -158,17 +155,6 @@ impl ChatRequest {
         {
             return Err(Failure::invalid(format!("`n` is {n}; only 1 is supported yet")));
         }
-        match self.response_format.as_ref().map(|format| format.kind.as_str()) {
-            None | Some("text") => {}
-            Some("json_object" | "json_schema") => {
-                return Err(Failure::invalid("`response_format` is not supported yet"));
-            }
-            Some(other) => {
-                return Err(Failure::invalid(format!(
-                    "invalid value for field `response_format.type`: {other:?}"
-                )));
-            }
-        }
         let nested = self.reasoning.as_ref().and_then(|reasoning| reasoning.effort.as_ref());
         match self.reasoning_effort.as_ref().or(nested).map(String::as_str) {
             None | Some("none" | "") => Ok(()),
@@ -207,6 +193,8 @@ impl ChatRequest {
         // Here an answer that fills the context ends, and says so by its reason.
         options.shift = false;
         options.logprobs = options::logprobs(self.logprobs, self.top_logprobs)?;
+        let format = format::openai(self.response_format.as_ref(), self.grammar.as_deref())?;
+        options.format = format.or(options.format.take());
         if let Some(bias) = &self.logit_bias {
             options.sampling.logit_bias = options::logit_bias(bias)?;
         }

@@ -41,6 +41,7 @@ fn wrong_types_are_named() {
         (json!({"temperature": "hot"}), r#"option "temperature" must be of type float32"#),
         (json!({"top_k": "x"}), r#"option "top_k" must be of type integer"#),
         (json!({"seed": true}), r#"option "seed" must be of type integer"#),
+        (json!({"grammar": {}}), r#"option "grammar" must be of type string"#),
         (json!({"stop": "x"}), r#"option "stop" must be of type array"#),
         (json!({"stop": [1]}), r#"option "stop" must be of an array of strings"#),
         (json!({"use_mmap": 1}), r#"option "use_mmap" must be of type boolean"#),

@@ -40,8 +40,6 @@ async fn bad_requests_are_400_with_the_field_named() {
         (with(json!({"keep_alive": "x"})), "`keep_alive`"),
         (with(json!({"think": true})), r#""m:latest" does not support thinking"#),
         (with(json!({"think": 3})), "invalid think value"),
-        (with(json!({"format": "json"})), "`format` is not supported yet"),
-        (with(json!({"format": {"type": "object"}})), "`format` is not supported yet"),
         (with(json!({"format": "xml"})), "invalid format"),
         (with(json!({"top_logprobs": 21})), "top_logprobs must be between 0 and 20"),
         (with(json!({"top_logprobs": -1})), "top_logprobs must be between 0 and 20"),
@@ -102,7 +100,6 @@ async fn openai_errors_have_their_shape() {
         (with(json!({"messages": []})), "[] is too short - 'messages'"),
         (with(json!({"messages": [{"role": "user", "content": 7}]})), "`messages[0].content`"),
         (with(json!({"messages": [{"role": "user"}]})), "`messages[0].content`"),
-        (with(json!({"response_format": {"type": "json_object"}})), "not supported yet"),
         (with(json!({"reasoning_effort": "odd"})), "invalid reasoning value"),
         (
             with(json!({"messages": [{"role": "user", "content": [{"type": "image_url",

@@ -7,6 +7,7 @@ mod catalogue;
 mod control;
 mod errors;
 mod failover;
+mod format;
 mod http;
 mod load;
 mod shapes;

@@ -6,7 +6,7 @@ use ollamamax_proto::inference::{Mirostat, MirostatVersion};
 use proptest::prelude::*;
 
 fn choose(logits: &mut [f32], params: &Sampling, tokens: &[u32], coin: f64) -> u32 {
-    sample(logits, params, Past { tokens, mu: 10.0 }, coin).token
+    sample(logits, params, Past { tokens, mu: 10.0, allowed: None }, coin).token
 }
 
 fn plain() -> Sampling {
@@ -172,7 +172,7 @@ proptest! {
             temperature, top_k, top_p, min_p, typical_p, repeat_last, repeat_penalty,
             presence_penalty, frequency_penalty, tfs_z, mirostat, logit_bias, seed: 0,
         };
-        let past = Past { tokens: &recent, mu };
+        let past = Past { tokens: &recent, mu, allowed: None };
         let choice = sample(&mut logits.clone(), &params, past, coin);
         prop_assert_eq!(choice, sample(&mut logits.clone(), &params, past, coin));
         prop_assert!(choice.mu.is_finite());

@@ -41,6 +41,7 @@ pub fn text() -> Arc<TextModel> {
 pub struct FakeBackend {
     slots: Vec<Option<u64>>,
     step_tokens: usize,
+    vocabulary: u32,
     /// Steps after which the device fails.
     pub fails_after: Option<usize>,
 }
@@ -48,7 +49,13 @@ pub struct FakeBackend {
 impl FakeBackend {
     pub fn new(blocks: u32, step_tokens: usize) -> Self {
         let slots = vec![None; (blocks * BLOCK_TOKENS) as usize];
-        Self { slots, step_tokens, fails_after: None }
+        Self { slots, step_tokens, vocabulary: SPELLINGS.len() as u32, fails_after: None }
+    }
+
+    /// For a model with another vocabulary.
+    pub fn with_vocabulary(self, text: &TextModel) -> Self {
+        let vocabulary = text.tokenizer().vocabulary().tokens.len() as u32;
+        Self { vocabulary, ..self }
     }
 }
 
@@ -79,9 +86,10 @@ impl Backend for FakeBackend {
         let logits = |slice: &ollamamax_engine::backend::Slice| {
             let end = slice.start as usize + slice.tokens.len();
             let after = |end: usize| {
-                row((0..end).fold(17, |hash, position| {
+                let hash = (0..end).fold(17, |hash, position| {
                     mix(hash ^ self.slots[slot(&slice.blocks, position)].expect("computed before"))
-                }))
+                });
+                row(hash, self.vocabulary)
             };
             match slice.logits {
                 Logits::None => Vec::new(),
@@ -101,7 +109,7 @@ impl Backend for FakeBackend {
     }
 
     fn vocabulary(&self) -> u32 {
-        SPELLINGS.len() as u32
+        self.vocabulary
     }
 
     fn resident_bytes(&self) -> u64 {
@@ -109,9 +117,9 @@ impl Backend for FakeBackend {
     }
 }
 
-fn row(hash: u64) -> Vec<f32> {
+fn row(hash: u64, vocabulary: u32) -> Vec<f32> {
     let logit = |id: u64| (mix(hash.wrapping_add(id)) % 4096) as f32 / 1024.0;
-    let mut row: Vec<f32> = (0..SPELLINGS.len() as u64).map(logit).collect();
+    let mut row: Vec<f32> = (0..u64::from(vocabulary)).map(logit).collect();
     row[END as usize] -= 2.5;
     row
 }
@@ -140,7 +148,8 @@ pub fn limits(sequences_max: u32, step_tokens: usize) -> EngineLimits {
 }
 
 pub fn prepared(tokens: &[u32], options: Options) -> Prepared {
-    Prepared { tokens: tokens.to_vec(), options, context_tokens: 48, caller: String::new() }
+    let (tokens, caller) = (tokens.to_vec(), String::new());
+    Prepared { tokens, options, context_tokens: 48, caller, constraint: None }
 }
 
 /// Everything one sequence emitted, and whether that was in order.

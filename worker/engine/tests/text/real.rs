@@ -5,7 +5,9 @@ use crate::fake::{Stream, drain};
 use ollamamax_engine::cpu::{CpuBackend, CpuOptions, NumericPath};
 use ollamamax_engine::engine::{Engine, EngineLimits, Prepared, TextModel};
 use ollamamax_gguf::Gguf;
-use ollamamax_proto::inference::{FinishReason, Message, Options, Predict, Prompt, Sampling};
+use ollamamax_proto::inference::{
+    FinishReason, Message, Options, OutputFormat, Predict, Prompt, Sampling,
+};
 use ollamamax_proto::limits::STEP_TOKENS_CPU;
 use ollamamax_tests::model::smollm2;
 use std::sync::{Arc, OnceLock};
@@ -45,6 +47,13 @@ fn engine_with(
 }
 
 fn ask(question: &str, sampling: Sampling, predict: u32) -> Prepared {
+    ask_with(
+        question,
+        Options { sampling, predict: Predict::AtMost(predict), ..Options::default() },
+    )
+}
+
+fn ask_with(question: &str, options: Options) -> Prepared {
     let message =
         Message { role: "user".into(), content: question.into(), extra_json: String::new() };
     let prompt = Prompt::Chat {
@@ -53,8 +62,6 @@ fn ask(question: &str, sampling: Sampling, predict: u32) -> Prepared {
         tools_json: String::new(),
         context: vec![],
     };
-    let predict = Predict::AtMost(predict);
-    let options = Options { sampling, predict, ..Options::default() };
     text().prepare(&prompt, &options, CONTEXT_TOKENS).expect("fits")
 }
 
@@ -139,5 +146,50 @@ fn a_stream_resumed_elsewhere_is_the_uninterrupted_one() {
         let resumed = alone(NumericPath::Fast, &request, &before.tokens());
         assert_eq!([before.tokens(), resumed.tokens()].concat(), whole.tokens(), "cut at {cut}");
         assert_eq!(before.text() + &resumed.text(), whole.text());
+    }
+}
+
+/// Greedy, by chance, guessing ahead, cut anywhere: what is filled in stays the same, and is what was asked for.
+#[test]
+fn a_constrained_stream_is_what_its_schema_describes_and_goes_on_elsewhere() {
+    let schema = serde_json::json!({
+        "type": "object",
+        "properties": {
+            "city": {"type": "string", "maxLength": 24},
+            "inhabitants": {"type": "integer", "minimum": 0, "maximum": 99_000_000},
+            "rivers": {"type": "array", "items": {"type": "string", "maxLength": 12}, "maxItems": 2},
+            "continent": {"enum": ["Africa", "Asia", "Europe"]},
+        },
+        "required": ["city", "inhabitants", "rivers", "continent"],
+        "additionalProperties": false,
+    });
+    for temperature in [0.0, 1.5] {
+        let options = Options {
+            sampling: Sampling { seed: 5, temperature, ..Sampling::default() },
+            predict: Predict::AtMost(160),
+            format: Some(OutputFormat::Schema(schema.to_string())),
+            ..Options::default()
+        };
+        let request = ask_with("Describe the city of Vienna as JSON.", options);
+        let whole = alone(NumericPath::Fast, &request, &[]);
+        let text = whole.text();
+        assert_eq!(whole.finished.as_ref().expect("ended").reason, FinishReason::Stop, "{text}");
+        let value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        let object = value.as_object().expect("an object");
+        assert_eq!(
+            object.keys().collect::<Vec<_>>(),
+            ["city", "inhabitants", "rivers", "continent"]
+        );
+        assert!(object["city"].as_str().is_some_and(|city| city.chars().count() <= 24), "{text}");
+        assert!(object["inhabitants"].as_u64().is_some_and(|n| n <= 99_000_000), "{text}");
+        assert!(object["rivers"].as_array().is_some_and(|rivers| rivers.len() <= 2), "{text}");
+        for cut in [1, whole.pieces.len() / 2, whole.pieces.len() - 1] {
+            let before = Stream { pieces: whole.pieces[..cut].to_vec(), ..Stream::default() };
+            let mut engine = engine_with(NumericPath::Fast, 32, 1, 1);
+            let id = engine.submit(request.clone(), &before.tokens()).expect("taken");
+            let after = drain(&mut engine).remove(&id).expect("emitted");
+            assert_eq!([before.tokens(), after.tokens()].concat(), whole.tokens(), "cut at {cut}");
+            assert_eq!(before.text() + &after.text(), text);
+        }
     }
 }

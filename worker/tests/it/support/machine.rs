@@ -22,6 +22,8 @@ pub struct Inner {
     pub held: AtomicBool,
     pub panic: AtomicBool,
     pub fail: AtomicBool,
+    /// Sequences whose prompt begins with 13 cannot go on after their third token.
+    pub stuck: AtomicBool,
     pub cancelled: AtomicUsize,
     pub steps: AtomicUsize,
     pub batch_max: AtomicUsize,
@@ -81,6 +83,7 @@ impl Text for FakeText {
                 options: options.clone(),
                 context_tokens: 512,
                 caller: String::new(),
+                constraint: None,
             }),
             _ => Err(BadRequest("the prompt is empty".to_owned())),
         }
@@ -155,6 +158,13 @@ impl Machine for FakeMachine {
         let mut emissions = Vec::new();
         for (id, sequence) in self.sequences.iter_mut().filter(|(_, s)| s.admitted) {
             let mut emission = emission(*id, sequence.output);
+            let stuck = self.knobs.stuck.load(SeqCst) && sequence.prompt[0] == 13;
+            if stuck && sequence.output == 3 {
+                emission.failed = Some("told to be stuck".to_owned());
+                sequence.output = sequence.limit;
+                emissions.push(emission);
+                continue;
+            }
             if sequence.output < sequence.limit {
                 let token = token(&sequence.prompt, sequence.output);
                 emission.tokens = vec![token];
@@ -199,5 +209,6 @@ fn emission(id: u64, index: u32) -> Emission {
         mu: None,
         started: None,
         finished: None,
+        failed: None,
     }
 }
