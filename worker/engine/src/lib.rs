@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! submit(Request) -> batch (waiting, running) -> plan -> Backend::step -> sampler -> stop, detok -> Emission
+//! embed(texts)    -> embed (waiting)          ---------->              -> pooling              -> Embedded
 //! ```
 //!
 //! Two halves meet in [`backend`]: *compute* (`architecture`, `shape`, `weights`, `quant`, `model`, `cpu`) knows tensors and nothing of
@@ -15,6 +16,7 @@ pub mod batch;
 pub mod coin;
 pub mod cpu;
 pub mod detok;
+pub mod embed;
 pub mod engine;
 mod go_template;
 pub mod kv;
@@ -35,3 +37,4 @@ pub mod text;
 pub mod tokenizer;
 pub mod vocabulary;
 pub mod weights;
+mod wordpiece;

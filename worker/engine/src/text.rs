@@ -5,7 +5,7 @@ use crate::template::{ChatTemplate, TemplateError};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use crate::vocabulary::Vocabulary;
 use ollamamax_gguf::Gguf;
-use ollamamax_proto::inference::{Message, Options, Predict, Prompt};
+use ollamamax_proto::inference::{EmbedInput, Message, Options, Predict, Prompt};
 
 /// A model that cannot be used for its texts.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +35,12 @@ pub enum PrepareError {
         /// Tokens the context holds.
         context_tokens: u32,
     },
+    /// A text to embed does not fit and may not be cut. In Ollama's words, which clients look for.
+    #[error("the input length exceeds the context length")]
+    InputTooLong,
+    /// Nothing to embed.
+    #[error("the input is empty: there is nothing to embed")]
+    InputEmpty,
     /// Nothing to continue.
     #[error("the prompt is empty: there is nothing to continue")]
     Empty,
@@ -145,6 +151,34 @@ impl TextModel {
             tokens = cut(&tokens, room.target, options.keep_tokens as usize);
         }
         Ok(Prepared { tokens, options: options.clone(), context_tokens })
+    }
+
+    /// The tokens of an input to embed: a text with what the model wants around it, tokens as they are.
+    pub fn prepare_input(
+        &self,
+        input: &EmbedInput,
+        truncate: bool,
+        context_tokens: u32,
+    ) -> Result<Vec<u32>, PrepareError> {
+        let (mut tokens, closing) = match input {
+            EmbedInput::Tokens(tokens) => (tokens.clone(), None),
+            EmbedInput::Text(text) => {
+                let mut tokens: Vec<u32> = self.tokenizer.prompt_bos().into_iter().collect();
+                tokens.extend(self.tokenizer.encode(text, true)?);
+                (tokens, self.tokenizer.closing())
+            }
+        };
+        let room = (context_tokens as usize).saturating_sub(usize::from(closing.is_some()));
+        if tokens.len() > room && !truncate {
+            return Err(PrepareError::InputTooLong);
+        }
+        tokens.truncate(room);
+        tokens.extend(closing);
+        let vocabulary = self.tokenizer.vocabulary().tokens.len() as u32;
+        if let Some(&token) = tokens.iter().find(|&&token| token >= vocabulary) {
+            return Err(PrepareError::Token { token, vocabulary });
+        }
+        if tokens.is_empty() { Err(PrepareError::InputEmpty) } else { Ok(tokens) }
     }
 
     /// Renders and tokenises messages; when they do not fit, without the oldest ones that are not

@@ -1,8 +1,9 @@
-//! Text to tokens and tokens to bytes, for byte-level BPE and SentencePiece vocabularies.
+//! Text to tokens and tokens to bytes, for byte-level BPE, SentencePiece and WordPiece vocabularies.
 //!
 //! ```text
 //! text -> special tokens cut out -> words (pretokenizer) -> byte pairs merged -> ids
 //!                                -> pieces merged by score (spm)               -> ids
+//!                                -> words -> longest pieces (wordpiece)        -> ids
 //! id   -> bytes -> detok
 //! ```
 //!
@@ -13,10 +14,12 @@
 use crate::pretokenizer::{self, Rule};
 use crate::spm::{SPACE, Spm};
 use crate::vocabulary::{TokenKind, Vocabulary};
+use crate::wordpiece::wordpiece;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::{
-    DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, TokenizerImpl,
+    DecoderWrapper, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
+    TokenizerImpl,
 };
 
 /// Spellings that end a generation in some family (llama.cpp `special_eog_ids`).
@@ -42,10 +45,11 @@ const ENDS: [&str; 16] = [
 /// Why no tokenizer can be built, or a text not be tokenised.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenizerError {
-    /// Another algorithm than these two.
+    /// Another algorithm than these.
     #[error(
-        "tokenizer model `{model}` is not supported, only `gpt2` (byte-level BPE) and `llama` \
-         (SentencePiece) are; convert the model with such a tokenizer or use another one"
+        "tokenizer model `{model}` is not supported, only `gpt2` (byte-level BPE), `llama` \
+         (SentencePiece) and `bert` (WordPiece) are; convert the model with such a tokenizer or use \
+         another one"
     )]
     Model {
         /// `tokenizer.ggml.model`.
@@ -74,8 +78,9 @@ pub enum TokenizerError {
     },
 }
 
-type Bpe = TokenizerImpl<
-    BPE,
+/// What the library does for us.
+pub(crate) type Library = TokenizerImpl<
+    ModelWrapper,
     NormalizerWrapper,
     PreTokenizerWrapper,
     PostProcessorWrapper,
@@ -84,7 +89,8 @@ type Bpe = TokenizerImpl<
 
 /// What joins characters to tokens.
 enum Algorithm {
-    Bpe(Box<Bpe>),
+    /// Byte-level BPE or WordPiece.
+    Library(Box<Library>),
     Spm(Spm),
 }
 
@@ -112,7 +118,8 @@ impl std::fmt::Debug for Tokenizer {
 impl Tokenizer {
     /// Builds the tokenizer of a vocabulary.
     pub fn new(mut vocabulary: Vocabulary) -> Result<Self, TokenizerError> {
-        let roles = [vocabulary.bos, vocabulary.eos, vocabulary.eot, vocabulary.eom];
+        let Vocabulary { bos, eos, eot, eom, separator, .. } = vocabulary;
+        let roles = [bos, eos, eot, eom, separator];
         if let Some(id) = roles.into_iter().flatten().find(|&id| vocabulary.spelling(id).is_none())
         {
             let count = vocabulary.tokens.len();
@@ -124,8 +131,9 @@ impl Tokenizer {
                 let pre = || TokenizerError::PreTokenizer { pre: vocabulary.pre.clone() };
                 let rule = pretokenizer::rule(&vocabulary.pre).ok_or_else(pre)?;
                 let add_bos = rule.add_bos;
-                (Algorithm::Bpe(Box::new(bpe(&vocabulary, rule)?)), add_bos)
+                (Algorithm::Library(Box::new(bpe(&vocabulary, rule)?)), add_bos)
             }
+            "bert" => (Algorithm::Library(Box::new(wordpiece(&mut vocabulary)?)), true),
             "llama" => (Algorithm::Spm(Spm::new(&vocabulary)), true),
             _ => return Err(TokenizerError::Model { model: vocabulary.model }),
         };
@@ -186,6 +194,15 @@ impl Tokenizer {
         if self.add_bos { self.vocabulary.bos } else { None }
     }
 
+    /// The token a text to embed ends with, when the model wants one.
+    pub fn closing(&self) -> Option<u32> {
+        let Vocabulary { model, separator, eos, add_eos, .. } = &self.vocabulary;
+        match model.as_str() {
+            "bert" => *separator,
+            _ => eos.filter(|_| *add_eos == Some(true)),
+        }
+    }
+
     /// What it was built from, without the merges.
     pub fn vocabulary(&self) -> &Vocabulary {
         &self.vocabulary
@@ -203,14 +220,14 @@ impl Tokenizer {
         if text.is_empty() {
             return Ok(());
         }
-        let bpe = match &self.algorithm {
-            Algorithm::Bpe(bpe) => bpe,
+        let library = match &self.algorithm {
+            Algorithm::Library(library) => library,
             Algorithm::Spm(spm) => {
                 spm.encode(text, ids);
                 return Ok(());
             }
         };
-        let encoding = bpe
+        let encoding = library
             .encode_fast(text, false)
             .map_err(|error| TokenizerError::Text { reason: error.to_string() })?;
         ids.extend_from_slice(encoding.get_ids());
@@ -271,7 +288,7 @@ fn token_bytes(vocabulary: &Vocabulary, ends: &BTreeSet<u32>) -> TokenBytes {
         TokenKind::Control | TokenKind::Unknown | TokenKind::Unused => Vec::new(),
         TokenKind::UserDefined => spelling.clone().into_bytes(),
         TokenKind::Byte => hex_byte(spelling).map_or_else(Vec::new, |byte| vec![byte]),
-        TokenKind::Normal if vocabulary.model == "llama" => {
+        TokenKind::Normal if matches!(vocabulary.model.as_str(), "llama" | "bert") => {
             spelling.replace(SPACE, " ").into_bytes()
         }
         TokenKind::Normal => {
@@ -313,7 +330,7 @@ fn byte_alphabet() -> HashMap<char, u8> {
     alphabet
 }
 
-fn bpe(vocabulary: &Vocabulary, rule: Rule) -> Result<Bpe, TokenizerError> {
+fn bpe(vocabulary: &Vocabulary, rule: Rule) -> Result<Library, TokenizerError> {
     let ids: HashMap<&str, u32> =
         vocabulary.tokens.iter().map(String::as_str).zip(0u32..).collect();
     let mut merges = Vec::with_capacity(vocabulary.merges.len());
@@ -339,7 +356,7 @@ fn bpe(vocabulary: &Vocabulary, rule: Rule) -> Result<Bpe, TokenizerError> {
         .ignore_merges(rule.ignore_merges)
         .build()
         .map_err(|error| TokenizerError::Malformed { reason: error.to_string() })?;
-    let mut bpe = TokenizerImpl::new(model);
+    let mut bpe = TokenizerImpl::new(model.into());
     bpe.with_pre_tokenizer(Some(rule.pre_tokenizer));
     Ok(bpe)
 }

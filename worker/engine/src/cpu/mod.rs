@@ -14,6 +14,7 @@ mod rope;
 mod rows;
 
 use crate::backend::{Backend, BackendError, BlockId, Logits, SliceLogits, StepBatch};
+use crate::embed::Pooling;
 use crate::shape::{ModelShape, ShapeError};
 use crate::weights::{Mapping, Weights};
 use fast::Fast;
@@ -27,12 +28,21 @@ use std::sync::Arc;
 /// Tokens computed at once: bounds the activations held, whatever a step asks for.
 const PIECE_TOKENS: usize = 256;
 
-/// A token to compute: its id, its place in its sequence, and where that sequence's keys and values are.
+/// A token to compute: its id, its place in its sequence, how many positions of it the token sees, and where the sequence's keys
+/// and values are.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place<'a> {
     pub token: u32,
     pub position: usize,
+    pub seen: usize,
     pub blocks: &'a [BlockId],
+}
+
+/// What is wanted of a pass: of some tokens the logits, of some the hidden states. First their places, then the rows.
+#[derive(Debug, Default)]
+pub(crate) struct Wanted<T = usize> {
+    pub logits: Vec<T>,
+    pub hidden: Vec<T>,
 }
 
 /// Which numbers are multiplied.
@@ -204,6 +214,15 @@ impl CpuBackend {
 
     fn check(&self, batch: &StepBatch) -> Result<(), BackendError> {
         for slice in &batch.slices {
+            if self.is_encoder() {
+                if slice.start > 0 || matches!(slice.logits, Logits::Last | Logits::All) {
+                    return Err(BackendError::Encoder);
+                }
+                let (tokens, context_tokens) = (slice.tokens.len(), self.shape.context_tokens);
+                if tokens > context_tokens as usize {
+                    return Err(BackendError::TooLong { tokens, context_tokens });
+                }
+            }
             let vocabulary = self.shape.vocabulary;
             if let Some(&token) = slice.tokens.iter().find(|&&token| token >= vocabulary) {
                 return Err(BackendError::Token { token, vocabulary });
@@ -227,31 +246,41 @@ impl Backend for CpuBackend {
     fn step(&mut self, batch: &StepBatch) -> Result<Vec<SliceLogits>, BackendError> {
         self.check(batch)?;
         let mut results = vec![SliceLogits::new(); batch.slices.len()];
+        let encoder = self.is_encoder();
         let mut places = Vec::new();
-        // For each token the slice that wants its logits.
-        let mut wanted = Vec::new();
+        // For each token its slice, and whether something of it is wanted.
+        let mut slices = Vec::new();
         for (index, slice) in batch.slices.iter().enumerate() {
             for (offset, &token) in slice.tokens.iter().enumerate() {
                 let position = slice.start as usize + offset;
-                places.push(Place { token, position, blocks: &slice.blocks });
+                let seen = if encoder { slice.tokens.len() } else { position + 1 };
+                places.push(Place { token, position, seen, blocks: &slice.blocks });
                 let wants = match slice.logits {
                     Logits::None => false,
                     Logits::Last => offset + 1 == slice.tokens.len(),
-                    Logits::All => true,
+                    Logits::All | Logits::Hidden => true,
                 };
-                wanted.push(wants.then_some(index));
+                slices.push((index, wants));
             }
         }
+        let cuts = cuts(batch.slices.iter().map(|slice| slice.tokens.len()), encoder);
         let Self { shape, model, pool, .. } = self;
-        for (places, wanted) in places.chunks(PIECE_TOKENS).zip(wanted.chunks(PIECE_TOKENS)) {
-            let tokens: Vec<usize> =
-                (0..wanted.len()).filter(|&token| wanted[token].is_some()).collect();
-            let logits = match model {
-                Model::Plain(plain) => plain.run(shape, pool, places, &tokens),
-                Model::Fast(fast) => fast.run(shape, pool, places, &tokens),
+        for piece in cuts.windows(2) {
+            let (places, slices) = (&places[piece[0]..piece[1]], &slices[piece[0]..piece[1]]);
+            let mut wanted = Wanted::default();
+            for (token, &(index, _)) in slices.iter().enumerate().filter(|(_, (_, wants))| *wants) {
+                match batch.slices[index].logits {
+                    Logits::Hidden => wanted.hidden.push(token),
+                    _ => wanted.logits.push(token),
+                }
+            }
+            let rows = match model {
+                Model::Plain(plain) => plain.run(shape, pool, places, &wanted),
+                Model::Fast(fast) => fast.run(shape, pool, places, &wanted),
             };
-            for (index, logits) in wanted.iter().flatten().zip(logits) {
-                results[*index].push(logits);
+            let logits = wanted.logits.iter().zip(rows.logits);
+            for (&token, row) in logits.chain(wanted.hidden.iter().zip(rows.hidden)) {
+                results[slices[token].0].push(row);
             }
         }
         if pool.failed() {
@@ -276,6 +305,14 @@ impl Backend for CpuBackend {
         self.shape.vocabulary
     }
 
+    fn is_encoder(&self) -> bool {
+        self.shape.architecture.encoder
+    }
+
+    fn pooling(&self) -> Pooling {
+        self.shape.pooling
+    }
+
     fn resident_bytes(&self) -> u64 {
         match &self.model {
             Model::Plain(plain) => {
@@ -289,5 +326,35 @@ impl Backend for CpuBackend {
                     + fast.cache.bytes()
             }
         }
+    }
+}
+
+/// Where a step's tokens are cut into passes, both ends included. An encoder's texts stay whole, however long: their tokens see
+/// each other.
+fn cuts(lens: impl Iterator<Item = usize>, whole: bool) -> Vec<usize> {
+    let (mut cuts, mut end) = (vec![0], 0);
+    for len in lens {
+        let (begin, from) = (end, cuts[cuts.len() - 1]);
+        end += len;
+        match whole {
+            true if end - from > PIECE_TOKENS && begin > from => cuts.push(begin),
+            true => {}
+            false => cuts.extend((from + PIECE_TOKENS..end).step_by(PIECE_TOKENS)),
+        }
+    }
+    cuts.extend((end > cuts[cuts.len() - 1]).then_some(end));
+    cuts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_of_an_encoder_are_computed_whole() {
+        assert_eq!(cuts([300, 100, 112, 1].into_iter(), false), [0, 256, 512, 513]);
+        assert_eq!(cuts([300, 100, 112, 1, 300].into_iter(), true), [0, 300, 513, 813]);
+        assert_eq!(cuts([256].into_iter(), true), [0, 256]);
+        assert_eq!(cuts([].into_iter(), true), [0]);
     }
 }

@@ -1,5 +1,6 @@
 //! The text and scheduling half of the engine, through its public interface.
 
+mod embedding;
 mod fake;
 mod golden;
 mod prepare;

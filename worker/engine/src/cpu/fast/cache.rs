@@ -33,13 +33,15 @@ impl Cache {
     pub fn new(shape: &ModelShape, blocks: u32) -> Option<Self> {
         let (kv_heads, stride) = (shape.kv_heads as usize, head_stride(shape));
         let entries = (blocks as usize).checked_mul(kv_heads.checked_mul(POSITIONS * stride)?)?;
-        let bytes =
-            entries.checked_mul(2 * size_of::<u16>())?.checked_mul(shape.layers as usize)?;
+        let bytes = entries
+            .checked_mul(2 * size_of::<u16>())?
+            .checked_mul(shape.cached_layers() as usize)?;
         if bytes > isize::MAX as usize {
             return None;
         }
         // Zeroed memory from the system costs nothing until it is written.
-        let layers = (0..shape.layers).map(|_| (vec![0; entries], vec![0; entries])).collect();
+        let layers =
+            (0..shape.cached_layers()).map(|_| (vec![0; entries], vec![0; entries])).collect();
         Some(Self { layers, kv_heads, stride, blocks, halves: Vec::new() })
     }
 
