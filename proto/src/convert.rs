@@ -8,6 +8,7 @@ use crate::limits;
 use crate::placement::{Assignment, AssignmentReport, Device, Phase, Stage};
 use crate::wire;
 
+mod embed;
 mod logprobs;
 mod options;
 

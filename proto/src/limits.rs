@@ -189,6 +189,14 @@ pub const MIROSTAT_TAU_MAX_BITS: f32 = 100.0;
 pub const MIROSTAT_ETA_MAX: f32 = 10.0;
 /// Tokens whose log-probabilities may be asked beside the chosen one's: Ollama's and OpenAI's own bound.
 pub const TOP_LOGPROBS_COUNT: u32 = 20;
+/// Inputs of one request to embed: its answer is held whole, as vectors and as text.
+pub const EMBED_INPUTS_COUNT: usize = 8_192;
+/// Inputs a worker is asked to embed at once: a request with more takes turns with others, and is repeated elsewhere in part only.
+pub const EMBED_PART_COUNT: usize = 64;
+/// Bytes of such inputs after which no further one is added: so many texts of a full context keep a slow worker busy for a minute.
+pub const EMBED_PART_BYTES: usize = 64 * 1024;
+/// Largest width of an embedding: the widest models have sixteen thousand, and a part of them fits an RPC message.
+pub const EMBEDDING_VALUES_COUNT: usize = 32_768;
 /// Longest spelling of one token: the longest in real vocabularies are some hundreds of bytes.
 pub const TOKEN_BYTES: usize = 64 * 1024;
 

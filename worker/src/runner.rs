@@ -7,6 +7,9 @@
 //!
 //! The machine has no clock: the times in `Started` and `Done` are measured here.
 
+mod embeds;
+
+use self::embeds::{Embeds, Texts};
 use crate::machine::{BadRequest, Loaded, Loader, Machine, Text};
 use crate::outbox::{self, Inbox, Outbox};
 use crate::telemetry;
@@ -71,6 +74,7 @@ struct Gauges {
 #[derive(Debug)]
 enum Command {
     Submit(Box<Submission>),
+    Embed(Box<Texts>),
     Stop { deadline: Instant },
 }
 
@@ -244,17 +248,23 @@ struct Work<'a> {
     machine: Box<dyn Machine>,
     gauges: &'a Gauges,
     live: BTreeMap<SequenceId, Live>,
+    embeds: Embeds,
     deadline: Option<Instant>,
 }
 
 impl<'a> Work<'a> {
     fn new(machine: Box<dyn Machine>, gauges: &'a Gauges) -> Self {
-        Self { machine, gauges, live: BTreeMap::new(), deadline: None }
+        let embeds = Embeds::default();
+        Self { machine, gauges, live: BTreeMap::new(), embeds, deadline: None }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.live.is_empty() && self.embeds.is_empty()
     }
 
     fn run(mut self, inbound: &Receiver<Command>) -> RunnerState {
         loop {
-            if self.live.is_empty() && self.deadline.is_none() {
+            if self.is_idle() && self.deadline.is_none() {
                 match inbound.recv() {
                     Ok(command) => self.take(command),
                     Err(_) => return RunnerState::Stopped,
@@ -268,10 +278,10 @@ impl<'a> Work<'a> {
                 }
             }
             self.cancel_the_gone();
-            if self.deadline.is_some_and(|at| self.live.is_empty() || Instant::now() >= at) {
+            if self.deadline.is_some_and(|at| self.is_idle() || Instant::now() >= at) {
                 return RunnerState::Stopped;
             }
-            if self.live.is_empty() {
+            if self.is_idle() {
                 continue;
             }
             if let Err(reason) = self.step() {
@@ -283,6 +293,7 @@ impl<'a> Work<'a> {
     fn take(&mut self, command: Command) {
         match command {
             Command::Stop { deadline } => self.deadline = Some(deadline),
+            Command::Embed(texts) => self.embeds.take(&mut *self.machine, *texts),
             Command::Submit(submission) => {
                 let Submission { prepared, resume, outbox, submitted, place } = *submission;
                 match self.machine.submit(prepared, &resume) {
@@ -316,6 +327,7 @@ impl<'a> Work<'a> {
             }
             !gone
         });
+        self.embeds.cancel_the_gone(&mut **machine);
         self.gauges.running.store(self.machine.running(), Ordering::Relaxed);
     }
 
@@ -335,6 +347,7 @@ impl<'a> Work<'a> {
         for emission in emissions {
             self.deliver(emission, now);
         }
+        self.embeds.deliver(self.machine.embedded());
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use crate::quant;
 use crate::shape::{
     FIXED_FACTORS, LONG_FACTORS, SHORT_FACTORS, Widths, layer_tensors, outer_tensors,
 };
-use ollamamax_gguf::{GgmlType, GgufWriter, Value};
+use ollamamax_gguf::{Array, GgmlType, GgufWriter, Value};
 
 /// Positions of every model.
 const CONTEXT_TOKENS: u32 = 2048;
@@ -66,6 +66,13 @@ impl Synth {
             seed,
             metadata: Vec::new(),
         }
+    }
+
+    /// A tiny encoder whose vocabulary spells texts of letters, digits and some punctuation.
+    pub fn encoder(architecture: &'static Architecture, seed: u64) -> Self {
+        let tiny = Self::tiny(GgmlType::F32, seed);
+        let metadata = wordpiece(tiny.vocabulary as usize);
+        Self { architecture, kv_heads: tiny.heads, metadata, ..tiny }
     }
 
     /// The file.
@@ -162,6 +169,29 @@ impl Synth {
             }
         }
     }
+}
+
+/// A WordPiece vocabulary of `count` tokens, 95 at least.
+fn wordpiece(count: usize) -> Vec<(String, Value)> {
+    const CONTROL: i32 = 3;
+    const NORMAL: i32 = 1;
+    let special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"].map(str::to_owned);
+    let letters = ('a'..='z').chain('0'..='9');
+    let spelt = letters.flat_map(|letter| [format!("\u{2581}{letter}"), letter.to_string()]);
+    let words = ["the", "and", "of", "cat", "dog", "sea", "sky", "sun"].map(str::to_owned);
+    let words = words.into_iter().chain(".,!?'-:;()".chars().map(String::from));
+    let mut tokens: Vec<String> = special.into_iter().chain(spelt).collect();
+    tokens.extend(words.map(|word| format!("\u{2581}{word}")));
+    tokens.extend((tokens.len()..count).map(|id| format!("[unused{id}]")));
+    let kinds = (0..tokens.len()).map(|id| if id < 5 { CONTROL } else { NORMAL }).collect();
+    let key = |name: &str| format!("tokenizer.ggml.{name}");
+    vec![
+        (key("model"), Value::Str("bert".to_owned())),
+        (key("tokens"), Value::Array(Array::Str(tokens))),
+        (key("token_type"), Value::Array(Array::I32(kinds))),
+        (key("cls_token_id"), Value::U32(2)),
+        (key("seperator_token_id"), Value::U32(3)),
+    ]
 }
 
 /// SplitMix64 (Steele, Lea, Flood 2014): enough for weights, and the same everywhere.
