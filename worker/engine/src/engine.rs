@@ -9,6 +9,8 @@
 //! [`Engine::is_idle`] is false, and measures. What a sequence generates depends on its own tokens
 //! and options only, not on what runs beside it.
 
+mod texts;
+
 use crate::backend::{Backend, BackendError};
 use crate::batch::{Batch, BatchLimits, StepPlan};
 pub use crate::embed::Embedded;
@@ -211,31 +213,6 @@ impl Engine {
         Ok(id)
     }
 
-    /// Takes texts to embed, each not empty and not longer than the context.
-    pub fn embed(&mut self, texts: Vec<Vec<u32>>) -> Result<SequenceId, Refusal> {
-        self.refuse_when_full()?;
-        let (context_tokens, vocabulary) = (self.limits.context_tokens, self.backend.vocabulary());
-        for text in &texts {
-            if text.is_empty() {
-                return Err(Refusal::Empty);
-            }
-            if text.len() > context_tokens as usize {
-                return Err(Refusal::TooLong { tokens: text.len(), context_tokens });
-            }
-            if let Some(&token) = text.iter().find(|&&token| token >= vocabulary) {
-                return Err(Refusal::Token { token, vocabulary });
-            }
-        }
-        let id = self.next_id();
-        self.embedder.push(id, texts);
-        Ok(id)
-    }
-
-    /// What [`Engine::step`] has finished of [`Engine::embed`].
-    pub fn embedded(&mut self) -> Vec<Embedded> {
-        self.embedder.take_finished()
-    }
-
     fn refuse_when_full(&self) -> Result<(), Refusal> {
         let waiting = self.waiting() + self.embedder.len();
         let limit = self.limits.waiting_max;
@@ -358,11 +335,6 @@ impl Engine {
     /// Sequences that run.
     pub fn running(&self) -> usize {
         self.batch.running()
-    }
-
-    /// Requests whose texts are being embedded.
-    pub fn embedding(&self) -> usize {
-        self.embedder.len()
     }
 
     /// Sequences that wait for a place, new or preempted.
