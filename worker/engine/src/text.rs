@@ -160,15 +160,19 @@ impl TextModel {
         truncate: bool,
         context_tokens: u32,
     ) -> Result<Vec<u32>, PrepareError> {
-        let (mut tokens, closing) = match input {
-            EmbedInput::Tokens(tokens) => (tokens.clone(), None),
-            EmbedInput::Text(text) => {
-                let mut tokens: Vec<u32> = self.tokenizer.prompt_bos().into_iter().collect();
-                tokens.extend(self.tokenizer.encode(text, true)?);
-                (tokens, self.tokenizer.closing())
-            }
+        let closing = match input {
+            EmbedInput::Tokens(_) => None,
+            EmbedInput::Text(_) => self.tokenizer.closing(),
         };
         let room = (context_tokens as usize).saturating_sub(usize::from(closing.is_some()));
+        let mut tokens = match input {
+            EmbedInput::Tokens(tokens) => tokens.clone(),
+            EmbedInput::Text(text) => {
+                let mut tokens: Vec<u32> = self.tokenizer.prompt_bos().into_iter().collect();
+                tokens.extend(self.tokenizer.encode_beginning(text, room)?);
+                tokens
+            }
+        };
         if tokens.len() > room && !truncate {
             return Err(PrepareError::InputTooLong);
         }

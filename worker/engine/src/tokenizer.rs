@@ -171,6 +171,24 @@ impl Tokenizer {
         Ok(ids)
     }
 
+    /// The tokens of a text, or more than `room` of its first ones: nobody has to tokenise a book to embed its first page. That
+    /// goes with WordPiece, whose words do not see each other across a space; others take the whole text.
+    pub fn encode_beginning(&self, text: &str, room: usize) -> Result<Vec<u32>, TokenizerError> {
+        /// Characters tokenised at once, and what remains of the last word.
+        const PART_CHARS: usize = 8_192;
+        if self.vocabulary.model != "bert" {
+            return self.encode(text, true);
+        }
+        let (mut ids, mut rest) = (Vec::new(), text);
+        while !rest.is_empty() && ids.len() <= room {
+            let space = rest.char_indices().skip(PART_CHARS).find(|(_, c)| " \n\r\t".contains(*c));
+            let (part, after) = rest.split_at(space.map_or(rest.len(), |(at, _)| at));
+            ids.extend(self.encode(part, true)?);
+            rest = after;
+        }
+        Ok(ids)
+    }
+
     /// What a token adds to the output; nothing for control tokens and ids outside the vocabulary.
     pub fn bytes(&self, token: u32) -> &[u8] {
         self.bytes.get(token)

@@ -107,6 +107,21 @@ fn tokens_are_those_of_the_models_own_tokenizer() {
     }
 }
 
+/// A long text is tokenised in parts, and only its beginning: nothing of that is seen.
+#[test]
+fn a_long_text_has_the_tokens_of_its_beginning() {
+    let words: Vec<String> = reference().texts.into_iter().map(|entry| entry.text).collect();
+    let long = words.join(" ").repeat(40);
+    let whole = text().tokenizer().encode(&long, true).expect("tokens");
+    assert_eq!(text().tokenizer().encode_beginning(&long, usize::MAX).expect("tokens"), whole);
+    let beginning = text().tokenizer().encode_beginning(&long, 600).expect("tokens");
+    assert!(beginning.len() > 600 && beginning.len() < whole.len() / 4, "{}", beginning.len());
+    assert_eq!(beginning, whole[..beginning.len()]);
+    let cut = tokens(&long);
+    assert_eq!(cut.len(), CONTEXT_TOKENS as usize);
+    assert_eq!(cut[1..511], whole[..510]);
+}
+
 #[test]
 fn vectors_are_those_of_the_published_weights() {
     let Reference { texts, cosines } = reference();
