@@ -1,16 +1,19 @@
 //! The gateway's own accept loop: a header deadline, a bound on connections, and an orderly end.
 
-use axum::Router;
+use axum::extract::ConnectInfo;
+use axum::{Extension, Router};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use ollamamax_proto::limits;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
+use tower::Layer;
 
 /// Serves `router` until `stop`, then lets requests in flight end for at most `drain`.
 pub async fn serve(
@@ -27,8 +30,8 @@ pub async fn serve(
             () = stop.cancelled() => break,
             accepted = accept(&listener, &permits) => accepted,
         };
-        let Some((socket, permit)) = accepted else { continue };
-        let service = TowerToHyperService::new(router.clone());
+        let Some((socket, peer, permit)) = accepted else { continue };
+        let service = TowerToHyperService::new(Extension(ConnectInfo(peer)).layer(router.clone()));
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(socket), service);
         let connection = connections.watch(connection.into_owned());
         tokio::spawn(async move {
@@ -58,18 +61,18 @@ fn builder() -> Builder<TokioExecutor> {
     builder
 }
 
-type Admitted = (TcpStream, tokio::sync::OwnedSemaphorePermit);
+type Admitted = (TcpStream, SocketAddr, OwnedSemaphorePermit);
 
 async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>) -> Option<Admitted> {
     // Past the bound, new connections wait in the operating system's queue.
     let permit = Arc::clone(permits).acquire_owned().await.ok()?;
     match listener.accept().await {
-        Ok((socket, _)) => {
+        Ok((socket, peer)) => {
             // Without it a streamed token waits for the previous one's acknowledgement.
             if let Err(error) = socket.set_nodelay(true) {
                 tracing::debug!(%error, "cannot set TCP_NODELAY");
             }
-            Some((socket, permit))
+            Some((socket, peer, permit))
         }
         Err(error) => {
             tracing::warn!(%error, "cannot accept a connection");

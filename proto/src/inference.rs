@@ -3,6 +3,7 @@
 use crate::ids::{AssignmentId, Digest, Generation, ModelName};
 pub use crate::sampling::{Mirostat, MirostatVersion, Sampling};
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// One message of a conversation.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -50,6 +51,8 @@ pub struct Options {
     pub stop: Vec<String>,
     /// Cut old messages when the prompt does not fit, instead of refusing it.
     pub truncate: bool,
+    /// Drop the older half of a context that is full and go on, instead of ending there.
+    pub shift: bool,
     /// Go on past the end-of-generation token: for load tests.
     pub ignore_end: bool,
     /// Tell the log-probability of each token, and of this many of the most likely ones beside it.
@@ -65,6 +68,7 @@ impl Default for Options {
             sampling: Sampling::default(),
             stop: Vec::new(),
             truncate: true,
+            shift: true,
             ignore_end: false,
             logprobs: None,
         }
@@ -103,6 +107,10 @@ pub struct GenerateRequest {
     pub options: Options,
     /// Tokens already generated elsewhere: replayed into the state, never sent again.
     pub resume: Vec<u32>,
+    /// Who asks, for a fair share of places: opaque, and empty for nobody in particular.
+    pub caller: String,
+    /// How long it may still take.
+    pub time_left: Option<Duration>,
 }
 
 /// What is to be embedded.
@@ -131,6 +139,10 @@ pub struct EmbedRequest {
     pub inputs: Vec<EmbedInput>,
     /// Cut an input that does not fit the context, instead of refusing it.
     pub truncate: bool,
+    /// Who asks, for a fair share of places: opaque, and empty for nobody in particular.
+    pub caller: String,
+    /// How long it may still take.
+    pub time_left: Option<Duration>,
 }
 
 /// The vector of one input.

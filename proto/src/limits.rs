@@ -141,6 +141,8 @@ pub const HEADER_TIMEOUT_MS: u64 = 10_000;
 pub const CONNECTIONS_COUNT: usize = 10_000;
 /// Requests one gateway holds for one model while its workers are busy (`OLLAMA_MAX_QUEUE`).
 pub const REQUESTS_QUEUED: usize = 512;
+/// Longest time a client may give a request, in seconds.
+pub const REQUEST_TIMEOUT_S: f64 = 86_400.0;
 /// How long a request waits for its model to be loaded somewhere (`OLLAMA_LOAD_TIMEOUT`).
 pub const LOAD_TIMEOUT_MS: u64 = 300_000;
 /// Silence of a worker in the middle of a stream after which the gateway resumes elsewhere.
@@ -208,6 +210,8 @@ pub const TEMPLATE_FUEL: u64 = 2_000_000;
 
 /// Requests waiting in one worker's scheduler.
 pub const WORKER_WAITING_COUNT: usize = 256;
+/// Of these, how many no single caller can take from all others.
+pub const WORKER_OTHERS_COUNT: usize = 64;
 /// Sequences one worker runs at once per model.
 pub const SEQUENCES_COUNT: u32 = 16;
 /// Tokens a sequence may hold when neither the request nor the model says otherwise (Ollama's default).

@@ -185,7 +185,7 @@ impl EngineBench {
         };
         let last = self.vocabulary - 1;
         let tokens = (0..tokens).map(|i| token(i).min(last)).collect();
-        Prepared { tokens, options, context_tokens: CONTEXT_TOKENS }
+        Prepared { tokens, options, context_tokens: CONTEXT_TOKENS, caller: String::new() }
     }
 }
 

@@ -25,6 +25,7 @@ pub mod machine;
 pub mod node;
 pub mod outbox;
 pub mod peers;
+pub mod places;
 pub mod runner;
 pub mod service;
 mod telemetry;

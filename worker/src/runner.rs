@@ -8,14 +8,16 @@
 //! The machine has no clock: the times in `Started` and `Done` are measured here.
 
 mod embeds;
+mod live;
 
 use self::embeds::{Embeds, Texts};
+use self::live::{Call, Live};
 use crate::machine::{BadRequest, Loaded, Loader, Machine, Text};
-use crate::outbox::{self, Inbox, Outbox};
+use crate::outbox::{self, Inbox};
+use crate::places::{NoPlace, Places};
 use crate::telemetry;
-use ollamamax_engine::engine::{Emission, Finished, Prepared, SequenceId};
-use ollamamax_proto::inference::{Done, Started, TokenChunk};
-use ollamamax_proto::limits;
+use ollamamax_engine::engine::{Emission, Prepared, SequenceId};
+use ollamamax_proto::inference::{Started, TokenChunk};
 use ollamamax_proto::placement::Assignment;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -24,7 +26,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::time::{Duration, Instant};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tonic::Status;
 
 /// How a runner stands.
@@ -41,12 +43,9 @@ pub enum RunnerState {
 /// Why a request was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SubmitError {
-    /// Every place, running and waiting, is taken.
-    #[error("the queue of this worker is full ({places} requests); try again later")]
-    Full {
-        /// How many places there are.
-        places: usize,
-    },
+    /// There is no place for it.
+    #[error(transparent)]
+    NoPlace(#[from] NoPlace),
     /// It is about to end, or has ended.
     #[error("the assignment is being unloaded")]
     Stopped,
@@ -57,8 +56,7 @@ pub enum SubmitError {
 pub struct Runner {
     text: Arc<dyn Text>,
     commands: SyncSender<Command>,
-    places: Arc<Semaphore>,
-    places_count: usize,
+    places: Arc<Places>,
     gauges: Arc<Gauges>,
     state: watch::Receiver<RunnerState>,
     load: Duration,
@@ -82,9 +80,7 @@ enum Command {
 struct Submission {
     prepared: Prepared,
     resume: Vec<u32>,
-    outbox: Outbox,
-    submitted: Instant,
-    place: OwnedSemaphorePermit,
+    call: Call,
 }
 
 impl Runner {
@@ -95,9 +91,9 @@ impl Runner {
         assignment: Arc<Assignment>,
     ) -> Result<Self, String> {
         let begun = Instant::now();
-        let places_count = limits::WORKER_WAITING_COUNT + assignment.sequences_max as usize;
+        let places = Places::new(assignment.sequences_max as usize);
         // Every submission holds a place, so the channel has room for all of them and for the stops.
-        let (commands, inbound) = sync_channel(places_count + 4);
+        let (commands, inbound) = sync_channel(places.count() + 4);
         let (state_tx, state) = watch::channel(RunnerState::Running);
         let (loaded_tx, loaded) = oneshot::channel();
         let gauges = Arc::new(Gauges::default());
@@ -132,9 +128,8 @@ impl Runner {
         spawned.map_err(|error| format!("no thread for the engine: {error}"))?;
         let text =
             loaded.await.map_err(|_| "the engine's thread ended while loading".to_owned())??;
-        let places = Arc::new(Semaphore::new(places_count));
         let load = begun.elapsed();
-        Ok(Self { text, commands, places, places_count, gauges, state, load })
+        Ok(Self { text, commands, places, gauges, state, load })
     }
 
     /// The text half of the model.
@@ -143,15 +138,20 @@ impl Runner {
     }
 
     /// Queues a request that [`Runner::text`] prepared; dropping the inbox cancels it.
-    /// `resume` are tokens generated elsewhere, they do not come again.
-    pub fn submit(&self, prepared: Prepared, resume: Vec<u32>) -> Result<Inbox, SubmitError> {
+    /// `resume` are tokens generated elsewhere, they do not come again. What is not complete at the deadline ends there.
+    pub fn submit(
+        &self,
+        prepared: Prepared,
+        resume: Vec<u32>,
+        deadline: Option<Instant>,
+    ) -> Result<Inbox, SubmitError> {
         if self.gauges.closed.load(Ordering::Acquire) {
             return Err(SubmitError::Stopped);
         }
-        let full = || SubmitError::Full { places: self.places_count };
-        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| full())?;
+        let _place = self.places.take(&prepared.caller)?;
         let (outbox, inbox) = outbox::channel();
-        let submission = Submission { prepared, resume, outbox, submitted: Instant::now(), place };
+        let call = Call { outbox, submitted: Instant::now(), deadline, _place };
+        let submission = Submission { prepared, resume, call };
         self.commands
             .try_send(Command::Submit(Box::new(submission)))
             .map_err(|_| SubmitError::Stopped)?;
@@ -185,7 +185,7 @@ impl Runner {
 
     /// Requests taken and not yet answered in full.
     pub fn outstanding(&self) -> usize {
-        self.places_count - self.places.available_permits()
+        self.places.taken()
     }
 
     /// Memory the machine holds.
@@ -215,32 +215,6 @@ fn guarded(work: impl FnOnce() -> RunnerState) -> RunnerState {
 fn words(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
-}
-
-/// A sequence from submission to its end.
-#[derive(Debug)]
-struct Live {
-    outbox: Outbox,
-    submitted: Instant,
-    admitted: Option<Instant>,
-    first: Option<Instant>,
-    last: Instant,
-    _place: OwnedSemaphorePermit,
-}
-
-impl Live {
-    fn done(&self, finished: Finished, now: Instant) -> Done {
-        let first = self.first.unwrap_or(now);
-        let admitted = self.admitted.unwrap_or(first);
-        Done {
-            reason: finished.reason,
-            prompt_tokens: finished.prompt_tokens,
-            output_tokens: finished.output_tokens,
-            prompt_ns: nanos(first.saturating_duration_since(admitted)),
-            output_ns: nanos(self.last.saturating_duration_since(first)),
-            context: finished.context,
-        }
-    }
 }
 
 /// The thread's own state.
@@ -277,6 +251,7 @@ impl<'a> Work<'a> {
                     Err(TryRecvError::Disconnected) => return RunnerState::Stopped,
                 }
             }
+            self.end_the_late();
             self.cancel_the_gone();
             if self.deadline.is_some_and(|at| self.is_idle() || Instant::now() >= at) {
                 return RunnerState::Stopped;
@@ -295,21 +270,14 @@ impl<'a> Work<'a> {
             Command::Stop { deadline } => self.deadline = Some(deadline),
             Command::Embed(texts) => self.embeds.take(&mut *self.machine, *texts),
             Command::Submit(submission) => {
-                let Submission { prepared, resume, outbox, submitted, place } = *submission;
+                let Submission { prepared, resume, call } = *submission;
                 match self.machine.submit(prepared, &resume) {
                     Ok(id) => {
-                        let live = Live {
-                            outbox,
-                            submitted,
-                            admitted: None,
-                            first: None,
-                            last: submitted,
-                            _place: place,
-                        };
-                        self.live.insert(id, live);
+                        let last = call.submitted;
+                        self.live.insert(id, Live { call, admitted: None, first: None, last });
                     }
                     Err(BadRequest(reason)) => {
-                        outbox.end(Err(Status::invalid_argument(reason)));
+                        call.outbox.end(Err(Status::invalid_argument(reason)));
                         telemetry::sequence_ended("refused");
                     }
                 }
@@ -320,7 +288,7 @@ impl<'a> Work<'a> {
     fn cancel_the_gone(&mut self) {
         let machine = &mut self.machine;
         self.live.retain(|id, live| {
-            let gone = live.outbox.is_gone();
+            let gone = live.call.outbox.is_gone();
             if gone {
                 machine.cancel(*id);
                 telemetry::sequence_ended("cancelled");
@@ -329,6 +297,19 @@ impl<'a> Work<'a> {
         });
         self.embeds.cancel_the_gone(&mut **machine);
         self.gauges.running.store(self.machine.running(), Ordering::Relaxed);
+    }
+
+    fn end_the_late(&mut self) {
+        let now = Instant::now();
+        let late = |(id, live): (&SequenceId, &Live)| {
+            live.call.deadline.filter(|at| *at <= now).map(|_| (*id, now - live.call.submitted))
+        };
+        let late: Vec<_> = self.live.iter().filter_map(late).collect();
+        for (id, after) in late {
+            self.machine.cancel(id);
+            self.end(id, Err(late_status(after)), "late");
+        }
+        self.embeds.end_the_late(&mut *self.machine, now);
     }
 
     fn step(&mut self) -> Result<(), String> {
@@ -366,7 +347,7 @@ impl<'a> Work<'a> {
             chunk.started = Some(Started {
                 prompt_tokens: admitted.prompt_tokens,
                 cached_tokens: admitted.cached_tokens,
-                queue_ns: nanos(now - live.submitted),
+                queue_ns: nanos(now - live.call.submitted),
             });
         }
         if !chunk.tokens.is_empty() {
@@ -375,7 +356,7 @@ impl<'a> Work<'a> {
         }
         let reason = emission.finished.as_ref().map(|finished| finished.reason);
         chunk.done = emission.finished.map(|finished| live.done(finished, now));
-        live.outbox.push(chunk);
+        live.call.outbox.push(chunk);
         if let Some(reason) = reason {
             self.end(emission.sequence, Ok(()), reason.as_str());
         }
@@ -383,10 +364,17 @@ impl<'a> Work<'a> {
 
     fn end(&mut self, sequence: SequenceId, end: Result<(), Status>, how: &'static str) {
         if let Some(live) = self.live.remove(&sequence) {
-            live.outbox.end(end);
+            live.call.outbox.end(end);
             telemetry::sequence_ended(how);
         }
     }
+}
+
+fn late_status(after: Duration) -> Status {
+    Status::deadline_exceeded(format!(
+        "the request was not complete when its time was over, after {} ms here; allow more time or ask for less",
+        after.as_millis()
+    ))
 }
 
 fn nanos(duration: Duration) -> u64 {

@@ -13,6 +13,7 @@ use ollamamax_proto::wire::{self, EmbedReply, TokenizeReply, TokenizeRequest};
 use ollamamax_proto::{Digest, limits};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::sync::watch;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
@@ -38,6 +39,7 @@ impl Inference for InferenceService {
         request: Request<wire::GenerateRequest>,
     ) -> Result<Response<ChunkStream>, Status> {
         let request = GenerateRequest::try_from(request.into_inner())?;
+        let deadline = request.time_left.map(|left| Instant::now() + left);
         self.refuse_when_draining()?;
         let GenerateRequest { assignment, generation, blob, resume, .. } = &request;
         let runner = self.holder.lookup(*assignment, *generation, *blob).map_err(lookup_status)?;
@@ -51,8 +53,9 @@ impl Inference for InferenceService {
         })
         .await
         .map_err(|error| Status::internal(format!("the request could not be prepared: {error}")))?;
-        let prepared = prepared.map_err(|BadRequest(why)| Status::invalid_argument(why))?;
-        let inbox = runner.submit(prepared, request.resume).map_err(submit_status)?;
+        let mut prepared = prepared.map_err(|BadRequest(why)| Status::invalid_argument(why))?;
+        prepared.caller = request.caller;
+        let inbox = runner.submit(prepared, request.resume, deadline).map_err(submit_status)?;
         tracing::debug!(
             request = request.request_id,
             attempt = request.attempt,
@@ -67,11 +70,12 @@ impl Inference for InferenceService {
         request: Request<wire::EmbedRequest>,
     ) -> Result<Response<EmbedReply>, Status> {
         let request = EmbedRequest::try_from(request.into_inner())?;
+        let deadline = request.time_left.map(|left| Instant::now() + left);
         self.refuse_when_draining()?;
         let EmbedRequest { assignment, generation, blob, .. } = request;
         let runner = self.holder.lookup(assignment, generation, blob).map_err(lookup_status)?;
         let text = Arc::clone(runner.text());
-        let (id, attempt) = (request.request_id, request.attempt);
+        let (id, attempt, caller) = (request.request_id, request.attempt, request.caller);
         let texts = tokio::task::spawn_blocking(move || {
             let tokens = |input| text.prepare_input(input, request.truncate);
             request.inputs.iter().map(tokens).collect::<Result<Vec<_>, BadRequest>>()
@@ -80,7 +84,8 @@ impl Inference for InferenceService {
         .map_err(|error| Status::internal(format!("the texts could not be prepared: {error}")))?;
         let texts = texts.map_err(|BadRequest(why)| Status::invalid_argument(why))?;
         tracing::debug!(request = id, attempt, %assignment, texts = texts.len(), "embeds");
-        let embeddings = runner.embed(texts).await.map_err(submit_status)??;
+        let embedded = runner.embed(texts, &caller, deadline).await;
+        let embeddings = embedded.map_err(submit_status)??;
         Ok(Response::new(EmbedReply {
             embeddings: embeddings.into_iter().map(Into::into).collect(),
         }))
@@ -134,7 +139,7 @@ fn lookup_status(error: LookupError) -> Status {
 
 fn submit_status(error: SubmitError) -> Status {
     match error {
-        SubmitError::Full { .. } => Status::resource_exhausted(error.to_string()),
+        SubmitError::NoPlace(_) => Status::resource_exhausted(error.to_string()),
         SubmitError::Stopped => Status::unavailable(error.to_string()),
     }
 }

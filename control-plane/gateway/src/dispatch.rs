@@ -17,6 +17,7 @@ mod tries;
 use crate::Gateway;
 use crate::demand::{Use, Want};
 use crate::error::Failure;
+use crate::request::{Asker, Deadline};
 use crate::telemetry;
 use attempt::{Attempt, End};
 pub use embed::{EmbedJob, Vectors};
@@ -34,6 +35,8 @@ use tries::Tries;
 pub struct Job {
     /// For logs, here and at the worker.
     pub request_id: String,
+    /// Who asks, and until when.
+    pub asker: Asker,
     /// The model as resolved.
     pub model: ModelRecord,
     /// What it continues.
@@ -132,9 +135,14 @@ impl Gateway {
         let gateway = Arc::clone(self);
         let task = async move {
             let _in_flight = telemetry::InFlight::new();
+            let deadline = job.asker.deadline;
             let mut run = Run::new(gateway, job, entry, sender.clone());
             tokio::select! {
                 () = sender.closed() => telemetry::attempt("cancelled"),
+                failure = lateness(deadline) => {
+                    telemetry::attempt("late");
+                    let _ = sender.send(Err(failure)).await;
+                }
                 result = run.drive() => if let Err(failure) = result {
                     // Nobody may be listening any more, which is as good.
                     let _ = sender.send(Err(failure)).await;
@@ -146,6 +154,17 @@ impl Gateway {
             Some(Ok(first)) => Ok(Generation { first: Some(first), events }),
             Some(Err(failure)) => Err(failure),
             None => Err(Failure::Internal("the generation ended without a result".to_owned())),
+        }
+    }
+}
+
+/// Ends when the time is over.
+async fn lateness(deadline: Option<Deadline>) -> Failure {
+    match deadline {
+        None => std::future::pending().await,
+        Some(deadline) => {
+            tokio::time::sleep_until(deadline.at).await;
+            deadline.late()
         }
     }
 }

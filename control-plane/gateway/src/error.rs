@@ -45,6 +45,9 @@ pub enum Failure {
         /// When to try again, in seconds.
         retry_after_s: u32,
     },
+    /// The time the client gave it is over.
+    #[error("{0}")]
+    Late(String),
     /// The disk has no room.
     #[error("{0}")]
     StorageFull(String),
@@ -84,6 +87,7 @@ impl Failure {
             Self::Precondition(_) => StatusCode::PRECONDITION_FAILED,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Late(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::StorageFull(_) => StatusCode::INSUFFICIENT_STORAGE,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }

@@ -1,14 +1,18 @@
-//! What every request and answer carries: an id.
+//! What every request brings beside its body: an id, who asks, and how long it may take.
 
-use axum::extract::{FromRequestParts, MatchedPath, Request};
+use crate::error::Failure;
+use axum::extract::{ConnectInfo, FromRequestParts, MatchedPath, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::Response;
+use ollamamax_proto::limits;
 use std::convert::Infallible;
-use tokio::time::Instant;
+use std::net::SocketAddr;
+use tokio::time::{Duration, Instant};
 
 const HEADER: HeaderName = HeaderName::from_static("x-request-id");
+const TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout");
 
 /// The id of a request: the client's own when it is short and printable, else drawn.
 #[derive(Clone, Debug)]
@@ -36,6 +40,65 @@ impl RequestId {
     }
 }
 
+/// Who asks, and until when.
+#[derive(Clone, Debug, Default)]
+pub struct Asker {
+    /// The address the request came from: workers share their places out among these.
+    pub caller: String,
+    /// When the answer is of no use any more, if the client said so.
+    pub deadline: Option<Deadline>,
+}
+
+/// A point in time, and how far it was away at first.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadline {
+    /// When.
+    pub at: Instant,
+    /// How long the client gave.
+    pub given: Duration,
+}
+
+impl Deadline {
+    /// What a client is told when the time is over.
+    pub fn late(self) -> Failure {
+        Failure::Late(format!(
+            "the request was not complete after the {} s that `{TIMEOUT}` gave it; give it more or ask for less",
+            self.given.as_secs_f64()
+        ))
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Asker {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(parts.extensions.get::<Self>().cloned().unwrap_or_default())
+    }
+}
+
+impl Asker {
+    fn of(request: &Request, now: Instant) -> Result<Self, Failure> {
+        let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
+        let caller = peer.map(|peer| peer.0.ip().to_string()).unwrap_or_default();
+        let deadline = match request.headers().get(TIMEOUT) {
+            None => None,
+            Some(value) => {
+                let seconds = value.to_str().ok().and_then(|text| text.trim().parse::<f64>().ok());
+                let most = limits::REQUEST_TIMEOUT_S;
+                let seconds = seconds.filter(|seconds| *seconds > 0.0 && *seconds <= most);
+                let given = seconds.map(Duration::from_secs_f64).ok_or_else(|| {
+                    let got: String = String::from_utf8_lossy(value.as_bytes()).chars().take(50).collect();
+                    Failure::invalid(format!(
+                        "header `{TIMEOUT}` is {got:?}, expected a number of seconds above 0, at most {most}"
+                    ))
+                })?;
+                Some(Deadline { at: now + given, given })
+            }
+        };
+        Ok(Self { caller, deadline })
+    }
+}
+
 /// Gives each request its id, each answer the same, and counts both.
 pub async fn observe(mut request: Request, next: Next) -> Response {
     let started = Instant::now();
@@ -49,8 +112,14 @@ pub async fn observe(mut request: Request, next: Next) -> Response {
     };
     let route = request.extensions().get::<MatchedPath>();
     let route = route.map_or("unmatched", MatchedPath::as_str).to_owned();
-    request.extensions_mut().insert(id.clone());
-    let mut response = next.run(request).await;
+    let mut response = match Asker::of(&request, started) {
+        Ok(asker) => {
+            request.extensions_mut().insert(id.clone());
+            request.extensions_mut().insert(asker);
+            next.run(request).await
+        }
+        Err(failure) => crate::shaped(&request, failure),
+    };
     if let Ok(value) = HeaderValue::from_str(&id.0) {
         response.headers_mut().insert(HEADER, value);
     }

@@ -2,6 +2,7 @@
 
 use crate::error::{Fault, GgufError};
 use crate::parse::{Entry, Gguf, TensorInfo};
+use crate::strings::Strings;
 use crate::value::{Array, Value};
 
 impl Gguf {
@@ -80,9 +81,9 @@ impl Gguf {
     }
 
     /// An array of strings that must be there.
-    pub fn get_array_str(&self, key: &str) -> Result<&[String], GgufError> {
+    pub fn get_array_str(&self, key: &str) -> Result<&Strings, GgufError> {
         self.typed_array(key, "an array of strings", |array| match array {
-            Array::Str(values) => Some(values.as_slice()),
+            Array::Str(values) => Some(values),
             _ => None,
         })
     }

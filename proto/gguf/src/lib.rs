@@ -17,6 +17,7 @@ mod get;
 mod kind;
 mod parse;
 mod source;
+mod strings;
 mod value;
 mod writer;
 
@@ -24,5 +25,6 @@ pub use error::{Fault, GgufError};
 pub use facts::{KV_ELEMENT_BYTES, model_facts};
 pub use kind::GgmlType;
 pub use parse::{Entry, Gguf, TensorInfo};
+pub use strings::Strings;
 pub use value::{Array, Value, ValueType};
 pub use writer::GgufWriter;

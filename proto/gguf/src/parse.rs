@@ -3,6 +3,7 @@
 use crate::error::{Fault, GgufError};
 use crate::kind::GgmlType;
 use crate::source::Source;
+use crate::strings::Strings;
 use crate::value::{Array, Value, ValueType};
 use ollamamax_proto::limits::{GGUF_ARRAY_COUNT, GGUF_METADATA_COUNT, GGUF_TENSORS_COUNT};
 use std::collections::BTreeMap;
@@ -169,12 +170,20 @@ fn array<R: Read>(
         ValueType::I32 => Array::I32(s.many(count, |s| Ok(i32::from_le_bytes(s.bytes(WHAT)?)))?),
         ValueType::F32 => Array::F32(s.many(count, |s| Ok(f32::from_le_bytes(s.bytes(WHAT)?)))?),
         ValueType::Bool => Array::Bool(s.many(count, boolean)?),
-        ValueType::Str => Array::Str(s.many(count, |s| s.string("a string in an array"))?),
+        ValueType::Str => Array::Str(strings(s, count)?),
         ValueType::U64 => Array::U64(s.many(count, |s| s.u64(WHAT))?),
         ValueType::I64 => Array::I64(s.many(count, |s| Ok(i64::from_le_bytes(s.bytes(WHAT)?)))?),
         ValueType::F64 => Array::F64(s.many(count, |s| Ok(f64::from_le_bytes(s.bytes(WHAT)?)))?),
         ValueType::Array => return Ok(None),
     }))
+}
+
+fn strings<R: Read>(source: &mut Source<R>, count: u64) -> Result<Strings, GgufError> {
+    let (mut strings, mut bytes) = (Strings::new(), Vec::new());
+    for _ in 0..count {
+        strings.push(source.str("a string in an array", &mut bytes)?);
+    }
+    Ok(strings)
 }
 
 fn boolean<R: Read>(source: &mut Source<R>) -> Result<bool, GgufError> {

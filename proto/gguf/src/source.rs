@@ -75,17 +75,27 @@ impl<R: Read> Source<R> {
     }
 
     pub fn string(&mut self, what: &'static str) -> Result<String, GgufError> {
+        self.str(what, &mut Vec::new()).map(str::to_owned)
+    }
+
+    /// A string, read into a buffer whose old contents go.
+    pub fn str<'a>(
+        &mut self,
+        what: &'static str,
+        bytes: &'a mut Vec<u8>,
+    ) -> Result<&'a str, GgufError> {
         let at = self.position;
         let len = self.count(what, GGUF_STRING_BYTES, 1)?;
-        let mut bytes = Vec::with_capacity((len as usize).min(RESERVE_BYTES));
-        match self.reader.by_ref().take(len).read_to_end(&mut bytes) {
+        bytes.clear();
+        bytes.reserve((len as usize).min(RESERVE_BYTES));
+        match self.reader.by_ref().take(len).read_to_end(bytes) {
             Err(error) => return self.fail(Fault::Io(error)),
             Ok(read) if read as u64 != len => {
                 return self.fail(Fault::Truncated { what, needed: len, remaining: read as u64 });
             }
             Ok(_) => self.position += len,
         }
-        String::from_utf8(bytes).map_err(|_| GgufError::new(at, Fault::Utf8 { what }))
+        std::str::from_utf8(bytes).map_err(|_| GgufError::new(at, Fault::Utf8 { what }))
     }
 
     /// `count` values, read one by one: the vector grows with what was read, not with what was claimed.

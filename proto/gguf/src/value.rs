@@ -1,5 +1,7 @@
 //! Metadata values: twelve scalar types and arrays of them.
 
+use crate::strings::Strings;
+
 /// The type of a metadata value. The numbers are the format's and fixed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names say it")]
@@ -90,7 +92,7 @@ pub enum Array {
     I32(Vec<i32>),
     F32(Vec<f32>),
     Bool(Vec<bool>),
-    Str(Vec<String>),
+    Str(Strings),
     U64(Vec<u64>),
     I64(Vec<i64>),
     F64(Vec<f64>),

@@ -1,6 +1,8 @@
 //! A GGUF from a stranger: any bytes at all give a header or an error that names a byte, never a panic.
 
-use ollamamax_gguf::{Array, Fault, GgmlType, Gguf, GgufError, GgufWriter, Value, model_facts};
+use ollamamax_gguf::{
+    Array, Fault, GgmlType, Gguf, GgufError, GgufWriter, Strings, Value, model_facts,
+};
 use proptest::prelude::*;
 
 fn small() -> GgufWriter {
@@ -16,7 +18,7 @@ fn small() -> GgufWriter {
         .metadata("llama.attention.head_count_kv", Value::U32(2))
         .metadata("llama.rope.freq_base", Value::F32(1e-5))
         .metadata("a.bool", Value::Bool(true))
-        .metadata("a.array", Value::Array(Array::Str(vec!["a".into(), "bc".into()])))
+        .metadata("a.array", Value::Array(Array::Str(vec!["a", "bc"].into())))
         .metadata("a.number", Value::I64(-7))
         .metadata("an.array", Value::Array(Array::F32(vec![1.0, 2.0])))
         .metadata("tokenizer.chat_template", Value::Str("{{ x }}".into()))
@@ -47,7 +49,7 @@ fn what_is_written_is_read() {
         assert_eq!(gguf.version, version);
         assert_eq!(gguf.get_str("general.name").ok(), Some("small"));
         assert_eq!(gguf.get_u32("llama.block_count").ok(), Some(1));
-        assert_eq!(gguf.get_array_str("a.array").ok().map(<[String]>::len), Some(2));
+        assert_eq!(gguf.get_array_str("a.array").ok().map(Strings::len), Some(2));
         assert_eq!(gguf.get("a.number"), Some(&Value::I64(-7)));
         let tensor = gguf.tensor("blk.0.ffn_norm.weight").expect("is there");
         assert_eq!(tensor.offset, 320);

@@ -1,6 +1,6 @@
 //! Texts and their vectors on the wire.
 
-use super::{InvalidMessage, finite, out_of_range};
+use super::{InvalidMessage, finite, from_ms, out_of_range, to_ms};
 use crate::ids::{AssignmentId, Generation};
 use crate::inference::{EmbedInput, EmbedRequest, Embedding};
 use crate::wire::embed_input::Input;
@@ -21,6 +21,8 @@ impl From<&EmbedRequest> for wire::EmbedRequest {
             generation: request.generation.0,
             inputs: request.inputs.iter().map(input).map(wrap).collect(),
             truncate: request.truncate,
+            caller: request.caller.clone(),
+            time_left_ms: to_ms(request.time_left),
         }
     }
 }
@@ -46,6 +48,8 @@ impl TryFrom<wire::EmbedRequest> for EmbedRequest {
             generation: Generation(wire.generation),
             inputs: wire.inputs.into_iter().map(input).collect::<Result<_, _>>()?,
             truncate: wire.truncate,
+            caller: wire.caller.chars().take(128).collect(),
+            time_left: from_ms(wire.time_left_ms),
         })
     }
 }

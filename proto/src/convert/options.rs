@@ -31,6 +31,7 @@ impl From<&Options> for wire::Options {
             seed: sampling.seed,
             stop: options.stop.clone(),
             truncate: options.truncate,
+            shift: options.shift,
             ignore_end: options.ignore_end,
             tfs_z: Some(sampling.tfs_z),
             mirostat: sampling.mirostat.map(|mirostat| wire::Mirostat {
@@ -78,6 +79,7 @@ impl TryFrom<wire::Options> for Options {
             sampling: sampling(&wire)?,
             stop: wire.stop.into_iter().filter(|stop| !stop.is_empty()).collect(),
             truncate: wire.truncate,
+            shift: wire.shift,
             ignore_end: wire.ignore_end,
             logprobs: wire.logprobs,
         })

@@ -19,6 +19,8 @@ fn request(options: Options) -> GenerateRequest {
         prompt: Prompt::Text("hello".to_owned()),
         options,
         resume: vec![1, 2],
+        caller: "somebody".to_owned(),
+        time_left: Some(Duration::from_millis(1500)),
     }
 }
 
@@ -148,6 +150,8 @@ fn texts_and_vectors_cross_the_wire_and_what_cannot_be_is_refused() {
         generation: Generation(3),
         inputs: vec![EmbedInput::Text("a".to_owned()), EmbedInput::Tokens(vec![1, 2])],
         truncate: true,
+        caller: "10.0.0.1".to_owned(),
+        time_left: Some(Duration::from_millis(250)),
     };
     let wire = wire::EmbedRequest::from(&request);
     assert_eq!(EmbedRequest::try_from(wire.clone()), Ok(request));

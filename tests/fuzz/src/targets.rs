@@ -36,14 +36,14 @@ pub fn tokenizer(bytes: &[u8]) {
     let vocabulary = Vocabulary {
         model: "gpt2".to_owned(),
         pre: pre.to_owned(),
-        tokens: tokens.split('\n').map(str::to_owned).collect(),
+        tokens: tokens.split('\n').collect(),
         kinds: tokens.bytes().map(|byte| TokenKind::from_number(i64::from(byte % 7))).collect(),
-        merges: merges.split('\n').map(str::to_owned).collect(),
+        merges: merges.split('\n').collect(),
         bos: bytes.first().map(|byte| u32::from(*byte)),
         ..Vocabulary::default()
     };
     let mut words = Vocabulary { model: "bert".to_owned(), ..vocabulary.clone() };
-    words.tokens.extend(["[UNK]", "[CLS]", "[SEP]"].map(str::to_owned));
+    ["[UNK]", "[CLS]", "[SEP]"].into_iter().for_each(|token| words.tokens.push(token));
     for tokenizer in [vocabulary, words].into_iter().flat_map(Tokenizer::new) {
         for special in [false, true] {
             if let Ok(ids) = tokenizer.encode(list(), special) {
@@ -102,8 +102,8 @@ fn all_bytes() -> &'static Tokenizer {
         Tokenizer::new(Vocabulary {
             model: "gpt2".to_owned(),
             pre: "smollm".to_owned(),
-            tokens,
-            merges,
+            tokens: tokens.into(),
+            merges: merges.into(),
             ..Vocabulary::default()
         })
         .expect("a sound vocabulary")

@@ -2,8 +2,9 @@
 //!
 //! A step has a budget of tokens. It is spent in this order: one token for each sequence that is
 //! decoding; the next chunk of each prompt that is being computed; then waiting sequences are
-//! admitted, first come first served, as long as places, blocks and budget remain. So a long prompt
-//! never stalls the streams beside it, and the device never idles while there is work.
+//! admitted as long as places, blocks and budget remain, each time the caller's first that was served
+//! least (see [`crate::fairness`]). So neither a long prompt nor a long queue of somebody else stalls
+//! a stream, and the device never idles while there is work.
 //!
 //! A sequence gets blocks for all tokens it knows when it is admitted, and one more whenever
 //! decoding needs it. When there is none, the newest sequence gives all of its blocks back and
@@ -11,6 +12,7 @@
 //! cache. The oldest sequence is never preempted, so there is always progress.
 
 use crate::backend::{Logits, Slice, StepBatch};
+use crate::fairness::Fairness;
 use crate::kv::{BlockPool, Usage};
 use crate::sequence::{Sequence, SequenceId};
 use std::cmp::Ordering;
@@ -53,6 +55,7 @@ pub struct Batch {
     /// In the order of admission: the newest last.
     running: Vec<Sequence>,
     pool: BlockPool,
+    fairness: Fairness,
 }
 
 impl Batch {
@@ -65,11 +68,14 @@ impl Batch {
             waiting: VecDeque::new(),
             running: Vec::new(),
             pool,
+            fairness: Fairness::default(),
         }
     }
 
     /// Puts a sequence at the end of the queue.
     pub fn push(&mut self, sequence: Sequence) {
+        let present = self.waiting.iter().chain(&self.running).map(Sequence::caller);
+        self.fairness.arrive(sequence.caller(), present);
         self.waiting.push_back(sequence);
     }
 
@@ -133,11 +139,11 @@ impl Batch {
                 index += 1;
                 continue;
             }
-            if self.pool.grow(&mut sequence.table, sequence.tokens.len()) {
+            if self.pool.grow(&mut sequence.table, sequence.context.len()) {
                 sequence.guess.clear();
                 if speculate {
                     sequence.speculate(budget.saturating_sub(self.limits.sequences_max));
-                    let whole = sequence.tokens.len() + sequence.guess.len();
+                    let whole = sequence.context.len() + sequence.guess.len();
                     if !self.pool.grow(&mut sequence.table, whole) {
                         sequence.guess.clear();
                     }
@@ -168,20 +174,21 @@ impl Batch {
 
     fn admit(&mut self, plan: &mut StepPlan, budget: &mut usize) {
         while *budget > 0 && self.running.len() < self.limits.sequences_max {
-            let Some(next) = self.waiting.front() else { break };
+            let Some(index) = self.next() else { break };
+            let next = &self.waiting[index];
             // Those that run keep a block each to grow into, or the newcomer would be preempted at
             // once.
             let reserve = self.running.len();
-            let cost = self.pool.cost(&next.tokens, next.tokens.len());
+            let cost = self.pool.cost(&next.context, next.context.len());
             if cost + reserve > self.pool.available() {
                 break;
             }
-            let Some(mut sequence) = self.waiting.pop_front() else { break };
-            let (table, cached) = self.pool.claim_prefix(&sequence.tokens);
+            let Some(mut sequence) = self.waiting.remove(index) else { break };
+            let (table, cached) = self.pool.claim_prefix(&sequence.context);
             sequence.table = table;
-            if !self.pool.grow(&mut sequence.table, sequence.tokens.len()) {
+            if !self.pool.grow(&mut sequence.table, sequence.context.len()) {
                 self.pool.release(std::mem::take(&mut sequence.table));
-                self.waiting.push_front(sequence);
+                self.waiting.insert(index, sequence);
                 break;
             }
             sequence.computed = cached;
@@ -196,12 +203,34 @@ impl Batch {
         }
     }
 
+    /// Which of those that wait gets the next place: one that had a place before, or else the first of the caller that was
+    /// served least.
+    fn next(&self) -> Option<usize> {
+        if self.waiting.front()?.started {
+            return Some(0);
+        }
+        self.fairness.turn(self.waiting.iter().map(Sequence::caller))
+    }
+
     fn preempt_newest(&mut self) {
-        let Some(mut victim) = self.running.pop() else { return };
-        self.pool.release(std::mem::take(&mut victim.table));
-        victim.computed = 0;
-        victim.guess.clear();
-        self.waiting.push_front(victim);
+        if let Some(victim) = self.running.pop() {
+            self.requeue(victim);
+        }
+    }
+
+    /// Lets a running sequence compute its context anew.
+    pub fn restart(&mut self, id: SequenceId) {
+        if let Some(index) = self.running.iter().position(|sequence| sequence.id == id) {
+            let sequence = self.running.remove(index);
+            self.requeue(sequence);
+        }
+    }
+
+    fn requeue(&mut self, mut sequence: Sequence) {
+        self.pool.release(std::mem::take(&mut sequence.table));
+        sequence.computed = 0;
+        sequence.guess.clear();
+        self.waiting.push_front(sequence);
     }
 
     /// The plan as the backend wants it. Sequences that were removed since are dropped from the
@@ -211,14 +240,14 @@ impl Batch {
         let slice = |&(id, count): &(SequenceId, usize)| {
             let sequence = self.running.iter().find(|sequence| sequence.id == id)?;
             let end = sequence.computed + count;
-            let known = end.min(sequence.tokens.len());
-            let mut tokens = sequence.tokens[sequence.computed..known].to_vec();
+            let known = end.min(sequence.context.len());
+            let mut tokens = sequence.context[sequence.computed..known].to_vec();
             tokens.extend(&sequence.guess[..end - known]);
             Some(Slice {
                 start: sequence.computed as u32,
                 tokens,
                 blocks: sequence.table.blocks()[..self.pool.blocks_for(end)].to_vec(),
-                logits: match end.cmp(&sequence.tokens.len()) {
+                logits: match end.cmp(&sequence.context.len()) {
                     Ordering::Less => Logits::None,
                     Ordering::Equal => Logits::Last,
                     Ordering::Greater => Logits::All,
@@ -232,8 +261,11 @@ impl Batch {
     /// next token is to be sampled.
     pub fn computed(&mut self, id: SequenceId, count: usize) -> Option<&mut Sequence> {
         let sequence = self.running.iter_mut().find(|sequence| sequence.id == id)?;
-        sequence.computed = (sequence.computed + count).min(sequence.tokens.len());
-        self.pool.commit(&mut sequence.table, &sequence.tokens[..sequence.computed]);
-        (sequence.remaining() == 0).then_some(sequence)
+        sequence.computed = (sequence.computed + count).min(sequence.context.len());
+        self.pool.commit(&mut sequence.table, &sequence.context[..sequence.computed]);
+        // A token that is generated counts, too: alone it costs more than one of a prompt.
+        let generated = sequence.remaining() == 0;
+        self.fairness.charge(sequence.caller(), count + usize::from(generated));
+        generated.then_some(sequence)
     }
 }

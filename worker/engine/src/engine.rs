@@ -208,6 +208,8 @@ impl Engine {
             emission.finished = finished(sequence);
             self.complete.push(emission);
         } else {
+            // Nothing is computed yet that a shift could have displaced.
+            sequence.take_shifted();
             self.batch.push(sequence);
         }
         Ok(id)
@@ -299,13 +301,16 @@ impl Engine {
                 return Err(BackendError::Device("no logits for a slice that wants them".into()));
             }
             let mut emission = Emission::of(sequence);
+            let mut restart = false;
             for (right, row) in rows.iter_mut().enumerate() {
                 let (token, logprob) = sequence.sample(row, &self.text);
                 let guessed = sequence.guess.get(right) == Some(&token);
                 emission.tokens.push(token);
                 emission.logprobs.extend(logprob);
                 emission.text += &sequence.accept(token, &self.text);
-                if !guessed || sequence.finished().is_some() {
+                let shifted = sequence.take_shifted();
+                restart |= shifted;
+                if !guessed || shifted || sequence.finished().is_some() {
                     sequence.guessed(right);
                     break;
                 }
@@ -315,6 +320,8 @@ impl Engine {
             emission.mu = sequence.mu();
             if sequence.finished().is_some() {
                 emission.finished = self.batch.remove(id).and_then(finished);
+            } else if restart {
+                self.batch.restart(id);
             }
             match emissions.iter_mut().find(|other| other.sequence == id) {
                 Some(started) => *started = Emission { started: started.started, ..emission },

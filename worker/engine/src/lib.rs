@@ -13,14 +13,18 @@
 pub mod architecture;
 pub mod backend;
 pub mod batch;
+mod bpe;
 pub mod coin;
 pub mod cpu;
 pub mod detok;
 pub mod embed;
 pub mod engine;
+mod fairness;
 mod go_template;
+mod ids;
 pub mod kv;
 pub mod logprobs;
+mod merging;
 mod model;
 mod penalties;
 mod pretokenizer;

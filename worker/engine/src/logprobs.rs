@@ -31,7 +31,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn tokenizer() -> Tokenizer {
-        let tokens = ["a", "b", "\u{c3}", "<end>"].map(str::to_owned).to_vec();
+        let tokens = ["a", "b", "\u{c3}", "<end>"].into_iter().collect();
         let mut kinds = vec![TokenKind::Normal; 4];
         kinds[3] = TokenKind::Control;
         let vocabulary = Vocabulary {

@@ -11,7 +11,7 @@ use crate::speculation::Speculation;
 use crate::stop::StopFilter;
 use crate::text::{Prepared, TextModel};
 use crate::{coin, logprobs};
-use ollamamax_proto::inference::{FinishReason, Options, TokenLogprob};
+use ollamamax_proto::inference::{FinishReason, Options, Predict, TokenLogprob};
 
 /// Names a sequence for as long as its engine lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -24,9 +24,11 @@ pub struct Sequence {
     pub id: SequenceId,
     /// Prompt, then everything generated.
     pub tokens: Vec<u32>,
+    /// What of these the model sees: all, until the context was full and shifted.
+    pub context: Vec<u32>,
     /// How many of `tokens` are the prompt.
     pub prompt_tokens: usize,
-    /// How many of `tokens` have their keys and values in `table`.
+    /// How many of `context` have their keys and values in `table`.
     pub computed: usize,
     /// Where they are.
     pub table: BlockTable,
@@ -35,7 +37,12 @@ pub struct Sequence {
     /// Tokens that are guessed to come next, computed beside the last one in the step that is planned.
     pub guess: Vec<u32>,
     speculation: Speculation,
+    caller: String,
     options: Options,
+    /// Whether the context has shifted since [`Sequence::take_shifted`].
+    shifted: bool,
+    /// Most tokens the context may come to.
+    context_tokens: usize,
     /// Mirostat's state after `tokens`; 0 without it.
     mu: f64,
     /// Most tokens, prompt included, it may come to.
@@ -51,6 +58,8 @@ impl Sequence {
         let context = prepared.context_tokens.min(context_tokens);
         let prompt_tokens = prepared.tokens.len();
         let output = output_limit(&prepared.options, context);
+        let limit = prompt_tokens.saturating_add(output);
+        let shifts = prepared.options.shift && prepared.options.predict != Predict::FillContext;
         let mut sequence = Self {
             id,
             prompt_tokens,
@@ -59,7 +68,11 @@ impl Sequence {
             started: false,
             guess: Vec::new(),
             speculation: Speculation::default(),
-            limit: prompt_tokens.saturating_add(output).min(context as usize),
+            limit: if shifts { limit } else { limit.min(context as usize) },
+            context_tokens: context as usize,
+            shifted: false,
+            caller: prepared.caller,
+            context: prepared.tokens.clone(),
             detok: Detokenizer::default(),
             stop: StopFilter::new(&prepared.options.stop),
             mu: prepared.options.sampling.mirostat.as_ref().map_or(0.0, mirostat::start),
@@ -78,13 +91,14 @@ impl Sequence {
 
     /// Tokens not in the KV cache.
     pub fn remaining(&self) -> usize {
-        self.tokens.len() - self.computed
+        self.context.len() - self.computed
     }
 
     /// Guesses what comes next, at most `room` tokens, and fewer than it may still generate.
     pub fn speculate(&mut self, room: usize) {
         let left = self.limit.saturating_sub(self.tokens.len() + 1);
-        self.guess = self.speculation.guess(&self.tokens, room.min(left));
+        let held = self.context_tokens.saturating_sub(self.context.len() + 1);
+        self.guess = self.speculation.guess(&self.tokens, room.min(left).min(held));
     }
 
     /// Notes how many tokens of the guess were right, and forgets it.
@@ -92,6 +106,16 @@ impl Sequence {
         if !std::mem::take(&mut self.guess).is_empty() {
             self.speculation.learn(right);
         }
+    }
+
+    /// Who sent it.
+    pub fn caller(&self) -> &str {
+        &self.caller
+    }
+
+    /// Whether the context has shifted since the last time this was asked: keys and values are then those of other positions.
+    pub fn take_shifted(&mut self) -> bool {
+        std::mem::take(&mut self.shifted)
     }
 
     /// Why it ended, once it has.
@@ -128,6 +152,7 @@ impl Sequence {
     /// Appends a token that was generated, here or elsewhere, and returns the text it releases.
     pub fn accept(&mut self, token: u32, text: &TextModel) -> String {
         self.tokens.push(token);
+        self.context.push(token);
         if self.ends_with(token, text) {
             return self.end(FinishReason::Stop);
         }
@@ -141,7 +166,23 @@ impl Sequence {
     }
 
     fn end_when_full(&mut self) -> String {
-        if self.tokens.len() < self.limit { String::new() } else { self.end(FinishReason::Length) }
+        if self.tokens.len() >= self.limit {
+            return self.end(FinishReason::Length);
+        }
+        if self.context.len() >= self.context_tokens {
+            self.shift();
+        }
+        String::new()
+    }
+
+    /// Drops the older half of a full context, without its first tokens, as Ollama does. When and what depends on the tokens
+    /// alone, so a resumed stream shifts where the first one would have.
+    fn shift(&mut self) {
+        let full = self.context.len();
+        let keep = (self.options.keep_tokens as usize).min(full.saturating_sub(2));
+        let dropped = ((full - keep) / 2).max(1);
+        self.context.drain(keep..(keep + dropped).min(full));
+        self.shifted = true;
     }
 
     /// Ends it, and releases what was held back: it did not become a character or a stop. A stop
@@ -156,7 +197,6 @@ impl Sequence {
 
 /// How many tokens may be generated at most; the context bounds it further.
 fn output_limit(options: &Options, context_tokens: u32) -> usize {
-    use ollamamax_proto::inference::Predict;
     match options.predict {
         Predict::UntilDone => (context_tokens as usize).saturating_mul(10),
         Predict::FillContext => context_tokens as usize,

@@ -187,7 +187,7 @@ fn wordpiece(count: usize) -> Vec<(String, Value)> {
     let key = |name: &str| format!("tokenizer.ggml.{name}");
     vec![
         (key("model"), Value::Str("bert".to_owned())),
-        (key("tokens"), Value::Array(Array::Str(tokens))),
+        (key("tokens"), Value::Array(Array::Str(tokens.into()))),
         (key("token_type"), Value::Array(Array::I32(kinds))),
         (key("cls_token_id"), Value::U32(2)),
         (key("seperator_token_id"), Value::U32(3)),

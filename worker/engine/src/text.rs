@@ -79,6 +79,8 @@ pub struct Prepared {
     pub options: Options,
     /// Tokens the sequence may hold.
     pub context_tokens: u32,
+    /// Who asks: places are shared out among callers, not among requests. All who are not named are one.
+    pub caller: String,
 }
 
 /// A model's tokenizer and chat template.
@@ -150,7 +152,8 @@ impl TextModel {
             }
             tokens = cut(&tokens, room.target, options.keep_tokens as usize);
         }
-        Ok(Prepared { tokens, options: options.clone(), context_tokens })
+        let caller = String::new();
+        Ok(Prepared { tokens, options: options.clone(), context_tokens, caller })
     }
 
     /// The tokens of an input to embed: a text with what the model wants around it, tokens as they are.

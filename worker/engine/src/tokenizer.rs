@@ -11,16 +11,13 @@
 //! kind, and a model ends on any token of its family's end-of-generation spellings, not only on the
 //! `eos` its file names.
 
-use crate::pretokenizer::{self, Rule};
+use crate::bpe::Bpe;
+use crate::pretokenizer;
 use crate::spm::{SPACE, Spm};
 use crate::vocabulary::{TokenKind, Vocabulary};
-use crate::wordpiece::wordpiece;
+use crate::wordpiece::WordPiece;
+use ollamamax_gguf::Strings;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use tokenizers::models::bpe::{BPE, Vocab};
-use tokenizers::{
-    DecoderWrapper, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
-    TokenizerImpl,
-};
 
 /// Spellings that end a generation in some family (llama.cpp `special_eog_ids`).
 const ENDS: [&str; 16] = [
@@ -78,20 +75,11 @@ pub enum TokenizerError {
     },
 }
 
-/// What the library does for us.
-pub(crate) type Library = TokenizerImpl<
-    ModelWrapper,
-    NormalizerWrapper,
-    PreTokenizerWrapper,
-    PostProcessorWrapper,
-    DecoderWrapper,
->;
-
 /// What joins characters to tokens.
 enum Algorithm {
-    /// Byte-level BPE or WordPiece.
-    Library(Box<Library>),
+    Bpe(Box<Bpe>),
     Spm(Spm),
+    WordPiece(WordPiece),
 }
 
 /// A model's tokenizer.
@@ -131,9 +119,9 @@ impl Tokenizer {
                 let pre = || TokenizerError::PreTokenizer { pre: vocabulary.pre.clone() };
                 let rule = pretokenizer::rule(&vocabulary.pre).ok_or_else(pre)?;
                 let add_bos = rule.add_bos;
-                (Algorithm::Library(Box::new(bpe(&vocabulary, rule)?)), add_bos)
+                (Algorithm::Bpe(Box::new(Bpe::new(&vocabulary, rule)?)), add_bos)
             }
-            "bert" => (Algorithm::Library(Box::new(wordpiece(&mut vocabulary)?)), true),
+            "bert" => (Algorithm::WordPiece(WordPiece::new(&mut vocabulary)?), true),
             "llama" => (Algorithm::Spm(Spm::new(&vocabulary)), true),
             _ => return Err(TokenizerError::Model { model: vocabulary.model }),
         };
@@ -141,7 +129,7 @@ impl Tokenizer {
         let ends = ends(&vocabulary);
         let bytes = token_bytes(&vocabulary, &ends);
         // The merges live on in the algorithm; as texts they are megabytes that nobody reads again.
-        vocabulary.merges = Vec::new();
+        vocabulary.merges = Strings::new();
         Ok(Self {
             algorithm,
             specials: specials(&vocabulary, &ends),
@@ -238,33 +226,29 @@ impl Tokenizer {
         if text.is_empty() {
             return Ok(());
         }
-        let library = match &self.algorithm {
-            Algorithm::Library(library) => library,
+        match &self.algorithm {
+            Algorithm::Bpe(bpe) => bpe.encode(&self.vocabulary, text, ids),
             Algorithm::Spm(spm) => {
-                spm.encode(text, ids);
-                return Ok(());
+                spm.encode(&self.vocabulary, text, ids);
+                Ok(())
             }
-        };
-        let encoding = library
-            .encode_fast(text, false)
-            .map_err(|error| TokenizerError::Text { reason: error.to_string() })?;
-        ids.extend_from_slice(encoding.get_ids());
-        Ok(())
+            Algorithm::WordPiece(words) => words.encode(&self.vocabulary, text, ids),
+        }
     }
 }
 
 fn ends(vocabulary: &Vocabulary) -> BTreeSet<u32> {
     let named = [vocabulary.eos, vocabulary.eot, vocabulary.eom].into_iter().flatten();
     let spelt = (0u32..)
-        .zip(&vocabulary.tokens)
-        .filter(|(_, spelling)| ENDS.contains(&spelling.as_str()))
+        .zip(vocabulary.tokens.iter())
+        .filter(|(_, spelling)| ENDS.contains(spelling))
         .map(|(id, _)| id);
     named.chain(spelt).collect()
 }
 
 fn specials(vocabulary: &Vocabulary, ends: &BTreeSet<u32>) -> BTreeMap<u8, Vec<u32>> {
     let mut specials = BTreeMap::<u8, Vec<u32>>::new();
-    for (id, spelling) in (0u32..).zip(&vocabulary.tokens) {
+    for (id, spelling) in (0u32..).zip(vocabulary.tokens.iter()) {
         let kind = vocabulary.kind(id);
         let special =
             matches!(kind, TokenKind::Control | TokenKind::UserDefined | TokenKind::Unknown)
@@ -301,10 +285,10 @@ impl TokenBytes {
 
 fn token_bytes(vocabulary: &Vocabulary, ends: &BTreeSet<u32>) -> TokenBytes {
     let alphabet = byte_alphabet();
-    let bytes = |(id, spelling): (u32, &String)| match vocabulary.kind(id) {
+    let bytes = |(id, spelling): (u32, &str)| match vocabulary.kind(id) {
         _ if ends.contains(&id) => Vec::new(),
         TokenKind::Control | TokenKind::Unknown | TokenKind::Unused => Vec::new(),
-        TokenKind::UserDefined => spelling.clone().into_bytes(),
+        TokenKind::UserDefined => spelling.as_bytes().to_vec(),
         TokenKind::Byte => hex_byte(spelling).map_or_else(Vec::new, |byte| vec![byte]),
         TokenKind::Normal if matches!(vocabulary.model.as_str(), "llama" | "bert") => {
             spelling.replace(SPACE, " ").into_bytes()
@@ -321,7 +305,7 @@ fn token_bytes(vocabulary: &Vocabulary, ends: &BTreeSet<u32>) -> TokenBytes {
         }
     };
     let mut all = TokenBytes::default();
-    (0u32..).zip(&vocabulary.tokens).for_each(|token| all.push(&bytes(token)));
+    (0u32..).zip(vocabulary.tokens.iter()).for_each(|token| all.push(&bytes(token)));
     all
 }
 
@@ -346,35 +330,4 @@ fn byte_alphabet() -> HashMap<char, u8> {
         alphabet.insert(character, byte);
     }
     alphabet
-}
-
-fn bpe(vocabulary: &Vocabulary, rule: Rule) -> Result<Library, TokenizerError> {
-    let ids: HashMap<&str, u32> =
-        vocabulary.tokens.iter().map(String::as_str).zip(0u32..).collect();
-    let mut merges = Vec::with_capacity(vocabulary.merges.len());
-    for (rank, merge) in vocabulary.merges.iter().enumerate() {
-        // A spelling may hold a space only where it is the first character, as llama.cpp splits
-        // them.
-        let space = merge.char_indices().skip(1).find(|(_, character)| *character == ' ');
-        let pair = space.map(|(at, _)| (&merge[..at], &merge[at + 1..]));
-        let pair = pair.filter(|(left, right)| {
-            // The crate panics on a pair whose result is longer than any token.
-            let merged = [*left, *right].concat();
-            [*left, *right, &merged].iter().all(|spelling| ids.contains_key(spelling))
-        });
-        let Some((left, right)) = pair else {
-            let reason = format!("merge `{rank}` (`{merge}`) does not join two tokens into one");
-            return Err(TokenizerError::Malformed { reason });
-        };
-        merges.push((left.to_owned(), right.to_owned()));
-    }
-    let vocab: Vocab = vocabulary.tokens.iter().cloned().zip(0u32..).collect();
-    let model = BPE::builder()
-        .vocab_and_merges(vocab, merges)
-        .ignore_merges(rule.ignore_merges)
-        .build()
-        .map_err(|error| TokenizerError::Malformed { reason: error.to_string() })?;
-    let mut bpe = TokenizerImpl::new(model.into());
-    bpe.with_pre_tokenizer(Some(rule.pre_tokenizer));
-    Ok(bpe)
 }

@@ -1,7 +1,7 @@
 //! The vocabulary as a GGUF's metadata describes it (`tokenizer.ggml.*`), before anything is built
 //! from it.
 
-use ollamamax_gguf::{Gguf, GgufError};
+use ollamamax_gguf::{Gguf, GgufError, Strings};
 
 /// What a token is, as `tokenizer.ggml.token_type` numbers it (llama.cpp `llama_token_type`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,11 +42,11 @@ pub struct Vocabulary {
     /// The pre-tokenizer, such as `smollm`; `default` when the file has none.
     pub pre: String,
     /// Spelling of each token, by id.
-    pub tokens: Vec<String>,
+    pub tokens: Strings,
     /// Kind of each token, by id; shorter than `tokens` when the file says nothing.
     pub kinds: Vec<TokenKind>,
     /// Pairs that merge, by rank, the two spellings separated by a space.
-    pub merges: Vec<String>,
+    pub merges: Strings,
     /// How gladly each token is merged into, by id; for SentencePiece.
     pub scores: Vec<f32>,
     /// Begins a text.
@@ -84,13 +84,13 @@ impl Vocabulary {
         Ok(Self {
             model: gguf.get_str(&key("model"))?.to_owned(),
             pre: pre.unwrap_or("default").to_owned(),
-            tokens: gguf.get_array_str(&key("tokens"))?.to_vec(),
+            tokens: gguf.get_array_str(&key("tokens"))?.clone(),
             kinds: kinds
                 .unwrap_or_default()
                 .iter()
                 .map(|&number| TokenKind::from_number(number.into()))
                 .collect(),
-            merges: merges.unwrap_or_default().to_vec(),
+            merges: merges.cloned().unwrap_or_default(),
             scores: scores.unwrap_or_default().to_vec(),
             bos: id("bos")?.or(id("cls")?),
             eos: id("eos")?,
@@ -113,6 +113,6 @@ impl Vocabulary {
 
     /// The spelling of a token, when there is such a token.
     pub fn spelling(&self, id: u32) -> Option<&str> {
-        self.tokens.get(id as usize).map(String::as_str)
+        self.tokens.get(id as usize)
     }
 }

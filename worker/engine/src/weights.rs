@@ -35,7 +35,11 @@ impl Mapping {
 
     /// See [`Matrix::forget`].
     pub fn forget(&self, start: usize, len: usize) {
+        /// When one page is touched the system maps those around it, too, up to this far back.
+        const AROUND_BYTES: usize = 64 * 1024;
         if let Bytes::File(map) = &self.0 {
+            let (first, end) = (start.saturating_sub(AROUND_BYTES), start + len);
+            let (start, len) = (first, end - first);
             // SAFETY: the map is of a file and read-only, so its pages can always be had again with the same contents.
             let forgotten = unsafe {
                 map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, len)

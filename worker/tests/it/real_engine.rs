@@ -67,6 +67,8 @@ fn ask(of: &Assignment, question: &str, predict: u32, temperature: f32) -> wire:
         },
         options,
         resume: vec![],
+        caller: String::new(),
+        time_left: None,
     })
         .into()
 }
@@ -175,6 +177,8 @@ async fn an_encoder_embeds_and_does_not_generate() {
                 generation: held.generation,
                 inputs: texts.iter().map(text).collect(),
                 truncate,
+                caller: String::new(),
+                time_left: None,
             })
                 .into()
         };

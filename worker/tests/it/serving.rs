@@ -158,9 +158,16 @@ async fn a_full_queue_refuses_and_recovers() {
     let mut client = worker.client().await;
     let places = limits::WORKER_WAITING_COUNT + held.sequences_max as usize;
     let mut streams = Vec::new();
-    for _ in 0..places {
-        let accepted = client.generate(request(&held, &[1], 2)).await;
-        streams.push(accepted.expect("accepted").into_inner());
+    let share = places - limits::WORKER_OTHERS_COUNT;
+    for place in 0..places {
+        let caller = if place < share { "one".to_owned() } else { place.to_string() };
+        let asked = wire::GenerateRequest { caller, ..request(&held, &[1], 2) };
+        streams.push(client.generate(asked).await.expect("accepted").into_inner());
+        if place + 1 == share {
+            let one = wire::GenerateRequest { caller: "one".to_owned(), ..request(&held, &[1], 2) };
+            let status = client.generate(one).await.expect_err("the rest is for others");
+            assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+        }
     }
     let status = client.generate(request(&held, &[1], 2)).await.expect_err("full");
     assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
@@ -180,6 +187,8 @@ fn embed(held: &Assignment, inputs: &[EmbedInput]) -> wire::EmbedRequest {
         generation: held.generation,
         inputs: inputs.to_vec(),
         truncate: true,
+        caller: String::new(),
+        time_left: None,
     })
         .into()
 }
@@ -216,4 +225,30 @@ async fn texts_of_a_client_that_goes_are_given_up() {
     call.abort();
     until("it is given up", || knobs.cancelled.load(SeqCst) == 1).await;
     until("its place is free", || worker.running.holder().outstanding() == 0).await;
+    let mut client = worker.client().await;
+    let request = embed(&held, &[EmbedInput::Tokens(vec![1])]);
+    let late = wire::EmbedRequest { time_left_ms: 1, ..request };
+    assert_eq!(client.embed(late).await.expect_err("late").code(), Code::DeadlineExceeded);
+    until("it is given up, too", || knobs.cancelled.load(SeqCst) == 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_ends_when_its_time_is_over_and_frees_its_place() {
+    let knobs = Knobs::default();
+    knobs.step_ms.store(1, SeqCst);
+    let (node, worker, held) = ready(&knobs).await;
+    let mut client = worker.client().await;
+    let timed = wire::GenerateRequest { time_left_ms: 60, ..request(&held, &[1], 100_000) };
+    let status = generate(&mut client, timed).await.expect_err("too late");
+    assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
+    // One that waits for a place is no better off.
+    knobs.held.store(true, SeqCst);
+    let timed = wire::GenerateRequest { time_left_ms: 1, ..request(&held, &[1], 2) };
+    let status = generate(&mut client, timed).await.expect_err("too late");
+    assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
+    until("both places are free", || {
+        node.report(held.id).is_some_and(|report| (report.running, report.waiting) == (0, 0))
+    })
+    .await;
+    assert_eq!(knobs.cancelled.load(SeqCst), 2);
 }

@@ -7,6 +7,7 @@ use crate::workers::{Candidate, Outstanding};
 use ollamamax_proto::inference::{Done, GenerateRequest, TokenChunk};
 use ollamamax_proto::{limits, wire};
 use prost::Message;
+use tokio::time::Instant;
 use tonic::{Code, Status, Streaming};
 
 /// One try at one worker, for one request.
@@ -54,6 +55,7 @@ impl From<Status> for End {
             Code::InvalidArgument | Code::OutOfRange | Code::Unimplemented => {
                 Self::Refused(Failure::Invalid(text))
             }
+            Code::DeadlineExceeded => Self::Refused(Failure::Late(text)),
             Code::ResourceExhausted => Self::Busy(text),
             Code::FailedPrecondition | Code::NotFound | Code::Aborted => Self::Stale(text),
             // A torn connection comes as any of the others.
@@ -106,6 +108,8 @@ impl Attempt<'_> {
             prompt: job.prompt.clone(),
             options,
             resume: self.run.tokens.clone(),
+            caller: job.asker.caller.clone(),
+            time_left: job.asker.deadline.map(|deadline| deadline.at - Instant::now()),
         }
     }
 

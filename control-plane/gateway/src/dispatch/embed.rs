@@ -5,11 +5,12 @@
 //! grows with it.
 
 use super::attempt::End;
-use super::nanos;
 use super::tries::{self, Tries, within};
+use super::{lateness, nanos};
 use crate::Gateway;
 use crate::demand::Want;
 use crate::error::Failure;
+use crate::request::Asker;
 use crate::telemetry;
 use crate::workers::Candidate;
 use ollamamax_core::record::ModelRecord;
@@ -24,6 +25,8 @@ use tokio::time::Instant;
 pub struct EmbedJob {
     /// For logs, here and at the worker.
     pub request_id: String,
+    /// Who asks, and until when.
+    pub asker: Asker,
     /// The model as resolved.
     pub model: ModelRecord,
     /// The inputs.
@@ -55,6 +58,13 @@ impl Vectors {
 impl Gateway {
     /// Embeds inputs; without any, the model is only loaded. Dropping the future cancels it.
     pub(crate) async fn embed(self: &Arc<Self>, job: EmbedJob) -> Result<Vectors, Failure> {
+        tokio::select! {
+            vectors = self.embed_all(&job) => vectors,
+            failure = lateness(job.asker.deadline) => Err(failure),
+        }
+    }
+
+    async fn embed_all(self: &Arc<Self>, job: &EmbedJob) -> Result<Vectors, Failure> {
         let (started, limit) = (Instant::now(), limits::EMBED_INPUTS_COUNT);
         if job.inputs.len() > limit {
             let count = job.inputs.len();
@@ -68,7 +78,7 @@ impl Gateway {
         self.ensure_loaded(&job.model, job.want).await?;
         let mut vectors = Vectors { load_ns: nanos(started.elapsed()), ..Vectors::default() };
         for part in parts(&job.inputs) {
-            vectors.embeddings.extend(self.embed_part(&job, part).await?);
+            vectors.embeddings.extend(self.embed_part(job, part).await?);
             entry.started();
             self.touch(&job.model.name);
         }
@@ -122,6 +132,8 @@ impl Gateway {
             generation: assignment.generation,
             inputs: inputs.to_vec(),
             truncate: job.truncate,
+            caller: job.asker.caller.clone(),
+            time_left: job.asker.deadline.map(|deadline| deadline.at - Instant::now()),
         });
         if request.encoded_len() > limits::RPC_MESSAGE_BYTES {
             let limit = limits::RPC_MESSAGE_BYTES as u64;

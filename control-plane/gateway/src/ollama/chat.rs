@@ -6,7 +6,7 @@ use crate::dispatch::{Event, Job, Piece, Summary};
 use crate::error::{Failure, OllamaError};
 use crate::keep_alive::KeepAlive;
 use crate::logprobs::{self, Told};
-use crate::request::RequestId;
+use crate::request::{Asker, RequestId};
 use crate::stream::{self, Render};
 use crate::{Gateway, body, names, options};
 use axum::body::Body;
@@ -43,6 +43,8 @@ pub(crate) struct ChatRequest {
     top_logprobs: Option<i64>,
     #[serde(default)]
     truncate: Option<bool>,
+    #[serde(default)]
+    shift: Option<bool>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -107,6 +109,7 @@ impl<'a> Record<'a> {
 pub(crate) async fn chat(
     State(gateway): State<Arc<Gateway>>,
     RequestId(request_id): RequestId,
+    asker: Asker,
     body: Body,
 ) -> Result<Response, OllamaError> {
     let request: ChatRequest = body::json(body, gateway.config.body_bytes).await?;
@@ -121,6 +124,7 @@ pub(crate) async fn chat(
     }
     .check(&name)?;
     let mut options = merged(&model, request.options.as_ref(), request.truncate)?;
+    options.shift = request.shift.unwrap_or(true);
     options.logprobs = options::logprobs(request.logprobs, request.top_logprobs)?;
     let keep_alive = request.keep_alive;
     let want = Want { keep_alive, context_tokens: options.context_tokens, replicas: None };
@@ -133,7 +137,8 @@ pub(crate) async fn chat(
     let tools = request.tools.unwrap_or_default();
     let prompt = gateway.conversation(&model, messages, &tools).await?;
     let streamed = request.stream != Some(false);
-    let generation = gateway.generate(Job { request_id, model, prompt, options, want }).await?;
+    let generation =
+        gateway.generate(Job { request_id, asker, model, prompt, options, want }).await?;
     if streamed {
         return Ok(stream::respond(generation, Lines { model: asked }));
     }

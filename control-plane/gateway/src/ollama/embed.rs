@@ -5,7 +5,7 @@ use crate::demand::Want;
 use crate::dispatch::{EmbedJob, Vectors};
 use crate::error::{Failure, OllamaError};
 use crate::keep_alive::KeepAlive;
-use crate::request::RequestId;
+use crate::request::{Asker, RequestId};
 use crate::{Gateway, body, names, stream};
 use axum::body::Body;
 use axum::extract::State;
@@ -44,6 +44,7 @@ struct Embedded<'a> {
 pub(crate) async fn embed(
     State(gateway): State<Arc<Gateway>>,
     RequestId(request_id): RequestId,
+    asker: Asker,
     body: Body,
 ) -> Result<Response, OllamaError> {
     let request: EmbedRequest = body::json(body, gateway.config.body_bytes).await?;
@@ -54,7 +55,8 @@ pub(crate) async fn embed(
     let (keep_alive, truncate) = (request.keep_alive, options.truncate);
     let want = Want { keep_alive, context_tokens: options.context_tokens, replicas: None };
     let empty = inputs.is_empty();
-    let vectors = gateway.embed(EmbedJob { request_id, model, inputs, truncate, want }).await?;
+    let vectors =
+        gateway.embed(EmbedJob { request_id, asker, model, inputs, truncate, want }).await?;
     let metrics = if empty { Metrics::default() } else { (&vectors).into() };
     let dimensions = request.dimensions.and_then(|n| usize::try_from(n).ok()).filter(|&n| n > 0);
     let embeddings = vectors.embeddings.into_iter().map(|e| cut(e, dimensions)).collect();
@@ -82,6 +84,7 @@ struct OldEmbedded {
 pub(crate) async fn embeddings(
     State(gateway): State<Arc<Gateway>>,
     RequestId(request_id): RequestId,
+    asker: Asker,
     body: Body,
 ) -> Result<Response, OllamaError> {
     let request: OldRequest = body::json(body, gateway.config.body_bytes).await?;
@@ -92,7 +95,7 @@ pub(crate) async fn embeddings(
     let want = Want { keep_alive, context_tokens, replicas: None };
     let prompt = request.prompt.filter(|prompt| !prompt.is_empty());
     let inputs = prompt.into_iter().map(EmbedInput::Text).collect();
-    let job = EmbedJob { request_id, model, inputs, truncate: true, want };
+    let job = EmbedJob { request_id, asker, model, inputs, truncate: true, want };
     let embedding = gateway.embed(job).await?.embeddings.into_iter().next();
     let embedding = embedding.map(|embedding| embedding.values).unwrap_or_default();
     Ok(stream::ollama_json(&OldEmbedded { embedding }))

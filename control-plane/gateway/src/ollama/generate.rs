@@ -6,7 +6,7 @@ use crate::dispatch::{Event, Job, Piece, Summary};
 use crate::error::{Failure, OllamaError};
 use crate::keep_alive::KeepAlive;
 use crate::logprobs::{self, Told};
-use crate::request::RequestId;
+use crate::request::{Asker, RequestId};
 use crate::stream::{self, Render};
 use crate::{Gateway, body, names, options};
 use axum::body::Body;
@@ -52,6 +52,8 @@ pub(crate) struct GenerateRequest {
     top_logprobs: Option<i64>,
     #[serde(default)]
     truncate: Option<bool>,
+    #[serde(default)]
+    shift: Option<bool>,
 }
 
 #[derive(Serialize)]
@@ -101,6 +103,7 @@ impl<'a> Record<'a> {
 pub(crate) async fn generate(
     State(gateway): State<Arc<Gateway>>,
     RequestId(request_id): RequestId,
+    asker: Asker,
     body: Body,
 ) -> Result<Response, OllamaError> {
     let request: GenerateRequest = body::json(body, gateway.config.body_bytes).await?;
@@ -108,6 +111,7 @@ pub(crate) async fn generate(
     let model = names::resolve(&gateway.control.state(), &asked)?;
     request.check(&model)?;
     let mut options = merged(&model, request.options.as_ref(), request.truncate)?;
+    options.shift = request.shift.unwrap_or(true);
     options.logprobs = options::logprobs(request.logprobs, request.top_logprobs)?;
     let keep_alive = request.keep_alive;
     let want = Want { keep_alive, context_tokens: options.context_tokens, replicas: None };
@@ -118,7 +122,7 @@ pub(crate) async fn generate(
     check_generates(&model, "generate")?;
     let raw = request.raw == Some(true);
     let streamed = request.stream != Some(false);
-    let job = Job { request_id, prompt: request.into_prompt(&model), model, options, want };
+    let job = Job { request_id, asker, prompt: request.into_prompt(&model), model, options, want };
     let generation = gateway.generate(job).await?;
     if streamed {
         return Ok(stream::respond(generation, Lines { model: asked, raw }));

@@ -4,7 +4,7 @@ use crate::demand::Want;
 use crate::dispatch::{Event, Job, Piece, Summary};
 use crate::error::{Failure, OpenAiError};
 use crate::ollama::chat::{check_count, check_role, extra_json};
-use crate::request::RequestId;
+use crate::request::{Asker, RequestId};
 use crate::stream::{self, Render};
 use crate::{Gateway, body, logprobs, names, ollama, options};
 use axum::body::Body;
@@ -116,6 +116,7 @@ struct Part {
 pub(crate) async fn chat(
     State(gateway): State<Arc<Gateway>>,
     RequestId(request_id): RequestId,
+    asker: Asker,
     body: Body,
 ) -> Result<Response, OpenAiError> {
     let mut request: ChatRequest = body::json(body, gateway.config.body_bytes).await?;
@@ -134,7 +135,7 @@ pub(crate) async fn chat(
     let tools = request.tools.take().unwrap_or_default();
     let tools = if request.tool_choice == Some(json!("none")) { Vec::new() } else { tools };
     let prompt = gateway.conversation(&model, messages, &tools).await?;
-    let job = Job { request_id, model, prompt, options: merged, want: Want::default() };
+    let job = Job { request_id, asker, model, prompt, options: merged, want: Want::default() };
     let generation = gateway.generate(job).await?;
     let frame = Frame {
         id: format!("chatcmpl-{:024x}", rand::random::<u128>() >> 32),
@@ -204,6 +205,8 @@ impl ChatRequest {
 
     /// What Ollama's options have no name for.
     fn limit(&self, options: &mut Options) -> Result<(), Failure> {
+        // Here an answer that fills the context ends, and says so by its reason.
+        options.shift = false;
         options.logprobs = options::logprobs(self.logprobs, self.top_logprobs)?;
         if let Some(bias) = &self.logit_bias {
             options.sampling.logit_bias = options::logit_bias(bias)?;

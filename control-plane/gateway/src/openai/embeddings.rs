@@ -4,7 +4,7 @@ use crate::demand::Want;
 use crate::dispatch::EmbedJob;
 use crate::error::{Failure, OpenAiError};
 use crate::ollama::embed::{cut, resolve};
-use crate::request::RequestId;
+use crate::request::{Asker, RequestId};
 use crate::{Gateway, body, names, stream};
 use axum::body::Body;
 use axum::extract::State;
@@ -62,6 +62,7 @@ enum Encoded {
 pub(crate) async fn embeddings(
     State(gateway): State<Arc<Gateway>>,
     RequestId(request_id): RequestId,
+    asker: Asker,
     body: Body,
 ) -> Result<Response, OpenAiError> {
     let request: EmbeddingsRequest = body::json(body, gateway.config.body_bytes).await?;
@@ -71,7 +72,7 @@ pub(crate) async fn embeddings(
     let asked = names::named(request.model, None)?;
     let model = resolve(&gateway, &asked)?;
     let want = Want::default();
-    let job = EmbedJob { request_id, model, inputs, truncate: true, want };
+    let job = EmbedJob { request_id, asker, model, inputs, truncate: true, want };
     let vectors = gateway.embed(job).await?;
     let tokens = vectors.tokens();
     let record = |(index, embedding)| {

@@ -296,7 +296,7 @@ pub fn gguf() -> Vec<u8> {
         .metadata("llama.context_length", Value::U32(64))
         .metadata("llama.embedding_length", Value::U32(8))
         .metadata("llama.attention.head_count", Value::U32(2))
-        .metadata("tokenizer.ggml.tokens", Value::Array(Array::Str(tokens)))
+        .metadata("tokenizer.ggml.tokens", Value::Array(Array::Str(tokens.into())))
         .metadata("tokenizer.chat_template", Value::Str("{{ tools }}{{ messages }}".into()))
         .tensor("token_embd.weight", &[8, 8], GgmlType::F32, vec![0; 256])
         .tensor("blk.0.attn_q.weight", &[8, 8], GgmlType::F32, vec![0; 256]);

@@ -77,3 +77,33 @@ async fn a_connection_that_closes_stops_its_worker() {
     until("the worker is free", || bench.workers[0].running() == 0).await;
     server.abort();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_gets_the_time_its_client_gave_it() {
+    let bench = Bench::new(&[Script::Forever(Duration::from_millis(5))]);
+    let timed = async |path: &str, seconds: &str, stream: bool| {
+        let ask = json!({"model": "m", "prompt": "x", "stream": stream,
+            "messages": [{"role": "user", "content": "x"}]});
+        bench.send_with("POST", path, &[("x-request-timeout", seconds)], ask.to_string()).await
+    };
+    let whole = timed("/api/generate", "0.2", false).await;
+    assert_eq!(whole.status, 504);
+    assert!(whole.error().contains("`x-request-timeout` gave it"), "{}", whole.text);
+    let worker = bench.workers[0].requests();
+    assert!(worker[0].time_left.is_some_and(|left| left <= Duration::from_millis(200)));
+    until("the worker is free", || bench.workers[0].running() == 0).await;
+
+    let streamed = timed("/api/generate", "0.3", true).await;
+    assert_eq!(streamed.status, 200);
+    let lines = streamed.lines();
+    assert!(lines.len() > 2 && lines[0]["response"].is_string(), "{}", streamed.text);
+    assert!(lines.last().expect("a line")["error"].is_string(), "{}", streamed.text);
+
+    for path in ["/api/generate", "/v1/chat/completions"] {
+        for wrong in ["0", "-1", "soon", "1e9", "NaN", ""] {
+            let refused = timed(path, wrong, false).await;
+            assert_eq!(refused.status, 400, "{wrong}");
+            assert!(refused.text.contains("x-request-timeout"), "{}", refused.text);
+        }
+    }
+}

@@ -24,7 +24,7 @@ pub fn vocabulary() -> Vocabulary {
     Vocabulary {
         model: "gpt2".into(),
         pre: "gpt-2".into(),
-        tokens: SPELLINGS.map(str::to_owned).to_vec(),
+        tokens: SPELLINGS.iter().collect(),
         kinds,
         eos: Some(END),
         ..Vocabulary::default()
@@ -142,7 +142,7 @@ pub fn limits(sequences_max: u32, step_tokens: usize) -> EngineLimits {
 }
 
 pub fn prepared(tokens: &[u32], options: Options) -> Prepared {
-    Prepared { tokens: tokens.to_vec(), options, context_tokens: 48 }
+    Prepared { tokens: tokens.to_vec(), options, context_tokens: 48, caller: String::new() }
 }
 
 /// Everything one sequence emitted, and whether that was in order.

@@ -40,13 +40,16 @@ pub fn options() -> impl Strategy<Value = Options> {
     ];
     let stops = prop::collection::vec("(a|b|c|ab|é|€|da|\u{FFFD}){1,3}", 0..3);
     let logprobs = prop::option::of(0u32..4);
-    (sampling, predict, stops, any::<bool>(), logprobs).prop_map(
-        |(sampling, predict, stop, ignore_end, logprobs)| Options {
+    let keep = prop_oneof![Just(0u32), Just(4), 0u32..100];
+    (sampling, predict, stops, any::<bool>(), logprobs, any::<bool>(), keep).prop_map(
+        |(sampling, predict, stop, ignore_end, logprobs, shift, keep_tokens)| Options {
             sampling,
             predict,
             stop,
             ignore_end,
             logprobs,
+            shift,
+            keep_tokens,
             ..Options::default()
         },
     )
@@ -55,10 +58,10 @@ pub fn options() -> impl Strategy<Value = Options> {
 /// Requests, many of which begin alike, and some with equal blocks at different places.
 pub fn request() -> impl Strategy<Value = Prepared> {
     let period = prop::sample::select(vec![1u32, 5]);
-    (0u32..30, period, prop::collection::vec(0u32..END, 1..12), options()).prop_map(
-        |(shared, period, own, options)| {
+    (0u32..30, period, prop::collection::vec(0u32..END, 1..12), options(), 0u8..3).prop_map(
+        |(shared, period, own, options, caller)| {
             let prompt: Vec<u32> = (0..shared).map(|n| n % period).chain(own).collect();
-            prepared(&prompt, options)
+            Prepared { caller: caller.to_string(), ..prepared(&prompt, options) }
         },
     )
 }
@@ -166,8 +169,12 @@ proptest! {
         prop_assert_eq!(&text, &read(&tokens, &request.options));
         let stops = &request.options.stop;
         prop_assert!(stops.iter().all(|stop| !text.contains(stop)), "a stop in {:?}", text);
-        let full = request.tokens.len() + tokens.len() == 48;
-        let limit = request.options.predict == Predict::AtMost(tokens.len() as u32);
+        let ends = !request.options.shift || request.options.predict == Predict::FillContext;
+        let full = ends && request.tokens.len() + tokens.len() == 48;
+        let limit = match request.options.predict {
+            Predict::AtMost(limit) => tokens.len() == limit as usize,
+            Predict::UntilDone | Predict::FillContext => tokens.len() == 480,
+        };
         match finished.reason {
             FinishReason::Length => prop_assert!(full || limit),
             FinishReason::Stop => {
@@ -176,6 +183,48 @@ proptest! {
             }
         }
     }
+}
+
+/// The older half goes, without the tokens to keep; what follows is what would follow on the rest.
+#[test]
+fn a_context_that_is_full_shifts_and_goes_on() {
+    let stream = solo(&prepared(&[3, 1, 4, 1, 5, 9, 2, 6], greedy(100)), &[]);
+    let mut context = vec![3, 1, 4, 1, 5, 9, 2, 6];
+    let mut tokens = Vec::new();
+    while tokens.len() < 100 {
+        let left = Predict::AtMost(100 - tokens.len() as u32);
+        let rest = Options { predict: left, shift: false, ..greedy(0) };
+        let part = solo(&prepared(&context, rest), &[]).tokens();
+        context.extend(&part);
+        tokens.extend(part);
+        context.drain(4..4 + (48 - 4) / 2);
+    }
+    assert_eq!(stream.tokens(), tokens);
+    let finished = stream.finished.expect("ended");
+    assert_eq!((finished.reason, finished.output_tokens), (FinishReason::Length, 100));
+    assert_eq!(finished.context.len(), 108, "nothing of it is forgotten");
+
+    let ends = Options { shift: false, ..greedy(100) };
+    assert_eq!(solo(&prepared(&[3, 1, 4, 1, 5, 9, 2, 6], ends), &[]).tokens().len(), 40);
+}
+
+#[test]
+fn a_long_queue_of_one_caller_does_not_hold_up_another() {
+    let mut engine = engine(64, limits(2, 16));
+    let mut submit = |caller: &str| {
+        let request = Prepared { caller: caller.to_owned(), ..prepared(&[1, 2, 3], greedy(5)) };
+        engine.submit(request, &[]).expect("taken")
+    };
+    let many: Vec<_> = (0..20).map(|_| submit("many")).collect();
+    let few = [submit("few"), submit("few")];
+    let mut started = Vec::new();
+    while !engine.is_idle() {
+        let emissions = engine.step().expect("a sound backend");
+        started.extend(emissions.iter().filter(|e| e.started.is_some()).map(|e| e.sequence));
+    }
+    let place = |id| started.iter().position(|other| *other == id).expect("started");
+    assert!(place(few[0]) < 3 && place(few[1]) < 6, "{started:?}");
+    assert!(many.is_sorted_by_key(|id| place(*id)), "a caller's own requests keep their order");
 }
 
 fn greedy(predict: u32) -> Options {

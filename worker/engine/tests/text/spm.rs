@@ -53,7 +53,7 @@ fn metadata(space_prefix: bool) -> Vec<(String, Value)> {
         (key("model"), Value::Str("llama".to_owned())),
         (key("scores"), Value::Array(Array::F32(scores.collect()))),
         (key("token_type"), Value::Array(Array::I32(kinds.collect()))),
-        (key("tokens"), Value::Array(Array::Str(tokens))),
+        (key("tokens"), Value::Array(Array::Str(tokens.into()))),
         (key("bos_token_id"), Value::U32(1)),
         (key("eos_token_id"), Value::U32(2)),
         (key("add_space_prefix"), Value::Bool(space_prefix)),

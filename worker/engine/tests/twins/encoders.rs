@@ -19,12 +19,8 @@ const REFERENCE: &str = include_str!("../data/embeddings.json");
 
 /// An engine over a backend; nothing here is text.
 fn engine(backend: CpuBackend, step_tokens: usize) -> Engine {
-    let spellings = ["[CLS]", "[SEP]", "[UNK]"].map(str::to_owned);
-    let vocabulary = Vocabulary {
-        model: "bert".to_owned(),
-        tokens: spellings.to_vec(),
-        ..Vocabulary::default()
-    };
+    let tokens = vec!["[CLS]", "[SEP]", "[UNK]"].into();
+    let vocabulary = Vocabulary { model: "bert".to_owned(), tokens, ..Vocabulary::default() };
     let text = Arc::new(TextModel::new(vocabulary, None).expect("a tokenizer"));
     let limits = EngineLimits {
         context_tokens: 512,

@@ -81,6 +81,7 @@ impl Text for FakeText {
                 tokens: tokens.clone(),
                 options: options.clone(),
                 context_tokens: 512,
+                caller: String::new(),
             }),
             _ => Err(BadRequest("the prompt is empty".to_owned())),
         }

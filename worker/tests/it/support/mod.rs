@@ -86,6 +86,8 @@ pub fn request(of: &Assignment, prompt: &[u32], predict: u32) -> wire::GenerateR
         prompt: Prompt::Tokens(prompt.to_vec()),
         options,
         resume: vec![],
+        caller: String::new(),
+        time_left: None,
     })
         .into()
 }

@@ -51,6 +51,20 @@ impl Unpacked {
         self.minima.resize(if format.minima { blocks } else { 0 }, Lanes::ZERO);
     }
 
+    /// Row `row` of the panel as floats, exactly as the file's row unpacks.
+    pub fn row(&self, row: usize, out: &mut [f32]) {
+        let halves = if self.halves() { 2 } else { 1 };
+        let offset = if self.offset_log2 > 0 { 1 << self.offset_log2 } else { 0 };
+        for (block, out) in out.chunks_mut(COLUMNS).enumerate() {
+            let minimum = self.minima.get(block).map_or(0.0, |minima| minima.0[row]);
+            for (column, out) in out.iter_mut().enumerate() {
+                let level = self.levels[block * QUADS + column / 4].0[4 * row + column % 4];
+                let scale = self.scales[block * halves + column * halves / COLUMNS].0[row];
+                *out = scale * (i32::from(level) - offset) as f32 + minimum;
+            }
+        }
+    }
+
     /// Whether the halves of a block have scales of their own.
     pub fn halves(&self) -> bool {
         self.scales.len() == 2 * self.blocks

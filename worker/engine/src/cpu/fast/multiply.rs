@@ -49,6 +49,24 @@ impl Packed {
             Self::Floats(panels) => panels.bytes(),
         }
     }
+
+    /// Row `row` as floats, as the file has it. All sixteen rows of its panel are unpacked for that.
+    pub fn row(&self, row: usize, kernels: &FastKernels, buffers: &mut Buffers, out: &mut [f32]) {
+        match self {
+            Self::Levels(panels) => {
+                let panel = panels.panel(row / ROWS);
+                buffers.unpacked.resize(panels.format, panel.blocks);
+                (kernels.unpack)(panels.format, panel, &mut buffers.unpacked);
+                buffers.unpacked.row(row % ROWS, out);
+            }
+            Self::Floats(panels) => {
+                panels.unpack(row / ROWS, kernels.from_half, &mut buffers.floats);
+                for (out, column) in out.iter_mut().zip(buffers.floats.as_chunks::<ROWS>().0) {
+                    *out = column[row % ROWS];
+                }
+            }
+        }
+    }
 }
 
 /// The products of some matrices with one input.
@@ -175,6 +193,41 @@ fn in_floats(
         panels.unpack(first + index, kernels.from_half, &mut buffers.floats);
         for (token, out) in out.iter_mut().enumerate() {
             (kernels.multiply_floats)(&buffers.floats, input.row(token), out);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::fast::{kernels_of, load};
+    use crate::cpu::{Tier, pool::Pool};
+    use crate::quant;
+    use crate::shape::ModelShape;
+    use crate::synth::Synth;
+    use crate::weights::{Mapping, Weights};
+    use ollamamax_gguf::{GgmlType, Gguf};
+    use std::sync::Arc;
+
+    #[test]
+    fn a_packed_row_is_the_row_of_the_file() {
+        use GgmlType::{BF16, F16, F32, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
+        for kind in [F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K] {
+            let file = Arc::new(Mapping::from_vec(Synth::tiny(kind, 3).to_gguf()));
+            let gguf = Gguf::parse(file.bytes()).expect("a model");
+            let shape = ModelShape::from_gguf(&gguf).expect("a shape");
+            let weights = || Weights::of(&gguf, &shape, &file, 64).expect("tensors");
+            let (pool, mut buffers) = (Pool::new(1), vec![Buffers::default()]);
+            let packed = load::pack(weights(), &pool, &mut buffers).head.expect("a head");
+            let head = weights().head.expect("a head");
+            for tier in [Tier::Portable, Tier::best()] {
+                let kernels = kernels_of(tier).expect("available");
+                for row in 0..head.rows {
+                    let mut out = vec![0.0; head.columns];
+                    packed.row(row, &kernels, &mut buffers[0], &mut out);
+                    assert_eq!(out, quant::unpack(kind, head.row(row)), "{kind} {tier:?} {row}");
+                }
+            }
         }
     }
 }

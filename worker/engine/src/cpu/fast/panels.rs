@@ -109,13 +109,32 @@ pub(crate) struct Panels {
     planes_at: usize,
     scales_at: usize,
     panel_bytes: usize,
-    lines: Vec<Line>,
+    lines: Lines,
 }
 
-/// Sixty-four bytes on their own cache line.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([u8; LINE]);
+/// Zeroed bytes of which the first begins a cache line. Memory that is asked for as zeroed costs nothing until it is written,
+/// so room for a whole matrix can be had before its rows are read.
+struct Lines {
+    bytes: Vec<u8>,
+    first: usize,
+}
+
+impl Lines {
+    fn zeroed(len: usize) -> Self {
+        let mut bytes = vec![0; len + LINE - 1];
+        let first = bytes.as_ptr().align_offset(LINE).min(LINE - 1);
+        bytes.truncate(first + len);
+        Self { bytes, first }
+    }
+
+    fn get(&self) -> &[u8] {
+        &self.bytes[self.first..]
+    }
+
+    fn get_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.first..]
+    }
+}
 
 impl fmt::Debug for Panels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -144,7 +163,6 @@ impl Panels {
         let scales_at = planes_at + blocks * format.plane_bytes();
         let scales = blocks.div_ceil(format.scale_blocks()) * format.scale_bytes();
         let panel_bytes = (scales_at + scales).next_multiple_of(LINE);
-        let lines = matrix.rows.div_ceil(ROWS) * panel_bytes / LINE;
         Some(Self {
             kind: matrix.kind,
             format,
@@ -153,7 +171,7 @@ impl Panels {
             planes_at,
             scales_at,
             panel_bytes,
-            lines: vec![Line([0; LINE]); lines],
+            lines: Lines::zeroed(matrix.rows.div_ceil(ROWS) * panel_bytes),
         })
     }
 
@@ -169,13 +187,12 @@ impl Panels {
 
     /// Bytes held.
     pub fn bytes(&self) -> u64 {
-        (self.lines.len() * LINE) as u64
+        self.lines.get().len() as u64
     }
 
     /// Panel `index`.
     pub fn panel(&self, index: usize) -> Panel<'_> {
-        let lines = self.panel_bytes / LINE;
-        let bytes = self.lines[index * lines..][..lines].as_flattened_bytes();
+        let bytes = &self.lines.get()[index * self.panel_bytes..][..self.panel_bytes];
         Panel {
             levels: &bytes[..self.planes_at],
             planes: &bytes[self.planes_at..self.scales_at],
@@ -187,16 +204,17 @@ impl Panels {
 
     /// Jobs that fill the panels from the matrix, a few panels each: independent of each other.
     pub fn jobs<'a>(&'a mut self, matrix: &'a Matrix) -> impl Iterator<Item = Repack<'a>> {
-        let lines = self.panel_bytes / LINE;
         let (format, planes_at, scales_at) = (self.format, self.planes_at, self.scales_at);
-        let parts = self.lines.chunks_mut(lines * PANELS_PER_JOB).enumerate();
-        parts.map(move |(index, lines)| Repack {
+        let panel_bytes = self.panel_bytes;
+        let parts = self.lines.get_mut().chunks_mut(panel_bytes * PANELS_PER_JOB).enumerate();
+        parts.map(move |(index, panels)| Repack {
             matrix,
             format,
             first: index * PANELS_PER_JOB,
             planes_at,
             scales_at,
-            lines,
+            panel_bytes,
+            panels,
         })
     }
 }
@@ -211,17 +229,16 @@ pub(crate) struct Repack<'a> {
     first: usize,
     planes_at: usize,
     scales_at: usize,
-    lines: &'a mut [Line],
+    panel_bytes: usize,
+    panels: &'a mut [u8],
 }
 
 impl Repack<'_> {
     /// Does it.
     pub fn run(&mut self) {
-        let per_panel = self.lines_per_panel();
-        let rows = self.lines.len() / per_panel * ROWS;
+        let rows = self.panels.len() / self.panel_bytes * ROWS;
         let rows = self.first * ROWS..(self.first * ROWS + rows).min(self.matrix.rows);
-        for (index, lines) in self.lines.chunks_exact_mut(per_panel).enumerate() {
-            let bytes = lines.as_flattened_bytes_mut();
+        for (index, bytes) in self.panels.chunks_exact_mut(self.panel_bytes).enumerate() {
             let (levels, rest) = bytes.split_at_mut(self.planes_at);
             let (planes, scales) = rest.split_at_mut(self.scales_at - self.planes_at);
             let first = (self.first + index) * ROWS;
@@ -245,12 +262,6 @@ impl Repack<'_> {
             }
         }
         self.matrix.forget(rows);
-    }
-
-    fn lines_per_panel(&self) -> usize {
-        let blocks = self.matrix.columns / COLUMNS;
-        let scales = blocks.div_ceil(self.format.scale_blocks()) * self.format.scale_bytes();
-        (self.scales_at + scales).div_ceil(LINE)
     }
 }
 
@@ -321,22 +332,5 @@ fn put_half_factors(bytes: &[u8], row: usize, scales: &mut [u8]) {
         for (group, factor) in block[192..208].iter().enumerate() {
             out[2 * ROWS + group * ROWS + row] = *factor;
         }
-    }
-}
-
-trait FlatBytes {
-    fn as_flattened_bytes(&self) -> &[u8];
-    fn as_flattened_bytes_mut(&mut self) -> &mut [u8];
-}
-
-impl FlatBytes for [Line] {
-    fn as_flattened_bytes(&self) -> &[u8] {
-        // SAFETY: a `Line` is exactly its 64 bytes, with no padding: size and alignment are equal.
-        unsafe { std::slice::from_raw_parts(self.as_ptr().cast(), self.len() * LINE) }
-    }
-
-    fn as_flattened_bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as above, and any byte is a valid part of a `Line`.
-        unsafe { std::slice::from_raw_parts_mut(self.as_mut_ptr().cast(), self.len() * LINE) }
     }
 }

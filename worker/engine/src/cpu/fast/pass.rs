@@ -1,6 +1,8 @@
 //! One pass over some tokens on the fast path. With few tokens everything between two multiplications is done by the calling
 //! thread: waking others would cost more than it saves.
 
+mod outputs;
+
 use super::attend_plan::AttendPlan;
 use super::attention::{self, Job, partial_len};
 use super::cache::{Cache, head_stride};
@@ -94,7 +96,9 @@ impl Fast {
         let turns = self.rope.turns(places);
         let Self { weights, cache, kernels, buffers, s, .. } = self;
         let embedding = &weights.embedding;
-        let mut pass = Pass { shape, embedding, cache, kernels, pool, buffers, places, turns, s };
+        let tied = weights.head.as_ref().filter(|_| shape.tied);
+        let mut pass =
+            Pass { shape, embedding, tied, cache, kernels, pool, buffers, places, turns, s };
         forward(weights, &mut pass);
         let hidden = pass.hidden(weights, &wanted.hidden);
         Wanted { logits: pass.logits(weights, &wanted.logits), hidden }
@@ -104,6 +108,8 @@ impl Fast {
 struct Pass<'a> {
     shape: &'a ModelShape,
     embedding: &'a Matrix,
+    /// The head, where it is the embedding, too: then the file's pages need not stay in memory beside it.
+    tied: Option<&'a Packed>,
     cache: &'a mut Cache,
     kernels: &'a FastKernels,
     pool: &'a Pool,
@@ -119,8 +125,13 @@ impl Steps for Pass<'_> {
     fn embed(&mut self, entry: Option<&Entry>) {
         self.s.x.resize(self.places.len());
         for (row, place) in self.s.x.rows_mut().zip(self.places) {
-            let bytes = self.embedding.row(place.token as usize);
-            quant::unpack_plain(self.embedding.kind, bytes, row, quant::expand);
+            let token = place.token as usize;
+            if let Some(head) = self.tied {
+                head.row(token, self.kernels, &mut self.buffers[0], row);
+            } else {
+                let bytes = self.embedding.row(token);
+                quant::unpack_plain(self.embedding.kind, bytes, row, quant::expand);
+            }
             let scale = self.shape.embedding_scale;
             if scale != 1.0 {
                 row.iter_mut().for_each(|x| *x *= scale);
@@ -341,38 +352,6 @@ impl Pass<'_> {
             products.gather(0, token, row);
             gelu(row, bias);
         });
-    }
-
-    /// The last hidden states of some tokens; an encoder has normed them already.
-    fn hidden(&self, weights: &Weights<Packed>, wanted: &[usize]) -> Vec<Vec<f32>> {
-        let of_token = |token: &usize| {
-            let mut row = self.s.x.row(*token).to_vec();
-            if !self.shape.architecture.encoder {
-                let (norm, epsilon) = (self.kernels.norm, self.shape.norm_epsilon);
-                norm(self.s.x.row(*token), &weights.norm, epsilon, &mut row);
-            }
-            row
-        };
-        wanted.iter().map(of_token).collect()
-    }
-
-    fn logits(&mut self, weights: &Weights<Packed>, wanted: &[usize]) -> Vec<Vec<f32>> {
-        let Some(head) = &weights.head else { return Vec::new() };
-        let Activations { x, normed, .. } = &mut *self.s;
-        normed.resize(wanted.len());
-        for (row, token) in normed.rows_mut().zip(wanted) {
-            (self.kernels.norm)(x.row(*token), &weights.norm, self.shape.norm_epsilon, row);
-        }
-        self.multiply(&[head], Input::Normed);
-        let of_token = |token| {
-            let mut logits = vec![0.0; head.rows()];
-            self.s.products.gather(0, token, &mut logits);
-            if self.shape.logits_cap > 0.0 {
-                (self.kernels.cap)(&mut logits, self.shape.logits_cap);
-            }
-            logits
-        };
-        (0..wanted.len()).map(of_token).collect()
     }
 }
 
