@@ -2,7 +2,7 @@
 
 use crate::exit::Failure;
 use crate::{out, table};
-use ollamamax_worker::bench::{EngineBench, Task};
+use ollamamax_worker::bench::{Ceilings, EngineBench, Machine, Memory, Task};
 use serde_json::json;
 use std::io::BufRead;
 use std::path::PathBuf;
@@ -60,13 +60,23 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         }
     }
     seconds.iter_mut().for_each(|seconds| seconds.sort_by(f64::total_cmp));
+    let memory = bench.memory();
+    // Last, for its buffers would count as memory of the engine.
+    let ceilings = bench.ceilings();
     let results = TASKS.into_iter().zip(&seconds);
     if args.json {
         let rows = results.map(|(task, seconds)| {
             json!({"task": format!("{task:?}"), "tokens": task.tokens(), "seconds": seconds})
         });
         let rows: Vec<_> = rows.collect();
-        out::json(&json!({"load_seconds": bench.load_time().as_secs_f64(), "results": rows}));
+        let memory = memory.map(|m| json!({"peak_bytes": m.peak, "kv_bytes": m.kv}));
+        out::json(&json!({
+            "load_seconds": bench.load_time().as_secs_f64(),
+            "results": rows,
+            "memory": memory,
+            "read_bytes_per_second": ceilings.read_bytes,
+            "byte_operations_per_second": ceilings.byte_operations,
+        }));
         return Ok(());
     }
     let rows: Vec<Vec<String>> = results
@@ -78,7 +88,51 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         .collect();
     out::text(&table::render(&["TASK", "TOKENS/S", "WORST", "BEST"], &rows));
     out::say(&format!("loaded in {:.2} s", bench.load_time().as_secs_f64()));
+    if let Some(Memory { peak, kv }) = memory {
+        let file = bench.machine().file_bytes;
+        out::say(&format!(
+            "memory: {:.1} MiB at most, {:.1} MiB of it KV cache; the rest is {:.2} times the file",
+            mib(peak),
+            mib(kv),
+            peak.saturating_sub(kv) as f64 / file as f64
+        ));
+    }
+    say_ceilings(bench.machine(), ceilings, &seconds);
     Ok(())
+}
+
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+/// How near the figures are to what the machine could do.
+fn say_ceilings(machine: Machine, ceilings: Ceilings, seconds: &[Vec<f64>]) {
+    let Machine { threads, tier, work, .. } = machine;
+    out::say(&format!(
+        "the machine, {threads} threads ({tier:?}), now: reads {:.1} GB/s, multiplies and adds {:.0} G bytes/s",
+        ceilings.read_bytes / 1e9,
+        ceilings.byte_operations / 2e9
+    ));
+    for (task, seconds) in TASKS.into_iter().zip(seconds) {
+        let rate = f64::from(task.tokens()) / seconds[seconds.len() / 2];
+        match task {
+            Task::Prefill(_) => {
+                // Activations have sixteen bits: two products of bytes for each weight.
+                let operations = 2.0 * 2.0 * work.layer_elements as f64 * rate;
+                let share = operations / ceilings.byte_operations;
+                out::say(&format!("{}: {:.0} % of these products", name(task), 100.0 * share));
+            }
+            Task::Decode { .. } => {
+                let share = work.bytes as f64 * rate / ceilings.read_bytes;
+                out::say(&format!(
+                    "{}: weights at {:.0} % of this rate",
+                    name(task),
+                    100.0 * share
+                ));
+            }
+            Task::Batch { .. } | Task::Repeat(_) => {}
+        }
+    }
 }
 
 fn name(task: Task) -> String {

@@ -2,7 +2,7 @@
 
 use crate::daemon::{self, StopSignals};
 use crate::exit::Failure;
-use ollamamax_worker::{WorkerConfig, WorkerNode};
+use ollamamax_worker::{KvType, WorkerConfig, WorkerNode};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -27,6 +27,9 @@ pub struct Args {
     /// Bytes for weights and KV cache; 0: what is free, less some headroom
     #[arg(long, value_name = "BYTES", default_value_t = 0)]
     memory: u64,
+    /// What keys and values are kept as: f16, or q8_0 in half the memory; the same for all workers of a cluster
+    #[arg(long, value_name = "TYPE", default_value = "f16", env = "OLLAMA_KV_CACHE_TYPE")]
+    kv_type: KvType,
     /// Its name, for people
     #[arg(long, default_value = "worker")]
     name: String,
@@ -49,6 +52,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     config.name = args.name;
     config.threads = args.threads;
     config.memory_bytes = args.memory;
+    config.kv_type = args.kv_type;
     config.blob_hints = args.blob_hint;
     if let Some(drain_ms) = args.drain_ms {
         config.drain_ms = drain_ms;

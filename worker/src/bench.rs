@@ -4,7 +4,9 @@
 //! A [`Task`] is one line of text, so that another program can drive measurements of several engines in turn:
 //! `prefill 512`, `decode 128 16`, `batch 8 64`, `repeat 512`.
 
-use ollamamax_engine::cpu::{CpuBackend, CpuOptions};
+use ollamamax_engine::cpu::ceilings;
+pub use ollamamax_engine::cpu::ceilings::Ceilings;
+use ollamamax_engine::cpu::{CpuBackend, CpuOptions, Tier, TokenWork};
 use ollamamax_engine::engine::{Engine, EngineLimits, Prepared, TextModel};
 use ollamamax_engine::weights::Mapping;
 use ollamamax_gguf::Gguf;
@@ -84,6 +86,30 @@ pub struct EngineBench {
     /// Makes every prompt a new one.
     salt: u32,
     load: Duration,
+    machine: Machine,
+    kv_block_bytes: u64,
+}
+
+/// What the figures are to be seen beside.
+#[derive(Clone, Copy, Debug)]
+pub struct Machine {
+    /// Threads that compute.
+    pub threads: usize,
+    /// Instructions they use.
+    pub tier: Tier,
+    /// What a token costs.
+    pub work: TokenWork,
+    /// Bytes of the file.
+    pub file_bytes: u64,
+}
+
+/// Memory of this process, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Memory {
+    /// The most it ever had.
+    pub peak: u64,
+    /// Of that, what the KV cache has filled.
+    pub kv: u64,
 }
 
 /// Sequences and context there is room for.
@@ -98,13 +124,22 @@ impl EngineBench {
         let began = Instant::now();
         let words = |error: &dyn std::error::Error| format!("`{}`: {error}", path.display());
         let mapping = Arc::new(Mapping::open(path).map_err(|error| words(&error))?);
-        let text = {
+        let file_bytes = mapping.bytes().len() as u64;
+        let (text, kv_block_bytes) = {
             let gguf = Gguf::parse(mapping.bytes()).map_err(|error| words(&error))?;
-            TextModel::from_gguf(&gguf).map_err(|error| words(&error))?
+            let text = TextModel::from_gguf(&gguf).map_err(|error| words(&error))?;
+            let facts = ollamamax_gguf::model_facts(&gguf).map_err(|error| words(&error))?;
+            (text, facts.kv_bytes_per_token * limits::KV_BLOCK_TOKENS as u64)
         };
         let kv_blocks = SEQUENCES * CONTEXT_TOKENS.div_ceil(limits::KV_BLOCK_TOKENS as u32);
         let options = CpuOptions { threads: threads as usize, kv_blocks, ..CpuOptions::default() };
         let backend = CpuBackend::from_mapping(mapping, &options).map_err(|error| words(&error))?;
+        let machine = Machine {
+            threads: backend.threads(),
+            tier: backend.tier(),
+            work: backend.token_work(),
+            file_bytes,
+        };
         let vocabulary = text.tokenizer().vocabulary().tokens.len() as u32;
         let engine_limits = EngineLimits {
             context_tokens: CONTEXT_TOKENS,
@@ -114,12 +149,32 @@ impl EngineBench {
             speculating_max: if speculate { SEQUENCES as usize } else { 0 },
         };
         let engine = Engine::new(Box::new(backend), Arc::new(text), engine_limits);
-        Ok(Self { engine, vocabulary, salt: 0, load: began.elapsed() })
+        Ok(Self { engine, vocabulary, salt: 0, load: began.elapsed(), machine, kv_block_bytes })
     }
 
     /// How long loading took.
     pub fn load_time(&self) -> Duration {
         self.load
+    }
+
+    /// What the figures are to be seen beside.
+    pub fn machine(&self) -> Machine {
+        self.machine
+    }
+
+    /// Measures what the machine could do at best.
+    pub fn ceilings(&self) -> Ceilings {
+        ceilings::measure(self.machine.threads, self.machine.tier)
+    }
+
+    /// What the process has used so far; `None` where the system does not tell.
+    pub fn memory(&self) -> Option<Memory> {
+        let status = std::fs::read_to_string("/proc/self/status").ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
+        let blocks = self.engine.kv_usage();
+        let kv = u64::from(blocks.used + blocks.cached) * self.kv_block_bytes;
+        Some(Memory { peak: kib * 1024, kv })
     }
 
     /// Runs one task.

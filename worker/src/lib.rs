@@ -32,3 +32,4 @@ mod telemetry;
 
 pub use config::WorkerConfig;
 pub use node::{Ended, Running, StartError, WorkerNode};
+pub use ollamamax_engine::cpu::KvType;

@@ -2,7 +2,7 @@
 
 use crate::machine::{BadRequest, LoadError, Loaded, Loader, Machine, MachineFailure, Text};
 use ollamamax_engine::backend::Backend;
-use ollamamax_engine::cpu::{CpuBackend, CpuOptions};
+use ollamamax_engine::cpu::{CpuBackend, CpuOptions, KvType};
 use ollamamax_engine::engine::{
     Embedded, Emission, Engine, EngineLimits, Prepared, SequenceId, TextModel,
 };
@@ -23,6 +23,8 @@ pub struct LlamaLoader {
     pub step_tokens: usize,
     /// Memory for weights and KV cache of all models together.
     pub memory_bytes: u64,
+    /// What keys and values are kept as.
+    pub kv_type: KvType,
 }
 
 impl Loader for LlamaLoader {
@@ -48,11 +50,13 @@ impl Loader for LlamaLoader {
         let kv_blocks = self.kv_blocks(
             context_tokens,
             sequences,
-            facts.kv_bytes_per_token,
+            self.kv_type.bytes(facts.kv_bytes_per_token),
             mapping.bytes().len() as u64,
         )?;
         let threads = self.threads as usize;
-        let options = CpuOptions { threads, kv_blocks, context_tokens, ..CpuOptions::default() };
+        let kv_type = self.kv_type;
+        let options =
+            CpuOptions { threads, kv_blocks, kv_type, context_tokens, ..CpuOptions::default() };
         let backend =
             CpuBackend::from_mapping(mapping, &options).map_err(|error| in_words(&error))?;
         let engine_limits = EngineLimits {
@@ -188,7 +192,7 @@ mod tests {
     use super::*;
 
     fn loader(memory_bytes: u64) -> LlamaLoader {
-        LlamaLoader { threads: 1, step_tokens: 8, memory_bytes }
+        LlamaLoader { threads: 1, step_tokens: 8, memory_bytes, kv_type: KvType::F16 }
     }
 
     #[test]

@@ -101,6 +101,7 @@ impl WorkerNode {
             threads: device.threads,
             step_tokens: config.step_tokens,
             memory_bytes: device.memory_bytes,
+            kv_type: config.kv_type,
         };
         Self::start_with(config, Arc::new(loader)).await
     }

@@ -1,49 +1,33 @@
 //! The CPU backend, in two numeric paths over one forward pass.
 //!
 //! ```text
-//! step -> pieces of at most PIECE_TOKENS tokens -> model::forward(steps) -> logits of the wanted tokens
-//!                                                     plain: floats, to be read and believed
-//!                                                     fast:  integers, tiers per instruction set, threads
+//! step -> pieces -> model::forward(steps) -> logits or hidden states of the wanted tokens
+//!                     plain: floats, to be read and believed
+//!                     fast:  integers, tiers per instruction set, threads
 //! ```
 
+pub mod ceilings;
 mod fast;
 mod math;
+mod pieces;
 mod plain;
 mod pool;
 mod rope;
 mod rows;
 
-use crate::backend::{Backend, BackendError, BlockId, Logits, SliceLogits, StepBatch};
+use crate::backend::{Backend, BackendError, Logits, SliceLogits, StepBatch};
 use crate::embed::Pooling;
 use crate::shape::{ModelShape, ShapeError};
 use crate::weights::{Mapping, Weights};
 use fast::Fast;
 use ollamamax_gguf::{Gguf, GgufError};
 use ollamamax_proto::limits::{CONTEXT_TOKENS, KV_BLOCK_TOKENS};
+use pieces::{Place, Wanted};
 use plain::Plain;
 use pool::Pool;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
-
-/// Tokens computed at once: bounds the activations held, whatever a step asks for.
-const PIECE_TOKENS: usize = 256;
-
-/// A token to compute: its id, its place in its sequence, how many positions of it the token sees, and where the sequence's keys
-/// and values are.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Place<'a> {
-    pub token: u32,
-    pub position: usize,
-    pub seen: usize,
-    pub blocks: &'a [BlockId],
-}
-
-/// What is wanted of a pass: of some tokens the logits, of some the hidden states. First their places, then the rows.
-#[derive(Debug, Default)]
-pub(crate) struct Wanted<T = usize> {
-    pub logits: Vec<T>,
-    pub hidden: Vec<T>,
-}
 
 /// Which numbers are multiplied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +66,44 @@ impl Tier {
     }
 }
 
+/// What keys and values are kept as. Streams go on alike only between workers that keep the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KvType {
+    /// Half-precision floats.
+    #[default]
+    F16,
+    /// Bytes, with a scale for each head of each position: about half the memory.
+    Q8_0,
+}
+
+impl KvType {
+    /// Bytes that take `f16_bytes` as f16, for heads of at least sixteen elements.
+    pub fn bytes(self, f16_bytes: u64) -> u64 {
+        match self {
+            Self::F16 => f16_bytes,
+            Self::Q8_0 => f16_bytes / 2 + f16_bytes.div_ceil(16),
+        }
+    }
+}
+
+/// A name that is none of these.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no type of KV cache; expected `f16` or `q8_0`")]
+pub struct UnknownKvType(String);
+
+impl FromStr for KvType {
+    type Err = UnknownKvType;
+
+    fn from_str(name: &str) -> Result<Self, UnknownKvType> {
+        match name {
+            // Set but empty is Ollama's way to say nothing.
+            "f16" | "" => Ok(Self::F16),
+            "q8_0" => Ok(Self::Q8_0),
+            other => Err(UnknownKvType(other.chars().take(50).collect())),
+        }
+    }
+}
+
 /// How to compute.
 #[derive(Clone, Debug)]
 pub struct CpuOptions {
@@ -91,6 +113,8 @@ pub struct CpuOptions {
     pub threads: usize,
     /// KV blocks to hold.
     pub kv_blocks: u32,
+    /// What the fast path keeps keys and values as; the plain path always has f16.
+    pub kv_type: KvType,
     /// Tokens a sequence may grow to: some models turn their heads otherwise for long contexts.
     pub context_tokens: u32,
     /// Instruction set of the fast path; `None` for the best there is.
@@ -102,7 +126,8 @@ impl Default for CpuOptions {
     fn default() -> Self {
         let kv_blocks = CONTEXT_TOKENS.div_ceil(KV_BLOCK_TOKENS as u32);
         let (path, context_tokens) = (NumericPath::Fast, CONTEXT_TOKENS);
-        Self { path, threads: 0, kv_blocks, context_tokens, tier: None }
+        let kv_type = KvType::F16;
+        Self { path, threads: 0, kv_blocks, kv_type, context_tokens, tier: None }
     }
 }
 
@@ -140,6 +165,26 @@ pub enum LoadError {
         /// The tier asked for.
         tier: Tier,
     },
+}
+
+/// What one token has to read and multiply; attention, which depends on the context, comes on top.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenWork {
+    /// Elements of all layers' matrices, each multiplied once for every token.
+    pub layer_elements: u64,
+    /// Elements of the head, multiplied where logits are wanted.
+    pub head_elements: u64,
+    /// Bytes of all of them.
+    pub bytes: u64,
+}
+
+impl TokenWork {
+    fn of<M>(weights: &Weights<M>, size: impl Fn(&M) -> (u64, u64)) -> Self {
+        let (head_elements, _) = weights.head.as_ref().map(&size).unwrap_or_default();
+        let all =
+            weights.matrices().map(size).fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1));
+        Self { layer_elements: all.0 - head_elements, head_elements, bytes: all.1 }
+    }
 }
 
 /// A model on this machine's processors.
@@ -186,8 +231,13 @@ impl CpuBackend {
             NumericPath::Plain => {
                 Plain::new(&shape, weights, blocks).map(|plain| Model::Plain(Box::new(plain)))
             }
-            NumericPath::Fast => Fast::new(&shape, weights, blocks, kernels, &pool)
-                .map(|fast| Model::Fast(Box::new(fast))),
+            NumericPath::Fast => {
+                // What an encoder keeps for the length of a step is small; nothing is saved by rounding it.
+                let kv_type =
+                    if shape.architecture.encoder { KvType::F16 } else { options.kv_type };
+                Fast::new(&shape, weights, (blocks, kv_type), kernels, &pool)
+                    .map(|fast| Model::Fast(Box::new(fast)))
+            }
         };
         let model = model.ok_or(LoadError::Cache { blocks, block_tokens })?;
         if matches!(model, Model::Fast(_)) {
@@ -210,6 +260,18 @@ impl CpuBackend {
     /// Threads that compute, the caller included.
     pub fn threads(&self) -> usize {
         self.pool.threads()
+    }
+
+    /// What a token costs in matrices.
+    pub fn token_work(&self) -> TokenWork {
+        match &self.model {
+            Model::Plain(plain) => TokenWork::of(&plain.weights, |matrix| {
+                (matrix.rows as u64 * matrix.columns as u64, matrix.bytes() as u64)
+            }),
+            Model::Fast(fast) => {
+                TokenWork::of(&fast.weights, |matrix| (matrix.elements(), matrix.bytes()))
+            }
+        }
     }
 
     fn check(&self, batch: &StepBatch) -> Result<(), BackendError> {
@@ -263,7 +325,7 @@ impl Backend for CpuBackend {
                 slices.push((index, wants));
             }
         }
-        let cuts = cuts(batch.slices.iter().map(|slice| slice.tokens.len()), encoder);
+        let cuts = pieces::cuts(batch.slices.iter().map(|slice| slice.tokens.len()), encoder);
         let Self { shape, model, pool, .. } = self;
         for piece in cuts.windows(2) {
             let (places, slices) = (&places[piece[0]..piece[1]], &slices[piece[0]..piece[1]]);
@@ -326,35 +388,5 @@ impl Backend for CpuBackend {
                     + fast.cache.bytes()
             }
         }
-    }
-}
-
-/// Where a step's tokens are cut into passes, both ends included. An encoder's texts stay whole, however long: their tokens see
-/// each other.
-fn cuts(lens: impl Iterator<Item = usize>, whole: bool) -> Vec<usize> {
-    let (mut cuts, mut end) = (vec![0], 0);
-    for len in lens {
-        let (begin, from) = (end, cuts[cuts.len() - 1]);
-        end += len;
-        match whole {
-            true if end - from > PIECE_TOKENS && begin > from => cuts.push(begin),
-            true => {}
-            false => cuts.extend((from + PIECE_TOKENS..end).step_by(PIECE_TOKENS)),
-        }
-    }
-    cuts.extend((end > cuts[cuts.len() - 1]).then_some(end));
-    cuts
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn texts_of_an_encoder_are_computed_whole() {
-        assert_eq!(cuts([300, 100, 112, 1].into_iter(), false), [0, 256, 512, 513]);
-        assert_eq!(cuts([300, 100, 112, 1, 300].into_iter(), true), [0, 300, 513, 813]);
-        assert_eq!(cuts([256].into_iter(), true), [0, 256]);
-        assert_eq!(cuts([].into_iter(), true), [0]);
     }
 }

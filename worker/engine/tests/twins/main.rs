@@ -7,7 +7,7 @@ mod reference;
 
 use naive::Naive;
 use ollamamax_engine::backend::{Backend, BackendError, BlockId, Logits, Slice, StepBatch};
-use ollamamax_engine::cpu::{CpuBackend, CpuOptions, NumericPath, Tier};
+use ollamamax_engine::cpu::{CpuBackend, CpuOptions, KvType, NumericPath, Tier};
 use ollamamax_engine::synth::Synth;
 use ollamamax_engine::weights::Mapping;
 use ollamamax_gguf::GgmlType;
@@ -143,6 +143,32 @@ fn tiers_change_no_bit() {
                 assert!(again == portable, "{kind} {tier:?} in chunks of {chunk}");
             }
         }
+    }
+}
+
+#[test]
+fn keys_and_values_in_bytes_stay_near_and_no_tier_changes_a_bit() {
+    for (seed, kind) in [(11, GgmlType::F32), (12, GgmlType::Q4_1)] {
+        let file = Synth::tiny(kind, seed).to_gguf();
+        let text = tokens(300, 1);
+        let blocks: Vec<u32> = (0..20).collect();
+        let on = |tier, kv_type| CpuOptions { tier, kv_type, ..options(NumericPath::Fast) };
+        let exact = score(&mut load(&file, on(None, KvType::F16)), &text, 300, &blocks);
+        let spread = exact.iter().flatten().fold(0.0f32, |most, l| most.max(l.abs()));
+        let run = |tier, chunk| {
+            score(&mut load(&file, on(Some(tier), KvType::Q8_0)), &text, chunk, &blocks)
+        };
+        let portable = run(Tier::Portable, 300);
+        let off = worst(&portable, &exact);
+        assert!(off < 0.02 * f64::from(spread), "{kind}: off by {off} of {spread}");
+        assert!(off > 0.0, "{kind}: the type of the cache changes nothing");
+        for tier in tiers() {
+            for chunk in [1, 19, 300] {
+                assert!(run(tier, chunk) == portable, "{kind} {tier:?} in chunks of {chunk}");
+            }
+        }
+        let held = |kv_type| load(&file, on(None, kv_type)).resident_bytes();
+        assert!(held(KvType::Q8_0) < held(KvType::F16));
     }
 }
 

@@ -156,8 +156,8 @@ pub(super) fn attend(
         for first in (begin.max(segment * SEGMENT)..until).step_by(POSITIONS) {
             let block = blocks[first / POSITIONS];
             let held = POSITIONS.min(end - first);
-            from_half(cache.keys(layer, block, kv_head), keys);
-            from_half(cache.values(layer, block, kv_head, held), &mut values[..held * stride]);
+            cache.keys(layer, block, kv_head, &from_half, keys);
+            cache.values(layer, block, kv_head, &from_half, &mut values[..held * stride]);
             let rows = queries.chunks(ROWS * stride).zip(part.chunks_mut(ROWS * len));
             for ((queries, parts), seen) in rows.zip(seen.chunks(ROWS)) {
                 // Positions that a row does not see belong to later tokens of its own sequence, or lie before its window:
@@ -232,7 +232,7 @@ mod tests {
     #[test]
     fn segments_and_company_change_no_bit() {
         let shape = crate::shape::ModelShape::for_tests(2, 10);
-        let mut cache = Cache::new(&shape, 64).expect("small");
+        let mut cache = Cache::new(&shape, 64, crate::cpu::KvType::F16).expect("small");
         let (positions, width, stride) = (600, 10, cache.stride());
         let value = |i: usize, j: usize| ((i * 31 + j * 7) as f32 * 0.13).sin();
         let to_half = |values: &[f32], out: &mut [u16]| {

@@ -1,48 +1,125 @@
-//! The paged KV cache of the fast path: f16, keys turned so that sixteen positions lie side by side.
+//! The paged KV cache of the fast path, keys turned so that sixteen positions lie side by side.
 //!
 //! ```text
 //! layer -> keys:   [block][kv head][element of the head][position in block]    a vector is one element of 16 positions
 //!       -> values: [block][kv head][position in block][element of the head]    a vector is 16 elements of one position
+//!       -> scales: [block][kv head][position in block]                         one per key and value, in eight bits only
 //! ```
 //!
-//! Heads are padded to sixteen elements with zeros.
+//! Heads are padded to sixteen elements with zeros. Entries are f16, or bytes with a scale for each head of each position:
+//! half the memory, and so half of what attention reads, for an error of up to 1/254 of the largest element.
 
 use crate::backend::BlockId;
+use crate::cpu::KvType;
 use crate::shape::ModelShape;
+use half::f16;
 
 /// Positions of a block: lanes of a vector.
 pub(crate) const POSITIONS: usize = 16;
 const _: () = assert!(POSITIONS == ollamamax_proto::limits::KV_BLOCK_TOKENS);
-/// Bytes of one entry; the planner's arithmetic and this cache must agree.
-const ENTRY_BYTES: u64 = size_of::<u16>() as u64;
-const _: () = assert!(ENTRY_BYTES == ollamamax_gguf::KV_ELEMENT_BYTES);
+/// The planner's arithmetic and this cache must agree.
+const _: () = assert!(size_of::<u16>() as u64 == ollamamax_gguf::KV_ELEMENT_BYTES);
+
+/// Floats into f16, by the tier's instructions.
+pub(crate) type ToHalf = fn(&[f32], &mut [u16]);
 
 /// Keys and values of all sequences.
 #[derive(Debug)]
 pub(crate) struct Cache {
-    layers: Vec<(Vec<u16>, Vec<u16>)>,
+    /// Keys and values of each layer.
+    layers: Vec<[Entries; 2]>,
     kv_heads: usize,
     stride: usize,
     blocks: u32,
-    /// One head's keys, before they are turned.
-    halves: Vec<u16>,
+    /// One head's entries, on their way.
+    row: Entries,
+}
+
+/// Keys, or values.
+#[derive(Debug)]
+enum Entries {
+    Half(Vec<u16>),
+    Bytes { levels: Vec<i8>, scales: Vec<u16> },
+}
+
+impl Entries {
+    /// Zeroed memory from the system costs nothing until it is written.
+    fn zeroed(kind: KvType, heads: usize, stride: usize) -> Self {
+        let positions = heads * POSITIONS;
+        match kind {
+            KvType::F16 => Self::Half(vec![0; positions * stride]),
+            KvType::Q8_0 => {
+                Self::Bytes { levels: vec![0; positions * stride], scales: vec![0; positions] }
+            }
+        }
+    }
+
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::Half(entries) => 2 * entries.len() as u64,
+            Self::Bytes { levels, scales } => levels.len() as u64 + 2 * scales.len() as u64,
+        }
+    }
+
+    /// Takes one head of one position.
+    fn round(&mut self, from: &[f32], to_half: ToHalf) {
+        match self {
+            Self::Half(row) => {
+                row.resize(from.len(), 0);
+                to_half(from, row);
+            }
+            Self::Bytes { levels, scales } => {
+                levels.resize(from.len(), 0);
+                scales.resize(1, 0);
+                let most =
+                    from.iter().fold(0.0f32, |most, x| if x.abs() > most { x.abs() } else { most });
+                let scale = f16::from_f32((most / 127.0).min(f16::MAX.to_f32()));
+                let inverse = if scale.to_f32() > 0.0 { 1.0 / scale.to_f32() } else { 0.0 };
+                scales[0] = scale.to_bits();
+                for (level, x) in levels.iter_mut().zip(from) {
+                    *level = nearest(x * inverse);
+                }
+            }
+        }
+    }
+
+    /// Copies what [`Entries::round`] took: element `i` goes to `at + i * step`, the scale to `scale_at`.
+    fn put(&mut self, row: &Self, at: usize, step: usize, scale_at: usize) {
+        fn spread<T: Copy>(to: &mut [T], from: &[T], step: usize) {
+            to.iter_mut().step_by(step).zip(from).for_each(|(to, from)| *to = *from);
+        }
+        match (self, row) {
+            (Self::Half(all), Self::Half(row)) => spread(&mut all[at..], row, step),
+            (Self::Bytes { levels, scales }, Self::Bytes { levels: row, scales: scale }) => {
+                spread(&mut levels[at..], row, step);
+                scales[scale_at] = scale[0];
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The nearest whole number from -127 to 127, ties to even.
+fn nearest(x: f32) -> i8 {
+    /// Beside it, floats have no room for a fraction.
+    const WHOLE: f32 = 12_582_912.0;
+    (((x + WHOLE) - WHOLE) as i32).clamp(-127, 127) as i8
 }
 
 impl Cache {
     /// A cache of `blocks` blocks; `None` when that many bytes cannot even be addressed.
-    pub fn new(shape: &ModelShape, blocks: u32) -> Option<Self> {
+    pub fn new(shape: &ModelShape, blocks: u32, kind: KvType) -> Option<Self> {
         let (kv_heads, stride) = (shape.kv_heads as usize, head_stride(shape));
-        let entries = (blocks as usize).checked_mul(kv_heads.checked_mul(POSITIONS * stride)?)?;
-        let bytes = entries
-            .checked_mul(2 * size_of::<u16>())?
-            .checked_mul(shape.cached_layers() as usize)?;
+        let heads = (blocks as usize).checked_mul(kv_heads)?;
+        let entries = heads.checked_mul(POSITIONS * stride)?;
+        let layers = shape.cached_layers();
+        let bytes = entries.checked_mul(2 * size_of::<u16>())?.checked_mul(layers as usize)?;
         if bytes > isize::MAX as usize {
             return None;
         }
-        // Zeroed memory from the system costs nothing until it is written.
-        let layers =
-            (0..shape.cached_layers()).map(|_| (vec![0; entries], vec![0; entries])).collect();
-        Some(Self { layers, kv_heads, stride, blocks, halves: Vec::new() })
+        let entries = || Entries::zeroed(kind, heads, stride);
+        let layers = (0..layers).map(|_| [entries(), entries()]).collect();
+        Some(Self { layers, kv_heads, stride, blocks, row: Entries::zeroed(kind, 0, 0) })
     }
 
     pub fn blocks(&self) -> u32 {
@@ -50,8 +127,7 @@ impl Cache {
     }
 
     pub fn bytes(&self) -> u64 {
-        let entries = |(keys, values): &(Vec<u16>, Vec<u16>)| (keys.len() + values.len()) as u64;
-        self.layers.iter().map(entries).sum::<u64>() * ENTRY_BYTES
+        self.layers.iter().flatten().map(Entries::bytes).sum()
     }
 
     /// Padded width of a head.
@@ -67,40 +143,134 @@ impl Cache {
         position: usize,
         keys: &[f32],
         values: &[f32],
-        to_half: fn(&[f32], &mut [u16]),
+        to_half: ToHalf,
     ) {
         let lane = position % POSITIONS;
         let width = keys.len() / self.kv_heads;
-        self.halves.resize(width, 0);
         for head in 0..self.kv_heads {
             let run = self.run(blocks[position / POSITIONS], head);
-            let (all_keys, all_values) = &mut self.layers[layer];
-            to_half(&keys[head * width..][..width], &mut self.halves);
-            let lanes = all_keys[run..run + POSITIONS * self.stride].chunks_exact_mut(POSITIONS);
-            for (lanes, half) in lanes.zip(&self.halves) {
-                lanes[lane] = *half;
-            }
-            let to = &mut all_values[run + lane * self.stride..][..width];
-            to_half(&values[head * width..][..width], to);
+            let (at, scale_at) = (run * self.stride, run + lane);
+            let [all_keys, all_values] = &mut self.layers[layer];
+            self.row.round(&keys[head * width..][..width], to_half);
+            all_keys.put(&self.row, at + lane, POSITIONS, scale_at);
+            self.row.round(&values[head * width..][..width], to_half);
+            all_values.put(&self.row, at + lane * self.stride, 1, scale_at);
         }
     }
 
-    /// The keys of a block, turned.
-    pub fn keys(&self, layer: usize, block: BlockId, head: usize) -> &[u16] {
-        &self.layers[layer].0[self.run(block, head)..][..POSITIONS * self.stride]
+    /// The keys of a block as floats, turned. Inlined into each tier's wrapper.
+    #[inline(always)]
+    pub fn keys(
+        &self,
+        layer: usize,
+        block: BlockId,
+        head: usize,
+        from_half: impl Fn(&[u16], &mut [f32]),
+        out: &mut [f32],
+    ) {
+        let run = self.run(block, head);
+        match &self.layers[layer][0] {
+            Entries::Half(keys) => from_half(&keys[run * self.stride..][..out.len()], out),
+            Entries::Bytes { levels, scales } => {
+                let mut scale = [0.0; POSITIONS];
+                from_half(&scales[run..][..POSITIONS], &mut scale);
+                let levels = levels[run * self.stride..].as_chunks::<POSITIONS>().0;
+                for (out, levels) in out.as_chunks_mut::<POSITIONS>().0.iter_mut().zip(levels) {
+                    *out = std::array::from_fn(|lane| f32::from(levels[lane]) * scale[lane]);
+                }
+            }
+        }
     }
 
-    /// The values of the first `positions` positions of a block.
-    pub fn values(&self, layer: usize, block: BlockId, head: usize, positions: usize) -> &[u16] {
-        &self.layers[layer].1[self.run(block, head)..][..positions * self.stride]
+    /// The values of a block's first positions as floats, as many as `out` has room for. Inlined into each tier's wrapper.
+    #[inline(always)]
+    pub fn values(
+        &self,
+        layer: usize,
+        block: BlockId,
+        head: usize,
+        from_half: impl Fn(&[u16], &mut [f32]),
+        out: &mut [f32],
+    ) {
+        let run = self.run(block, head);
+        match &self.layers[layer][1] {
+            Entries::Half(values) => from_half(&values[run * self.stride..][..out.len()], out),
+            Entries::Bytes { levels, scales } => {
+                let mut scale = [0.0; POSITIONS];
+                from_half(&scales[run..][..POSITIONS], &mut scale);
+                let levels = levels[run * self.stride..].chunks_exact(self.stride);
+                let rows = out.chunks_exact_mut(self.stride).zip(levels).zip(scale);
+                for ((out, levels), scale) in rows {
+                    for (out, level) in out.iter_mut().zip(levels) {
+                        *out = f32::from(*level) * scale;
+                    }
+                }
+            }
+        }
     }
 
+    /// The first position of a head of a block, counted over all.
     fn run(&self, block: BlockId, head: usize) -> usize {
-        (block.0 as usize * self.kv_heads + head) * POSITIONS * self.stride
+        (block.0 as usize * self.kv_heads + head) * POSITIONS
     }
 }
 
 /// Width of a head, padded so that no loop has a remainder.
 pub(crate) fn head_stride(shape: &ModelShape) -> usize {
     (shape.head_width as usize).next_multiple_of(16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn to_half(values: &[f32], out: &mut [u16]) {
+        out.iter_mut().zip(values).for_each(|(out, value)| *out = f16::from_f32(*value).to_bits());
+    }
+
+    fn from_half(halves: &[u16], out: &mut [f32]) {
+        out.iter_mut().zip(halves).for_each(|(out, half)| *out = f16::from_bits(*half).to_f32());
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_stored_comes_back_as_exactly_as_the_type_says(
+            rows in prop::collection::vec(prop::collection::vec(-1e4f32..1e4, 20), 1..33),
+            shrink in prop::sample::select(vec![1.0f32, 1e-3, 1e-6, 0.0]),
+            bytes: bool,
+        ) {
+            let shape = ModelShape::for_tests(2, 10);
+            let kind = if bytes { KvType::Q8_0 } else { KvType::F16 };
+            let mut cache = Cache::new(&shape, 8, kind).expect("small");
+            let blocks = [BlockId(5), BlockId(2), BlockId(7)];
+            let rows: Vec<Vec<f32>> =
+                rows.iter().map(|row| row.iter().map(|x| x * shrink).collect()).collect();
+            for (position, row) in rows.iter().enumerate() {
+                let values: Vec<f32> = row.iter().rev().copied().collect();
+                cache.store(1, &blocks, position, row, &values, to_half);
+            }
+            let stride = cache.stride();
+            let (mut keys, mut values) = (vec![0.0; POSITIONS * stride], vec![0.0; POSITIONS * stride]);
+            for (position, row) in rows.iter().enumerate() {
+                for head in 0..2 {
+                    cache.keys(1, blocks[position / POSITIONS], head, from_half, &mut keys);
+                    cache.values(1, blocks[position / POSITIONS], head, from_half, &mut values);
+                    let lane = position % POSITIONS;
+                    for (i, value) in row[head * 10..][..10].iter().enumerate() {
+                        let most = row[head * 10..][..10].iter().fold(0.0f32, |m, x| m.max(x.abs()));
+                        // A scale below the smallest f16 is none.
+                        let bound = if bytes { most * 0.0045 + 1e-5 } else { value.abs() * 0.0005 + 1e-7 };
+                        prop_assert!((keys[i * POSITIONS + lane] - value).abs() <= bound);
+                        let mirror = (1 - head) * 10 + 9 - i;
+                        let head_of_mirror = &row[(1 - head) * 10..][..10];
+                        let most = head_of_mirror.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+                        let value = row[mirror];
+                        let bound = if bytes { most * 0.0045 + 1e-5 } else { value.abs() * 0.0005 + 1e-7 };
+                        prop_assert!((values[lane * stride + i] - value).abs() <= bound);
+                    }
+                }
+            }
+        }
+    }
 }

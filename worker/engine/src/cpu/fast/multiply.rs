@@ -42,6 +42,15 @@ impl Packed {
         }
     }
 
+    /// Elements of the matrix.
+    pub fn elements(&self) -> u64 {
+        let (rows, columns) = match self {
+            Self::Levels(panels) => (panels.rows, panels.columns),
+            Self::Floats(panels) => (panels.rows, panels.columns),
+        };
+        rows as u64 * columns as u64
+    }
+
     /// Bytes held.
     pub fn bytes(&self) -> u64 {
         match self {

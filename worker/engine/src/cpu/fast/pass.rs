@@ -15,7 +15,7 @@ use crate::architecture::{Activation, Pairs};
 use crate::cpu::pool::Pool;
 use crate::cpu::rope::{Rope, Turns};
 use crate::cpu::rows::Rows;
-use crate::cpu::{Place, Wanted};
+use crate::cpu::{KvType, Place, Wanted};
 use crate::model::{Before, From, Steps, forward};
 use crate::quant;
 use crate::shape::ModelShape;
@@ -60,11 +60,11 @@ impl Fast {
     pub fn new(
         shape: &ModelShape,
         weights: Weights<Matrix>,
-        blocks: u32,
+        (blocks, kv_type): (u32, KvType),
         kernels: FastKernels,
         pool: &Pool,
     ) -> Option<Self> {
-        let cache = Cache::new(shape, blocks)?;
+        let cache = Cache::new(shape, blocks, kv_type)?;
         let rope = Rope::new(shape, weights.rope_factors.as_deref());
         let mut buffers: Vec<_> = (0..pool.threads()).map(|_| Buffers::default()).collect();
         let weights = load::pack(weights, pool, &mut buffers);
