@@ -9,6 +9,7 @@ use crate::placement::{Assignment, AssignmentReport, Device, Phase, Stage};
 use crate::wire;
 use std::time::Duration;
 
+mod embed;
 mod logprobs;
 mod options;
 
@@ -55,6 +56,15 @@ fn out_of_range(
 
 fn finite(field: &'static str, value: f64) -> Result<f64, InvalidMessage> {
     if value.is_finite() { Ok(value) } else { Err(out_of_range(field, value, "a finite number")) }
+}
+
+/// A time that is left; what is nearly over is not endless.
+fn to_ms(left: Option<Duration>) -> u64 {
+    left.map_or(0, |left| (left.as_millis() as u64).max(1))
+}
+
+fn from_ms(ms: u64) -> Option<Duration> {
+    Some(ms).filter(|ms| *ms > 0).map(Duration::from_millis)
 }
 
 impl From<&Device> for wire::Device {
@@ -199,8 +209,7 @@ impl From<&GenerateRequest> for wire::GenerateRequest {
             options: Some((&request.options).into()),
             resume: request.resume.clone(),
             caller: request.caller.clone(),
-            // What is nearly over is not endless.
-            time_left_ms: request.time_left.map_or(0, |left| (left.as_millis() as u64).max(1)),
+            time_left_ms: to_ms(request.time_left),
             ..Self::default()
         };
         match &request.prompt {
@@ -282,7 +291,7 @@ impl TryFrom<wire::GenerateRequest> for GenerateRequest {
             options: options.try_into()?,
             resume: wire.resume,
             caller: wire.caller.chars().take(128).collect(),
-            time_left: Some(wire.time_left_ms).filter(|ms| *ms > 0).map(Duration::from_millis),
+            time_left: from_ms(wire.time_left_ms),
         })
     }
 }

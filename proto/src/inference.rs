@@ -127,6 +127,47 @@ pub struct GenerateRequest {
     pub time_left: Option<Duration>,
 }
 
+/// What is to be embedded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EmbedInput {
+    /// A text; the model's own tokens around it are added.
+    Text(String),
+    /// Tokens as they are.
+    Tokens(Vec<u32>),
+}
+
+/// Inputs to embed, as a gateway sends them to a worker.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EmbedRequest {
+    /// For logs and traces.
+    pub request_id: String,
+    /// 0 for the first worker tried, then counting up.
+    pub attempt: u32,
+    /// The GGUF it must run on.
+    pub blob: Digest,
+    /// The assignment it was routed by.
+    pub assignment: AssignmentId,
+    /// And its generation: a worker refuses a stale one.
+    pub generation: Generation,
+    /// At most [`crate::limits::EMBED_PART_COUNT`].
+    pub inputs: Vec<EmbedInput>,
+    /// Cut an input that does not fit the context, instead of refusing it.
+    pub truncate: bool,
+    /// Who asks, for a fair share of places: opaque, and empty for nobody in particular.
+    pub caller: String,
+    /// How long it may still take.
+    pub time_left: Option<Duration>,
+}
+
+/// The vector of one input.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Embedding {
+    /// Of unit length, or zero.
+    pub values: Vec<f32>,
+    /// Tokens of the input, those around a text included.
+    pub tokens: u32,
+}
+
 /// Why a generation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -211,6 +211,14 @@ pub const CONSTRAINT_LEXER_STATES_COUNT: usize = 20_000;
 pub const CONSTRAINT_MULTIPLE_MAX: u64 = 10_000;
 /// Entries of a schema's `patternProperties`: each pair is proved disjoint.
 pub const CONSTRAINT_PATTERNS_COUNT: usize = 32;
+/// Inputs of one request to embed: its answer is held whole, as vectors and as text.
+pub const EMBED_INPUTS_COUNT: usize = 8_192;
+/// Inputs a worker is asked to embed at once: a request with more takes turns with others, and is repeated elsewhere in part only.
+pub const EMBED_PART_COUNT: usize = 64;
+/// Bytes of such inputs after which no further one is added: so many texts of a full context keep a slow worker busy for a minute.
+pub const EMBED_PART_BYTES: usize = 64 * 1024;
+/// Largest width of an embedding: the widest models have sixteen thousand, and a part of them fits an RPC message.
+pub const EMBEDDING_VALUES_COUNT: usize = 32_768;
 /// Longest spelling of one token: the longest in real vocabularies are some hundreds of bytes.
 pub const TOKEN_BYTES: usize = 64 * 1024;
 

@@ -21,7 +21,7 @@ pub struct ModelFacts {
     pub layers: u32,
     /// Tokens in the vocabulary.
     pub vocabulary: u32,
-    /// Bytes of KV cache one token takes over all layers, in the engine's cache type.
+    /// Bytes of KV cache one token takes over all layers, in the engine's cache type; 0 for an encoder.
     pub kv_bytes_per_token: u64,
     /// Bytes of each layer's weights, one per layer.
     pub layer_bytes: Vec<u64>,

@@ -1,4 +1,5 @@
-"""Chats with each URL given, through the official clients, streamed and whole. Prints a line `ok <client> <url>` each."""
+"""Chats with each URL given, through the official clients, streamed and whole, and embeds texts. Prints a line
+`ok <client> <url>` each."""
 
 import json
 import sys
@@ -9,6 +10,8 @@ import openai
 MODEL = "smollm2:135m"
 SCHEMA = {"type": "object", "properties": {"capital": {"type": "string", "maxLength": 20}, "old": {"type": "boolean"}},
           "required": ["capital", "old"], "additionalProperties": False}
+ENCODER = "encoder:tiny"
+TEXTS = ["The cat", "a dog and the sea", "The cat"]
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 
 for url in sys.argv[1:]:
@@ -34,6 +37,18 @@ for url in sys.argv[1:]:
         raise SystemExit("a schema that cannot be followed was accepted")
     except ollama.ResponseError as error:
         assert error.status_code == 400 and "uniqueItems" in error.error, error
+    vectors = client.embed(ENCODER, TEXTS).embeddings
+    assert len(vectors) == 3 and vectors[0] == vectors[2] != vectors[1], vectors
+    assert abs(sum(x * x for x in vectors[0]) - 1) < 1e-5, vectors
+    assert client.embeddings(ENCODER, TEXTS[1]).embedding == vectors[1]
+    assert len(client.embed(ENCODER, TEXTS[0], dimensions=8).embeddings[0]) == 8
+    assert client.show(ENCODER).capabilities == ["embedding"]
+    assert len(client.embed(MODEL, TEXTS[0]).embeddings[0]) == 576
+    try:
+        client.generate(ENCODER, "hi")
+        raise SystemExit("an encoder has generated")
+    except ollama.ResponseError as error:
+        assert error.status_code == 400 and "does not support generate" in error.error, error
     print("ok ollama", url)
 
     client = openai.OpenAI(base_url=url + "/v1", api_key="unused", max_retries=0)
@@ -60,4 +75,15 @@ for url in sys.argv[1:]:
         raise SystemExit("an unknown format was accepted")
     except openai.BadRequestError as error:
         assert error.param == "response_format.type", error
+    # As the client asks by default, in base64, and as floats.
+    for more in [{}, {"encoding_format": "float"}]:
+        answer = client.embeddings.create(model=ENCODER, input=TEXTS, **more)
+        pairs = [pair for data, vector in zip(answer.data, vectors) for pair in zip(data.embedding, vector)]
+        assert len(pairs) == 3 * len(vectors[0]) and all(abs(a - b) < 1e-7 for a, b in pairs), answer
+        assert answer.usage.total_tokens > 0, answer
+    try:
+        client.embeddings.create(model=ENCODER, input=[])
+        raise SystemExit("nothing was embedded")
+    except openai.BadRequestError:
+        pass
     print("ok openai", url)

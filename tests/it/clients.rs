@@ -1,6 +1,7 @@
 //! The official Python clients of Ollama and OpenAI against every node, as their users have them.
 
 use crate::binary;
+use crate::embed::tiny_encoder;
 use ollamamax_tests::{Cluster, ClusterOptions, model};
 use std::path::Path;
 use std::process::Command;
@@ -25,10 +26,12 @@ fn install(directory: &Path) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_official_python_clients_chat_with_every_node() {
+async fn the_official_python_clients_talk_to_every_node() {
     let options = ClusterOptions { memory_bytes: 4 << 30, ..ClusterOptions::new(binary()) };
     let cluster = Cluster::start(options.size(3, 1)).await.expect("a cluster");
     cluster.serve_file("smollm2:135m", model::smollm2()).await.expect("the model is served");
+    let encoder = tiny_encoder(&cluster, "bert");
+    cluster.serve_file("encoder:tiny", &encoder).await.expect("the encoder is served");
     let packages = cluster.directory().join("python");
     let urls: Vec<String> = (0..3).map(|node| cluster.url(node)).collect();
     let output = tokio::task::spawn_blocking(move || {

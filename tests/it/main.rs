@@ -3,6 +3,7 @@
 mod cli;
 mod clients;
 mod cluster;
+mod embed;
 mod streams;
 mod up;
 

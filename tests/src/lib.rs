@@ -15,6 +15,7 @@ pub mod binary;
 pub mod cluster;
 pub mod error;
 pub mod http;
+pub mod minilm;
 pub mod model;
 pub mod ports;
 pub mod process;

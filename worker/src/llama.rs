@@ -1,11 +1,14 @@
-//! The real engine behind [`crate::machine`]: GGUF files of the llama architecture on this machine's CPU.
+//! The real engine behind [`crate::machine`]: GGUF files on this machine's CPU.
 
 use crate::machine::{BadRequest, LoadError, Loaded, Loader, Machine, MachineFailure, Text};
+use ollamamax_engine::backend::Backend;
 use ollamamax_engine::cpu::{CpuBackend, CpuOptions, KvType};
-use ollamamax_engine::engine::{Emission, Engine, EngineLimits, Prepared, SequenceId, TextModel};
+use ollamamax_engine::engine::{
+    Embedded, Emission, Engine, EngineLimits, Prepared, SequenceId, TextModel,
+};
 use ollamamax_engine::weights::Mapping;
 use ollamamax_gguf::Gguf;
-use ollamamax_proto::inference::{Options, Prompt};
+use ollamamax_proto::inference::{EmbedInput, Options, Prompt};
 use ollamamax_proto::limits;
 use ollamamax_proto::placement::Assignment;
 use std::path::Path;
@@ -42,9 +45,11 @@ impl Loader for LlamaLoader {
             tokens => tokens,
         };
         let context_tokens = asked.min(facts.context_length.max(1));
+        // An encoder has room for one text at a time.
+        let sequences = if facts.kv_bytes_per_token == 0 { 1 } else { assignment.sequences_max };
         let kv_blocks = self.kv_blocks(
             context_tokens,
-            assignment.sequences_max,
+            sequences,
             self.kv_type.bytes(facts.kv_bytes_per_token),
             mapping.bytes().len() as u64,
         )?;
@@ -63,9 +68,11 @@ impl Loader for LlamaLoader {
             speculating_max: limits::SPECULATING_SEQUENCES_COUNT,
         };
         let model = Arc::new(text);
+        let generates = !backend.is_encoder();
         let engine = Engine::new(Box::new(backend), Arc::clone(&model), engine_limits);
         let context_tokens = engine.limits().context_tokens;
-        let text = Arc::new(LlamaText { model, context_tokens });
+        let name = assignment.model.to_string();
+        let text = Arc::new(LlamaText { name, model, context_tokens, generates });
         Ok(Loaded { text, machine: Box::new(engine) })
     }
 }
@@ -113,14 +120,27 @@ fn in_words(error: &dyn std::error::Error) -> LoadError {
 /// A model's texts, with the context its assignment grants.
 #[derive(Debug)]
 struct LlamaText {
+    /// The model's name, for messages.
+    name: String,
     model: Arc<TextModel>,
     context_tokens: u32,
+    /// Whether it continues texts; an encoder only embeds them.
+    generates: bool,
 }
 
 impl Text for LlamaText {
     fn prepare(&self, prompt: &Prompt, options: &Options) -> Result<Prepared, BadRequest> {
+        if !self.generates {
+            return Err(BadRequest(format!("{:?} does not support generate", self.name)));
+        }
         self.model
             .prepare(prompt, options, self.context_tokens)
+            .map_err(|error| BadRequest(error.to_string()))
+    }
+
+    fn prepare_input(&self, input: &EmbedInput, truncate: bool) -> Result<Vec<u32>, BadRequest> {
+        self.model
+            .prepare_input(input, truncate, self.context_tokens)
             .map_err(|error| BadRequest(error.to_string()))
     }
 
@@ -132,6 +152,14 @@ impl Text for LlamaText {
 impl Machine for Engine {
     fn submit(&mut self, prepared: Prepared, resume: &[u32]) -> Result<SequenceId, BadRequest> {
         Engine::submit(self, prepared, resume).map_err(|refusal| BadRequest(refusal.to_string()))
+    }
+
+    fn embed(&mut self, texts: Vec<Vec<u32>>) -> Result<SequenceId, BadRequest> {
+        Engine::embed(self, texts).map_err(|refusal| BadRequest(refusal.to_string()))
+    }
+
+    fn embedded(&mut self) -> Vec<Embedded> {
+        Engine::embedded(self)
     }
 
     fn cancel(&mut self, sequence: SequenceId) {
@@ -151,7 +179,7 @@ impl Machine for Engine {
     }
 
     fn running(&self) -> usize {
-        Engine::running(self)
+        Engine::running(self) + Engine::embedding(self)
     }
 
     fn resident_bytes(&self) -> u64 {

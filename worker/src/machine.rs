@@ -3,8 +3,8 @@
 //! [`crate::llama`] is the real one. Keeping the seam a trait lets the shell be tested with engines that stall, fail or
 //! panic on command.
 
-use ollamamax_engine::engine::{Emission, Prepared, SequenceId};
-use ollamamax_proto::inference::{Options, Prompt};
+use ollamamax_engine::engine::{Embedded, Emission, Prepared, SequenceId};
+use ollamamax_proto::inference::{EmbedInput, Options, Prompt};
 use ollamamax_proto::placement::Assignment;
 use std::fmt;
 use std::path::Path;
@@ -45,6 +45,9 @@ pub trait Text: fmt::Debug + Send + Sync {
     /// Renders, tokenises and checks a request.
     fn prepare(&self, prompt: &Prompt, options: &Options) -> Result<Prepared, BadRequest>;
 
+    /// The tokens of an input to embed, cut to the context if `truncate` allows it.
+    fn prepare_input(&self, input: &EmbedInput, truncate: bool) -> Result<Vec<u32>, BadRequest>;
+
     /// The tokens of `text`.
     fn tokenize(&self, text: &str) -> Result<Vec<u32>, BadRequest>;
 }
@@ -54,7 +57,13 @@ pub trait Machine: fmt::Debug + Send {
     /// Queues a request that this machine's [`Text`] prepared; `resume` are tokens generated elsewhere.
     fn submit(&mut self, prepared: Prepared, resume: &[u32]) -> Result<SequenceId, BadRequest>;
 
-    /// Ends a sequence without further emissions; an unknown one is ignored.
+    /// Queues texts to embed that this machine's [`Text`] prepared; they come back from [`Machine::embedded`].
+    fn embed(&mut self, texts: Vec<Vec<u32>>) -> Result<SequenceId, BadRequest>;
+
+    /// Vectors of the texts that are finished.
+    fn embedded(&mut self) -> Vec<Embedded>;
+
+    /// Ends a sequence, or gives texts to embed up, without further emissions; an unknown one is ignored.
     fn cancel(&mut self, sequence: SequenceId);
 
     /// Decides what the next step computes and tells who gets a place in it.
@@ -66,7 +75,7 @@ pub trait Machine: fmt::Debug + Send {
     /// Whether a step would do nothing.
     fn is_idle(&self) -> bool;
 
-    /// Sequences that have a place.
+    /// Sequences that have a place, and requests whose texts are being embedded.
     fn running(&self) -> usize;
 
     /// Bytes held: weights and KV cache.

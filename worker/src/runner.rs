@@ -7,12 +7,17 @@
 //!
 //! The machine has no clock: the times in `Started` and `Done` are measured here.
 
+mod embeds;
+mod live;
+
+use self::embeds::{Embeds, Texts};
+use self::live::{Call, Live};
 use crate::machine::{BadRequest, Loaded, Loader, Machine, Text};
-use crate::outbox::{self, Inbox, Outbox};
-use crate::places::{NoPlace, Place, Places};
+use crate::outbox::{self, Inbox};
+use crate::places::{NoPlace, Places};
 use crate::telemetry;
-use ollamamax_engine::engine::{Emission, Finished, Prepared, SequenceId};
-use ollamamax_proto::inference::{Done, Started, TokenChunk};
+use ollamamax_engine::engine::{Emission, Prepared, SequenceId};
+use ollamamax_proto::inference::{Started, TokenChunk};
 use ollamamax_proto::placement::Assignment;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -67,6 +72,7 @@ struct Gauges {
 #[derive(Debug)]
 enum Command {
     Submit(Box<Submission>),
+    Embed(Box<Texts>),
     Stop { deadline: Instant },
 }
 
@@ -75,15 +81,6 @@ struct Submission {
     prepared: Prepared,
     resume: Vec<u32>,
     call: Call,
-}
-
-/// What a request brings besides its tokens.
-#[derive(Debug)]
-struct Call {
-    outbox: Outbox,
-    submitted: Instant,
-    deadline: Option<Instant>,
-    _place: Place,
 }
 
 impl Runner {
@@ -220,46 +217,28 @@ fn words(panic: &(dyn std::any::Any + Send)) -> &str {
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
 }
 
-/// A sequence from submission to its end.
-#[derive(Debug)]
-struct Live {
-    call: Call,
-    admitted: Option<Instant>,
-    first: Option<Instant>,
-    last: Instant,
-}
-
-impl Live {
-    fn done(&self, finished: Finished, now: Instant) -> Done {
-        let first = self.first.unwrap_or(now);
-        let admitted = self.admitted.unwrap_or(first);
-        Done {
-            reason: finished.reason,
-            prompt_tokens: finished.prompt_tokens,
-            output_tokens: finished.output_tokens,
-            prompt_ns: nanos(first.saturating_duration_since(admitted)),
-            output_ns: nanos(self.last.saturating_duration_since(first)),
-            context: finished.context,
-        }
-    }
-}
-
 /// The thread's own state.
 struct Work<'a> {
     machine: Box<dyn Machine>,
     gauges: &'a Gauges,
     live: BTreeMap<SequenceId, Live>,
+    embeds: Embeds,
     deadline: Option<Instant>,
 }
 
 impl<'a> Work<'a> {
     fn new(machine: Box<dyn Machine>, gauges: &'a Gauges) -> Self {
-        Self { machine, gauges, live: BTreeMap::new(), deadline: None }
+        let embeds = Embeds::default();
+        Self { machine, gauges, live: BTreeMap::new(), embeds, deadline: None }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.live.is_empty() && self.embeds.is_empty()
     }
 
     fn run(mut self, inbound: &Receiver<Command>) -> RunnerState {
         loop {
-            if self.live.is_empty() && self.deadline.is_none() {
+            if self.is_idle() && self.deadline.is_none() {
                 match inbound.recv() {
                     Ok(command) => self.take(command),
                     Err(_) => return RunnerState::Stopped,
@@ -274,10 +253,10 @@ impl<'a> Work<'a> {
             }
             self.end_the_late();
             self.cancel_the_gone();
-            if self.deadline.is_some_and(|at| self.live.is_empty() || Instant::now() >= at) {
+            if self.deadline.is_some_and(|at| self.is_idle() || Instant::now() >= at) {
                 return RunnerState::Stopped;
             }
-            if self.live.is_empty() {
+            if self.is_idle() {
                 continue;
             }
             if let Err(reason) = self.step() {
@@ -289,6 +268,7 @@ impl<'a> Work<'a> {
     fn take(&mut self, command: Command) {
         match command {
             Command::Stop { deadline } => self.deadline = Some(deadline),
+            Command::Embed(texts) => self.embeds.take(&mut *self.machine, *texts),
             Command::Submit(submission) => {
                 let Submission { prepared, resume, call } = *submission;
                 match self.machine.submit(prepared, &resume) {
@@ -315,6 +295,7 @@ impl<'a> Work<'a> {
             }
             !gone
         });
+        self.embeds.cancel_the_gone(&mut **machine);
         self.gauges.running.store(self.machine.running(), Ordering::Relaxed);
     }
 
@@ -326,12 +307,9 @@ impl<'a> Work<'a> {
         let late: Vec<_> = self.live.iter().filter_map(late).collect();
         for (id, after) in late {
             self.machine.cancel(id);
-            let words = format!(
-                "the request was not complete when its time was over, after {} ms here; allow more time or ask for less",
-                after.as_millis()
-            );
-            self.end(id, Err(Status::deadline_exceeded(words)), "late");
+            self.end(id, Err(late_status(after)), "late");
         }
+        self.embeds.end_the_late(&mut *self.machine, now);
     }
 
     fn step(&mut self) -> Result<(), String> {
@@ -350,6 +328,7 @@ impl<'a> Work<'a> {
         for emission in emissions {
             self.deliver(emission, now);
         }
+        self.embeds.deliver(self.machine.embedded());
         Ok(())
     }
 
@@ -392,6 +371,13 @@ impl<'a> Work<'a> {
             telemetry::sequence_ended(how);
         }
     }
+}
+
+fn late_status(after: Duration) -> Status {
+    Status::deadline_exceeded(format!(
+        "the request was not complete when its time was over, after {} ms here; allow more time or ask for less",
+        after.as_millis()
+    ))
 }
 
 fn nanos(duration: Duration) -> u64 {

@@ -1,15 +1,15 @@
-//! What gateways ask of this worker over gRPC: generate tokens, tokenise a text.
+//! What gateways ask of this worker over gRPC: generate tokens, embed texts, tokenise a text.
 //!
-//! A call is a sequence: it is refused here, before it costs anything, when it was routed by an old map, when the worker
+//! A call is a sequence, or some texts: it is refused here, before it costs anything, when it was routed by an old map, when the worker
 //! drains, or when the queue is full; dropping its stream cancels it.
 
 use crate::holder::{Holder, LookupError};
 use crate::machine::BadRequest;
 use crate::outbox::Inbox;
 use crate::runner::SubmitError;
-use ollamamax_proto::inference::{GenerateRequest, TokenChunk};
+use ollamamax_proto::inference::{EmbedRequest, GenerateRequest, TokenChunk};
 use ollamamax_proto::wire::inference_server::Inference;
-use ollamamax_proto::wire::{self, TokenizeReply, TokenizeRequest};
+use ollamamax_proto::wire::{self, EmbedReply, TokenizeReply, TokenizeRequest};
 use ollamamax_proto::{Digest, limits};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -63,6 +63,32 @@ impl Inference for InferenceService {
             "accepted"
         );
         Ok(Response::new(Box::pin(chunks(inbox))))
+    }
+
+    async fn embed(
+        &self,
+        request: Request<wire::EmbedRequest>,
+    ) -> Result<Response<EmbedReply>, Status> {
+        let request = EmbedRequest::try_from(request.into_inner())?;
+        let deadline = request.time_left.map(|left| Instant::now() + left);
+        self.refuse_when_draining()?;
+        let EmbedRequest { assignment, generation, blob, .. } = request;
+        let runner = self.holder.lookup(assignment, generation, blob).map_err(lookup_status)?;
+        let text = Arc::clone(runner.text());
+        let (id, attempt, caller) = (request.request_id, request.attempt, request.caller);
+        let texts = tokio::task::spawn_blocking(move || {
+            let tokens = |input| text.prepare_input(input, request.truncate);
+            request.inputs.iter().map(tokens).collect::<Result<Vec<_>, BadRequest>>()
+        })
+        .await
+        .map_err(|error| Status::internal(format!("the texts could not be prepared: {error}")))?;
+        let texts = texts.map_err(|BadRequest(why)| Status::invalid_argument(why))?;
+        tracing::debug!(request = id, attempt, %assignment, texts = texts.len(), "embeds");
+        let embedded = runner.embed(texts, &caller, deadline).await;
+        let embeddings = embedded.map_err(submit_status)??;
+        Ok(Response::new(EmbedReply {
+            embeddings: embeddings.into_iter().map(Into::into).collect(),
+        }))
     }
 
     async fn tokenize(

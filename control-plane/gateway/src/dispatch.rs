@@ -11,22 +11,24 @@
 //! with it the call, which is how a worker learns to stop.
 
 mod attempt;
+mod embed;
+mod tries;
 
 use crate::Gateway;
 use crate::demand::{Use, Want};
 use crate::error::Failure;
 use crate::request::{Asker, Deadline};
 use crate::telemetry;
-use crate::workers::{Candidate, Outstanding, candidates};
 use attempt::{Attempt, End};
+pub use embed::{EmbedJob, Vectors};
 use ollamamax_core::record::ModelRecord;
 use ollamamax_proto::inference::{FinishReason, Options, Predict, Prompt, TokenLogprob};
-use ollamamax_proto::{Incarnation, Millis, WorkerId, backoff, limits};
-use std::collections::HashSet;
+use ollamamax_proto::{Millis, limits};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::time::{Duration, Instant};
 use tracing::Instrument;
+use tries::Tries;
 
 /// What is to be generated.
 #[derive(Clone, Debug)]
@@ -182,11 +184,8 @@ struct Run {
     mu: Option<f64>,
     /// Log-probabilities of tokens that have released no text yet.
     untold: Vec<TokenLogprob>,
-    attempts: u32,
     resumes: u32,
-    tried: HashSet<(WorkerId, Incarnation, u64)>,
-    /// Whether every try so far was refused for lack of room.
-    only_busy: bool,
+    tries: Tries,
     last_touch: Instant,
 }
 
@@ -209,10 +208,8 @@ impl Run {
             tokens: Vec::new(),
             mu: None,
             untold: Vec::new(),
-            attempts: 0,
             resumes: 0,
-            tried: HashSet::new(),
-            only_busy: true,
+            tries: Tries::new(),
             last_touch: now,
         }
     }
@@ -222,84 +219,31 @@ impl Run {
         self.load_ns = nanos(self.started.elapsed());
         let mut last: Option<Failure> = None;
         loop {
-            let Some((candidate, work)) = self.next_candidate().await else {
-                let failure =
-                    Failure::unavailable("no worker that has the model took the request in time");
-                return Err(last.unwrap_or(failure));
+            let work_tokens =
+                estimate(&self.job.prompt, &self.job.options) + self.tokens.len() as u64;
+            let (model, begun) = (&self.job.model, !self.tokens.is_empty());
+            let next = self.tries.next(&self.gateway, model, work_tokens, begun).await;
+            let Some((candidate, work)) = next else {
+                return Err(last.unwrap_or_else(tries::nobody));
             };
-            self.tried.insert(candidate.identity());
             let before = self.tokens.len();
             if !self.tokens.is_empty() {
                 self.resumes += 1;
                 telemetry::resumed(&self.job.model.name.to_string());
                 tracing::info!(worker = %candidate.worker.id, tokens = before, "resuming the stream");
             }
-            let attempt = self.attempts;
-            self.attempts += 1;
+            let attempt = self.tries.begin();
             let end = Attempt { run: self, candidate: &candidate, work, attempt }.go().await;
-            telemetry::attempt(end.name());
-            let now = Millis::now();
-            self.only_busy &= matches!(end, End::Busy(_));
             match end {
                 End::Done | End::ClientGone => {
+                    telemetry::attempt(end.name());
                     if matches!(end, End::Done) {
-                        self.gateway.workers.record(&candidate.worker, true, now);
+                        self.gateway.workers.record(&candidate.worker, true, Millis::now());
                     }
                     self.gateway.touch(&self.job.model.name);
                     return Ok(());
                 }
-                End::Refused(failure) => return Err(failure),
-                End::Busy(why) => last = Some(Failure::unavailable(why)),
-                End::Stale(why) => last = Some(Failure::unavailable(why)),
-                End::Broken(why) => {
-                    self.gateway.workers.record(&candidate.worker, false, now);
-                    tracing::warn!(worker = %candidate.worker.id, attempt, why, "worker failed");
-                    let id = candidate.worker.id;
-                    last = Some(Failure::unavailable(format!("worker {id} failed: {why}")));
-                }
-            }
-            if self.attempts >= self.gateway.config.attempts {
-                return Err(last.unwrap_or_else(|| Failure::unavailable("too many attempts")));
-            }
-        }
-    }
-
-    /// The worker to try next. Untried ones come first; when there is none, one that failed before gets a second chance after
-    /// a while, and the planner gets time to place the model somewhere else.
-    async fn next_candidate(&self) -> Option<(Candidate, Outstanding)> {
-        let mut revisions = self.gateway.control.revisions();
-        let deadline = Instant::now() + self.gateway.config.resume_timeout;
-        let wait_ms = backoff::delay_ms(self.attempts, 250, 4_000, rand::random());
-        let second_chance = Instant::now() + Duration::from_millis(wait_ms);
-        let work_tokens = estimate(&self.job.prompt, &self.job.options) + self.tokens.len() as u64;
-        loop {
-            revisions.borrow_and_update();
-            let state = self.gateway.control.state();
-            let all = candidates(&state, &self.job.model);
-            let now = Instant::now();
-            // One attempt is kept for a worker that was not tried yet.
-            let again = now >= second_chance && self.attempts + 1 < self.gateway.config.attempts;
-            let tried =
-                |candidate: &Candidate| !again && self.tried.contains(&candidate.identity());
-            let picked =
-                self.gateway.workers.pick(all, work_tokens, Millis::now(), rand::random(), tried);
-            if picked.is_some() {
-                return picked;
-            }
-            // Waiting inside a full system only makes it fuller; the client is told when to come back.
-            let overloaded = self.only_busy && !self.tried.is_empty() && self.tokens.is_empty();
-            let known = state.models.get(&self.job.model.name);
-            let gone = known.is_none_or(|now| now.version.blob != self.job.model.version.blob);
-            if now >= deadline || overloaded || gone {
-                return None;
-            }
-            let wake = if again { deadline } else { second_chance.max(now).min(deadline) };
-            let wake = wake.min(now + Duration::from_secs(1)).max(now + Duration::from_millis(1));
-            tokio::select! {
-                changed = revisions.changed() => if changed.is_err() {
-                    return None;
-                },
-                () = tokio::time::sleep_until(wake) => {}
+                end => last = Some(self.tries.failed(&self.gateway, &candidate, end)?),
             }
         }
     }

@@ -87,6 +87,10 @@ fn vocabulary(gguf: &Gguf, key: &str) -> Result<u32, GgufError> {
 
 fn kv_bytes_per_token(gguf: &Gguf, architecture: &str, layers: u32) -> Result<u64, GgufError> {
     let key = |name: &str| format!("{architecture}.{name}");
+    // An encoder computes a text whole and keeps nothing of it.
+    if gguf.optional(&key("attention.causal"), Gguf::get_bool)? == Some(false) {
+        return Ok(0);
+    }
     let heads_key = key("attention.head_count");
     let kv_key = key("attention.head_count_kv");
     // Some models have another number of heads in every layer: then the value is an array.

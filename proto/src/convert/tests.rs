@@ -3,7 +3,8 @@
 use super::*;
 use crate::ids::Digest;
 use crate::inference::{
-    Logprob, Mirostat, MirostatVersion, Options, OutputFormat, Predict, Sampling, TokenLogprob,
+    EmbedInput, EmbedRequest, Embedding, Logprob, Mirostat, MirostatVersion, Options, OutputFormat,
+    Predict, Sampling, TokenLogprob,
 };
 use proptest::prelude::*;
 
@@ -159,4 +160,35 @@ fn log_probabilities_that_cannot_be_are_refused() {
         let error = TokenChunk::try_from(chunk).expect_err(words);
         assert!(error.to_string().starts_with(words), "{error}, expected {words}");
     }
+}
+
+#[test]
+fn texts_and_vectors_cross_the_wire_and_what_cannot_be_is_refused() {
+    let request = EmbedRequest {
+        request_id: "r".to_owned(),
+        attempt: 1,
+        blob: Digest::of(b"blob"),
+        assignment: AssignmentId(2),
+        generation: Generation(3),
+        inputs: vec![EmbedInput::Text("a".to_owned()), EmbedInput::Tokens(vec![1, 2])],
+        truncate: true,
+        caller: "10.0.0.1".to_owned(),
+        time_left: Some(Duration::from_millis(250)),
+    };
+    let wire = wire::EmbedRequest::from(&request);
+    assert_eq!(EmbedRequest::try_from(wire.clone()), Ok(request));
+    let many = vec![wire.inputs[0].clone(); limits::EMBED_PART_COUNT + 1];
+    let refused = [
+        (wire::EmbedRequest { inputs: many, ..wire.clone() }, "`inputs` is `65`"),
+        (wire::EmbedRequest { inputs: vec![Default::default()], ..wire }, "`EmbedInput` lacks"),
+    ];
+    for (wire, words) in refused {
+        let error = EmbedRequest::try_from(wire).expect_err(words).to_string();
+        assert!(error.starts_with(words), "{error}, expected {words}");
+    }
+    let embedding = Embedding { values: vec![0.6, 0.8], tokens: 4 };
+    assert_eq!(Embedding::try_from(wire::Embedding::from(embedding.clone())), Ok(embedding));
+    let values = |values| Embedding::try_from(wire::Embedding { values, tokens: 1 }).is_err();
+    assert!(values(vec![]) && values(vec![f32::NAN]) && values(vec![f32::INFINITY]));
+    assert!(values(vec![0.0; limits::EMBEDDING_VALUES_COUNT + 1]));
 }

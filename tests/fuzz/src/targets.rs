@@ -42,7 +42,9 @@ pub fn tokenizer(bytes: &[u8]) {
         bos: bytes.first().map(|byte| u32::from(*byte)),
         ..Vocabulary::default()
     };
-    if let Ok(tokenizer) = Tokenizer::new(vocabulary) {
+    let mut words = Vocabulary { model: "bert".to_owned(), ..vocabulary.clone() };
+    ["[UNK]", "[CLS]", "[SEP]"].into_iter().for_each(|token| words.tokens.push(token));
+    for tokenizer in [vocabulary, words].into_iter().flat_map(Tokenizer::new) {
         for special in [false, true] {
             if let Ok(ids) = tokenizer.encode(list(), special) {
                 let count = tokenizer.vocabulary().tokens.len();

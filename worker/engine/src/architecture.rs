@@ -1,4 +1,4 @@
-//! What distinguishes the families of models: one line each, over the same forward pass.
+//! What distinguishes the families of models: one line each, over the same forward pass or, for encoders, the other one.
 //!
 //! A file names its family in `general.architecture`. Numbers (widths, layers, bases) are in the file; what is not, because
 //! every model of the family has it, is here. The families and what files leave out are those of llama.cpp
@@ -13,6 +13,17 @@ pub enum Pairs {
     Halves,
 }
 
+/// Which matrices of a layer are one tensor in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fused {
+    /// None.
+    Nothing,
+    /// Query, key and value.
+    Attention,
+    /// Query, key and value are one, and gate and up another.
+    Both,
+}
+
 /// The function of the gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
@@ -20,6 +31,8 @@ pub enum Activation {
     Silu,
     /// GELU by its approximation with tanh.
     Gelu,
+    /// GELU by the error function, and no gate: what goes up passes through it.
+    GeluAlone,
 }
 
 /// A family of models.
@@ -29,9 +42,14 @@ pub struct Architecture {
     pub name: &'static str,
     /// Rotation of queries and keys.
     pub pairs: Pairs,
-    /// Query, key and value are one tensor, and gate and up another.
-    pub fused: bool,
-    /// Query, key and value have biases.
+    /// Reads a text whole, every token seeing all others, into hidden states; norms stand after attention and feed-forward
+    /// part, take the mean away and have biases.
+    pub encoder: bool,
+    /// Positions are learned and added to the embedding; else queries and keys are rotated.
+    pub learned_positions: bool,
+    /// What the file has in one tensor.
+    pub fused: Fused,
+    /// Query, key and value have biases; in an encoder, so have all other matrices.
     pub biases: bool,
     /// Every head of queries and keys is normed before it is rotated.
     pub head_norms: bool,
@@ -58,7 +76,9 @@ pub struct Architecture {
 const LLAMA: Architecture = Architecture {
     name: "llama",
     pairs: Pairs::Neighbours,
-    fused: false,
+    encoder: false,
+    learned_positions: false,
+    fused: Fused::Nothing,
     biases: false,
     head_norms: false,
     post_norms: false,
@@ -79,7 +99,7 @@ const QWEN3: Architecture =
     Architecture { name: "qwen3", pairs: Pairs::Halves, head_norms: true, ..LLAMA };
 
 const PHI3: Architecture =
-    Architecture { name: "phi3", pairs: Pairs::Halves, fused: true, ..LLAMA };
+    Architecture { name: "phi3", pairs: Pairs::Halves, fused: Fused::Both, ..LLAMA };
 
 const GEMMA: Architecture = Architecture {
     name: "gemma",
@@ -110,11 +130,30 @@ const GEMMA3: Architecture = Architecture {
     ..GEMMA
 };
 
+const BERT: Architecture = Architecture {
+    name: "bert",
+    encoder: true,
+    learned_positions: true,
+    biases: true,
+    activation: Activation::GeluAlone,
+    ..LLAMA
+};
+
+const NOMIC_BERT: Architecture = Architecture {
+    name: "nomic-bert",
+    pairs: Pairs::Halves,
+    encoder: true,
+    fused: Fused::Attention,
+    ..LLAMA
+};
+
 /// The families there are.
-pub static ALL: [Architecture; 7] = [LLAMA, QWEN2, QWEN3, PHI3, GEMMA, GEMMA2, GEMMA3];
+pub static ALL: [Architecture; 9] =
+    [LLAMA, QWEN2, QWEN3, PHI3, GEMMA, GEMMA2, GEMMA3, BERT, NOMIC_BERT];
 
 /// Their names, for messages.
-pub(crate) const NAMES: &str = "`llama`, `qwen2`, `qwen3`, `phi3`, `gemma`, `gemma2` or `gemma3`";
+pub(crate) const NAMES: &str =
+    "`llama`, `qwen2`, `qwen3`, `phi3`, `gemma`, `gemma2`, `gemma3`, `bert` or `nomic-bert`";
 
 impl Architecture {
     /// The family of a name.
@@ -134,6 +173,6 @@ mod tests {
             assert!(NAMES.contains(&format!("`{}`", architecture.name)));
         }
         assert_eq!(NAMES.matches('`').count(), 2 * ALL.len());
-        assert!(Architecture::find("bert").is_none());
+        assert!(Architecture::find("t5").is_none());
     }
 }

@@ -8,13 +8,14 @@
 //! batch.plan() -> StepBatch -> Backend::step -> logits per slice -> sampler -> batch.complete()
 //! ```
 
+use crate::embed::Pooling;
 use std::fmt;
 
 /// A KV block: [`Backend::block_tokens`] positions over all layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BlockId(pub u32);
 
-/// Which logits of a slice the caller wants.
+/// What of a slice the caller wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Logits {
     /// None: a prompt chunk that is not the last.
@@ -23,6 +24,8 @@ pub enum Logits {
     Last,
     /// Those after every token: for scoring a text.
     All,
+    /// No logits but the last hidden states of every token: for embedding a text.
+    Hidden,
 }
 
 /// A run of tokens of one sequence.
@@ -34,7 +37,7 @@ pub struct Slice {
     pub tokens: Vec<u32>,
     /// The sequence's blocks in order, covering at least `start + tokens.len()` positions.
     pub blocks: Vec<BlockId>,
-    /// Which logits to compute.
+    /// What to compute.
     pub logits: Logits,
 }
 
@@ -45,7 +48,7 @@ pub struct StepBatch {
     pub slices: Vec<Slice>,
 }
 
-/// Logits of one slice: one row of vocabulary size per wanted token.
+/// Logits of one slice: one row of vocabulary size per wanted token, or of hidden states, as wide as the model.
 pub type SliceLogits = Vec<Vec<f32>>;
 
 /// A step that could not be computed.
@@ -75,6 +78,17 @@ pub enum BackendError {
         /// Blocks there are.
         blocks: u32,
     },
+    /// An encoder is asked for logits, or for a part of a text.
+    #[error("the model is an encoder: it has no logits, and computes whole texts only")]
+    Encoder,
+    /// A text has more tokens than there are positions.
+    #[error("a text has {tokens} tokens, the model holds {context_tokens}")]
+    TooLong {
+        /// Of the text.
+        tokens: usize,
+        /// Positions there are.
+        context_tokens: u32,
+    },
     /// The device failed; the engine cannot be trusted any more.
     #[error("the device failed: {0}; the worker has to restart its engine")]
     Device(String),
@@ -97,4 +111,14 @@ pub trait Backend: Send + fmt::Debug {
 
     /// Bytes held: weights and KV cache.
     fn resident_bytes(&self) -> u64;
+
+    /// Whether the model is an encoder: then slices are whole texts and want [`Logits::Hidden`].
+    fn is_encoder(&self) -> bool {
+        false
+    }
+
+    /// How hidden states of a text become one vector.
+    fn pooling(&self) -> Pooling {
+        Pooling::Mean
+    }
 }

@@ -94,6 +94,11 @@ impl Batch {
         self.pool.usage()
     }
 
+    /// The blocks, for what needs some beside the sequences.
+    pub fn pool_mut(&mut self) -> &mut BlockPool {
+        &mut self.pool
+    }
+
     /// A running sequence.
     pub fn get_mut(&mut self, id: SequenceId) -> Option<&mut Sequence> {
         self.running.iter_mut().find(|sequence| sequence.id == id)

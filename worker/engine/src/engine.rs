@@ -9,8 +9,12 @@
 //! [`Engine::is_idle`] is false, and measures. What a sequence generates depends on its own tokens
 //! and options only, not on what runs beside it.
 
+mod texts;
+
 use crate::backend::{Backend, BackendError};
 use crate::batch::{Batch, BatchLimits, StepPlan};
+pub use crate::embed::Embedded;
+use crate::embed::Embedder;
 use crate::kv::{BlockPool, Usage};
 use crate::sequence::Sequence;
 pub use crate::sequence::SequenceId;
@@ -63,6 +67,9 @@ pub enum Refusal {
         /// The vocabulary's size.
         vocabulary: u32,
     },
+    /// The model embeds texts and cannot continue them.
+    #[error("the model is an encoder: it embeds texts and does not generate")]
+    Encoder,
 }
 
 /// What is known when a sequence is admitted.
@@ -136,6 +143,7 @@ pub struct Engine {
     text: Arc<TextModel>,
     limits: EngineLimits,
     batch: Batch,
+    embedder: Embedder,
     /// What [`Engine::admit`] decided and [`Engine::step`] has not computed yet.
     planned: Option<StepPlan>,
     /// Emissions of sequences that were complete when they were submitted.
@@ -157,6 +165,7 @@ impl Engine {
         };
         Self {
             batch: Batch::new(batch_limits, BlockPool::new(count, tokens)),
+            embedder: Embedder::new(backend.pooling(), backend.is_encoder()),
             limits: EngineLimits { context_tokens, ..limits },
             backend,
             text,
@@ -171,10 +180,10 @@ impl Engine {
     /// sequence's state and never emitted again, and the generation goes on as it would have gone
     /// on there.
     pub fn submit(&mut self, prepared: Prepared, resume: &[u32]) -> Result<SequenceId, Refusal> {
-        let (waiting, limit) = (self.waiting(), self.limits.waiting_max);
-        if waiting >= limit {
-            return Err(Refusal::Full { waiting, limit });
+        if self.backend.is_encoder() {
+            return Err(Refusal::Encoder);
         }
+        self.refuse_when_full()?;
         if prepared.tokens.is_empty() {
             return Err(Refusal::Empty);
         }
@@ -186,8 +195,7 @@ impl Engine {
         if let Some(&token) = prepared.tokens.iter().chain(resume).find(|&&t| t >= vocabulary) {
             return Err(Refusal::Token { token, vocabulary });
         }
-        let id = SequenceId(self.next_id);
-        self.next_id += 1;
+        let id = self.next_id();
         let mut sequence = Sequence::new(id, prepared, context_tokens);
         for &token in resume {
             if sequence.finished().is_some() {
@@ -210,11 +218,25 @@ impl Engine {
         Ok(id)
     }
 
-    /// Forgets a sequence, wherever it is; it emits nothing more. False when it has ended already.
+    fn refuse_when_full(&self) -> Result<(), Refusal> {
+        let waiting = self.waiting() + self.embedder.len();
+        let limit = self.limits.waiting_max;
+        if waiting >= limit { Err(Refusal::Full { waiting, limit }) } else { Ok(()) }
+    }
+
+    fn next_id(&mut self) -> SequenceId {
+        let id = SequenceId(self.next_id);
+        self.next_id += 1;
+        id
+    }
+
+    /// Forgets a sequence or texts to embed, wherever they are; they give nothing more. False when they have ended already.
     pub fn cancel(&mut self, id: SequenceId) -> bool {
         let complete = self.complete.len();
         self.complete.retain(|emission| emission.sequence != id);
-        self.batch.remove(id).is_some() || self.complete.len() < complete
+        self.batch.remove(id).is_some()
+            || self.complete.len() < complete
+            || self.embedder.cancel(id, self.batch.pool_mut())
     }
 
     /// Decides what the next step computes, and tells who is admitted to it. [`Engine::step`] does
@@ -225,6 +247,12 @@ impl Engine {
         if self.planned.is_some() {
             return emissions;
         }
+        // Beside sequences, texts to embed get half a step: those wait for every token.
+        let budget = match self.batch.running() + self.batch.waiting() {
+            0 => self.limits.step_tokens,
+            _ => self.limits.step_tokens / 2,
+        };
+        self.embedder.reserve(budget.max(1), self.batch.pool_mut());
         let plan = self.batch.plan();
         for admission in &plan.admitted {
             let Some(sequence) = self.batch.get_mut(admission.sequence) else { continue };
@@ -258,15 +286,18 @@ impl Engine {
         plan: &mut StepPlan,
         emissions: &mut Vec<Emission>,
     ) -> Result<(), BackendError> {
-        let step = self.batch.step_batch(plan);
+        let mut step = self.batch.step_batch(plan);
+        let generating = step.slices.len();
+        step.slices.extend(self.embedder.slices(self.batch.pool_mut()));
         if step.slices.is_empty() {
             return Ok(());
         }
-        let logits = self.backend.step(&step)?;
+        let mut logits = self.backend.step(&step)?;
         if logits.len() != step.slices.len() {
             let reason = format!("{} results for {} slices", logits.len(), step.slices.len());
             return Err(BackendError::Device(reason));
         }
+        self.embedder.complete(logits.split_off(generating), self.batch.pool_mut())?;
         for (&(id, count), mut rows) in plan.parts.iter().zip(logits) {
             let Some(sequence) = self.batch.computed(id, count) else { continue };
             if rows.len() != 1 + sequence.guess.len() || rows.iter().any(Vec::is_empty) {
@@ -311,9 +342,12 @@ impl Engine {
         Ok(())
     }
 
-    /// Whether there is nothing to do: no sequence waits, runs, or has an emission left.
+    /// Whether there is nothing to do: no sequence waits, runs, or has an emission left, and no text is to be embedded.
     pub fn is_idle(&self) -> bool {
-        self.waiting() == 0 && self.running() == 0 && self.complete.is_empty()
+        self.waiting() == 0
+            && self.running() == 0
+            && self.complete.is_empty()
+            && self.embedder.is_idle()
     }
 
     /// Sequences that run.

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! submit(Request) -> batch (waiting, running) -> plan -> Backend::step -> sampler -> stop, detok -> Emission
+//! embed(texts)    -> embed (waiting)          ---------->              -> pooling              -> Embedded
 //! ```
 //!
 //! Two halves meet in [`backend`]: *compute* (`architecture`, `shape`, `weights`, `quant`, `model`, `cpu`) knows tensors and nothing of
@@ -17,6 +18,7 @@ pub mod coin;
 pub mod constraint;
 pub mod cpu;
 pub mod detok;
+pub mod embed;
 pub mod engine;
 mod fairness;
 mod go_template;
@@ -40,3 +42,4 @@ pub mod text;
 pub mod tokenizer;
 pub mod vocabulary;
 pub mod weights;
+mod wordpiece;

@@ -9,8 +9,9 @@ mod tensors;
 
 pub use self::error::ShapeError;
 pub use self::rotation::{Ramp, Rotation};
-pub(crate) use self::tensors::{Widths, layer_tensors};
+pub(crate) use self::tensors::{Widths, layer_tensors, norm_names, outer_tensors};
 use crate::architecture::Architecture;
+use crate::embed::Pooling;
 use ollamamax_gguf::{Gguf, GgufError};
 
 /// Tensors of the rotation's divisors, one for each pair.
@@ -49,7 +50,7 @@ pub struct ModelShape {
     pub logits_cap: f32,
     /// Embeddings are multiplied by this.
     pub embedding_scale: f32,
-    /// Added to the mean square before its root.
+    /// Added to the mean square before its root; in an encoder, to the variance.
     pub norm_epsilon: f32,
     /// Tokens in the vocabulary.
     pub vocabulary: u32,
@@ -59,6 +60,10 @@ pub struct ModelShape {
     pub tied: bool,
     /// Divisors of the frequencies.
     pub rope_factors: RopeFactors,
+    /// Kinds of text an encoder tells apart, of which every text here is the first; 0 in other models.
+    pub token_types: u32,
+    /// How the hidden states of a text become one vector.
+    pub pooling: Pooling,
 }
 
 /// Attention to the last positions only.
@@ -120,6 +125,14 @@ impl<'a> Keys<'a> {
         self.gguf.optional(&self.key(name), get)
     }
 
+    /// The key of what is added inside of norms: it tells their kind.
+    fn epsilon(&self) -> &'static str {
+        match self.architecture.encoder {
+            true => "attention.layer_norm_epsilon",
+            false => "attention.layer_norm_rms_epsilon",
+        }
+    }
+
     fn needed(&self, name: &str) -> Result<u32, GgufError> {
         self.gguf.get_u32(&self.key(name))
     }
@@ -163,6 +176,11 @@ impl ModelShape {
         Ok(shape)
     }
 
+    /// Layers whose keys and values are held: an encoder needs those of a layer only while it computes it.
+    pub(crate) fn cached_layers(&self) -> u32 {
+        if self.architecture.encoder { 1 } else { self.layers }
+    }
+
     /// How many of the last positions a layer sees.
     pub(crate) fn window_of(&self, layer: usize) -> Option<&Window> {
         let window = self.window.as_ref()?;
@@ -179,11 +197,17 @@ impl ModelShape {
         let width = keys.needed("embedding_length")?;
         let by_heads = width.checked_div(heads).unwrap_or_default();
         let head_width = keys.number("attention.key_length")?.unwrap_or(by_heads);
-        let rope_width = keys.number("rope.dimension_count")?.unwrap_or(head_width);
+        let rope_width = match architecture.learned_positions {
+            true => 0,
+            false => keys.number("rope.dimension_count")?.unwrap_or(head_width),
+        };
         let wide = architecture.wide_query_layers == Some(layers);
-        let embedding = gguf.tensor("token_embd.weight")?;
+        let rows = |name| -> Result<u32, ShapeError> {
+            let rows = gguf.tensor(name)?.dims.get(1).copied().unwrap_or_default();
+            Ok(u32::try_from(rows).unwrap_or_default())
+        };
         let scaled = architecture.scaled_embedding;
-        let norm_epsilon = gguf.get_f32(&keys.key("attention.layer_norm_rms_epsilon"))?;
+        let norm_epsilon = gguf.get_f32(&keys.key(keys.epsilon()))?;
         Ok(Self {
             architecture,
             layers,
@@ -200,11 +224,12 @@ impl ModelShape {
             logits_cap: keys.cap("final_logit_softcapping", architecture.logits_cap)?,
             embedding_scale: if scaled { (width as f32).sqrt() } else { 1.0 },
             norm_epsilon,
-            vocabulary: u32::try_from(embedding.dims.get(1).copied().unwrap_or_default())
-                .unwrap_or_default(),
+            vocabulary: rows("token_embd.weight")?,
             context_tokens,
             tied: gguf.find_tensor("output.weight").is_none(),
             rope_factors: rope_factors(keys, context_tokens)?,
+            token_types: if architecture.encoder { rows("token_types.weight")? } else { 0 },
+            pooling: pooling(keys)?,
         })
     }
 
@@ -239,8 +264,13 @@ impl ModelShape {
             return fail("rope.dimension_count", self.rope_width.into(), reason);
         }
         if !(self.norm_epsilon.is_finite() && self.norm_epsilon >= 0.0) {
-            let key = keys.key("attention.layer_norm_rms_epsilon");
+            let key = keys.key(keys.epsilon());
             return unsupported(&key, self.norm_epsilon, "a small positive number");
+        }
+        let causal = keys.optional("attention.causal", Gguf::get_bool)?;
+        if let Some(found) = causal.filter(|&causal| causal == self.architecture.encoder) {
+            let expected = if found { "false: an encoder" } else { "true: no encoder" };
+            return unsupported(&keys.key("attention.causal"), found, expected);
         }
         let expected = [
             ("attention.value_length", self.head_width, "the same as key_length"),
@@ -282,6 +312,8 @@ impl ModelShape {
             context_tokens: 2048,
             tied: true,
             rope_factors: RopeFactors::None,
+            token_types: 0,
+            pooling: Pooling::Mean,
         }
     }
 }
@@ -303,6 +335,18 @@ fn window(keys: &Keys<'_>) -> Result<Option<Window>, ShapeError> {
     let full_every = keys.number("attention.sliding_window_pattern")?.unwrap_or(family.full_every);
     let base = keys.positive("rope.freq_base_swa")?.or(family.local_rope_base);
     Ok(Some(Window { tokens, full_every, rotation: base.map(Rotation::plain) }))
+}
+
+/// By llama.cpp's numbers (`llama_pooling_type`). A file that says nothing, or that its tokens are not pooled, gets the mean.
+fn pooling(keys: &Keys<'_>) -> Result<Pooling, ShapeError> {
+    match keys.number("pooling_type")? {
+        None | Some(0 | 1) => Ok(Pooling::Mean),
+        Some(2) => Ok(Pooling::First),
+        Some(3) => Ok(Pooling::Last),
+        Some(found) => {
+            unsupported(&keys.key("pooling_type"), found, "0 to 3: none, mean, cls or last")
+        }
+    }
 }
 
 fn rope_factors(keys: &Keys<'_>, context_tokens: u32) -> Result<RopeFactors, ShapeError> {

@@ -1,10 +1,17 @@
 //! Random models of any architecture, size and weight type, as GGUF files: for tests, and for timing shapes whose weights are
 //! not at hand. The same description always gives the same bytes.
 
-use crate::architecture::{ALL, Architecture};
+use crate::architecture::{ALL, Architecture, Fused};
 use crate::quant;
-use crate::shape::{FIXED_FACTORS, LONG_FACTORS, SHORT_FACTORS, Widths, layer_tensors};
-use ollamamax_gguf::{GgmlType, GgufWriter, Value};
+use crate::shape::{
+    FIXED_FACTORS, LONG_FACTORS, SHORT_FACTORS, Widths, layer_tensors, outer_tensors,
+};
+use ollamamax_gguf::{Array, GgmlType, GgufWriter, Value};
+
+/// Positions of every model.
+const CONTEXT_TOKENS: u32 = 2048;
+/// Kinds of text an encoder tells apart.
+const TOKEN_TYPES: u32 = 2;
 
 /// A model to make up.
 #[derive(Clone, Debug)]
@@ -61,6 +68,13 @@ impl Synth {
         }
     }
 
+    /// A tiny encoder whose vocabulary spells texts of letters, digits and some punctuation.
+    pub fn encoder(architecture: &'static Architecture, seed: u64) -> Self {
+        let tiny = Self::tiny(GgmlType::F32, seed);
+        let metadata = wordpiece(tiny.vocabulary as usize);
+        Self { architecture, kv_heads: tiny.heads, metadata, ..tiny }
+    }
+
     /// The file.
     pub fn to_gguf(&self) -> Vec<u8> {
         let mut writer = GgufWriter::new();
@@ -70,7 +84,7 @@ impl Synth {
             .metadata("general.name", Value::Str("synthetic".to_owned()));
         let numbers = [
             ("block_count", self.layers),
-            ("context_length", 2048),
+            ("context_length", CONTEXT_TOKENS),
             ("embedding_length", self.width),
             ("feed_forward_length", self.feed_forward),
             ("attention.head_count", self.heads),
@@ -80,13 +94,24 @@ impl Synth {
             ("rope.dimension_count", self.rope_width),
         ]
         .map(|(key, value)| (key, Value::U32(value)));
-        let floats = [("rope.freq_base", 10_000.0), ("attention.layer_norm_rms_epsilon", 1e-5)]
+        let encoder = self.architecture.encoder;
+        let epsilon = match encoder {
+            true => "attention.layer_norm_epsilon",
+            false => "attention.layer_norm_rms_epsilon",
+        };
+        let floats = [("rope.freq_base", 10_000.0), (epsilon, 1e-5)]
             .map(|(key, value)| (key, Value::F32(value)));
-        for (key, value) in numbers.into_iter().chain(floats) {
+        let of_encoder =
+            [("attention.causal", Value::Bool(false)), ("pooling_type", Value::U32(1))];
+        let of_encoder = of_encoder.into_iter().filter(|_| encoder);
+        for (key, value) in numbers.into_iter().chain(floats).chain(of_encoder) {
             let key = format!("{name}.{key}");
             if !self.metadata.iter().any(|(replaced, _)| *replaced == key) {
                 writer.metadata(&key, value);
             }
+        }
+        if encoder {
+            writer.metadata("tokenizer.ggml.token_type_count", Value::U32(TOKEN_TYPES));
         }
         for (key, value) in &self.metadata {
             writer.metadata(key, value.clone());
@@ -119,31 +144,54 @@ impl Synth {
                 (0..dims.iter().product()).map(|_| random.normal() * spread).collect();
             writer.tensor(name, dims, self.kind, quant::pack(self.kind, &values));
         };
-        let rows = [self.width.into(), self.vocabulary.into()];
-        matrix(writer, "token_embd.weight", &rows);
-        if !self.tied {
-            matrix(writer, "output.weight", &rows);
-        }
+        let sizes = [self.width, self.vocabulary, CONTEXT_TOKENS, TOKEN_TYPES].map(u64::from);
+        let outer = outer_tensors(self.architecture, sizes, self.tied);
+        let of_outer =
+            |matrices: bool| outer.iter().filter(move |(_, dims)| (dims.len() > 1) == matrices);
+        of_outer(true).for_each(|(name, dims)| matrix(writer, name, dims));
         of_layers(true).for_each(|(name, dims)| matrix(writer, &name, &dims));
         let mut vector = |name: &str, len: u64, middle: f32| {
             let values: Vec<f32> = (0..len).map(|_| middle + 0.1 * random.normal()).collect();
             let data = quant::pack(GgmlType::F32, &values);
             writer.tensor(name, &[len], GgmlType::F32, data);
         };
-        vector("output_norm.weight", widths.width, 1.0);
-        for (name, dims) in of_layers(false) {
+        let outer = of_outer(false).map(|(name, dims)| ((*name).to_owned(), dims.clone()));
+        for (name, dims) in outer.chain(of_layers(false)) {
             vector(&name, dims[0], if name.ends_with(".bias") { 0.0 } else { 1.0 });
         }
         let pairs = u64::from(self.rope_width / 2);
         match (self.rope_factors, self.architecture.fused) {
             (false, _) => {}
-            (true, false) => vector(FIXED_FACTORS, pairs, 2.0),
-            (true, true) => {
+            (true, Fused::Nothing | Fused::Attention) => vector(FIXED_FACTORS, pairs, 2.0),
+            (true, Fused::Both) => {
                 vector(SHORT_FACTORS, pairs, 1.2);
                 vector(LONG_FACTORS, pairs, 4.0);
             }
         }
     }
+}
+
+/// A WordPiece vocabulary of `count` tokens, 95 at least.
+fn wordpiece(count: usize) -> Vec<(String, Value)> {
+    const CONTROL: i32 = 3;
+    const NORMAL: i32 = 1;
+    let special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"].map(str::to_owned);
+    let letters = ('a'..='z').chain('0'..='9');
+    let spelt = letters.flat_map(|letter| [format!("\u{2581}{letter}"), letter.to_string()]);
+    let words = ["the", "and", "of", "cat", "dog", "sea", "sky", "sun"].map(str::to_owned);
+    let words = words.into_iter().chain(".,!?'-:;()".chars().map(String::from));
+    let mut tokens: Vec<String> = special.into_iter().chain(spelt).collect();
+    tokens.extend(words.map(|word| format!("\u{2581}{word}")));
+    tokens.extend((tokens.len()..count).map(|id| format!("[unused{id}]")));
+    let kinds = (0..tokens.len()).map(|id| if id < 5 { CONTROL } else { NORMAL }).collect();
+    let key = |name: &str| format!("tokenizer.ggml.{name}");
+    vec![
+        (key("model"), Value::Str("bert".to_owned())),
+        (key("tokens"), Value::Array(Array::Str(tokens.into()))),
+        (key("token_type"), Value::Array(Array::I32(kinds))),
+        (key("cls_token_id"), Value::U32(2)),
+        (key("seperator_token_id"), Value::U32(3)),
+    ]
 }
 
 /// SplitMix64 (Steele, Lea, Flood 2014): enough for weights, and the same everywhere.

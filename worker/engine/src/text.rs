@@ -6,7 +6,7 @@ use crate::template::{ChatTemplate, TemplateError};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use crate::vocabulary::Vocabulary;
 use ollamamax_gguf::Gguf;
-use ollamamax_proto::inference::{Message, Options, Predict, Prompt};
+use ollamamax_proto::inference::{EmbedInput, Message, Options, Predict, Prompt};
 
 /// A model that cannot be used for its texts.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +36,12 @@ pub enum PrepareError {
         /// Tokens the context holds.
         context_tokens: u32,
     },
+    /// A text to embed does not fit and may not be cut. In Ollama's words, which clients look for.
+    #[error("the input length exceeds the context length")]
+    InputTooLong,
+    /// Nothing to embed.
+    #[error("the input is empty: there is nothing to embed")]
+    InputEmpty,
     /// Nothing to continue.
     #[error("the prompt is empty: there is nothing to continue")]
     Empty,
@@ -157,6 +163,38 @@ impl TextModel {
         let constraint = options.format.as_ref().map(compile).transpose()?;
         let (options, caller) = (options.clone(), String::new());
         Ok(Prepared { tokens, options, context_tokens, caller, constraint })
+    }
+
+    /// The tokens of an input to embed: a text with what the model wants around it, tokens as they are.
+    pub fn prepare_input(
+        &self,
+        input: &EmbedInput,
+        truncate: bool,
+        context_tokens: u32,
+    ) -> Result<Vec<u32>, PrepareError> {
+        let closing = match input {
+            EmbedInput::Tokens(_) => None,
+            EmbedInput::Text(_) => self.tokenizer.closing(),
+        };
+        let room = (context_tokens as usize).saturating_sub(usize::from(closing.is_some()));
+        let mut tokens = match input {
+            EmbedInput::Tokens(tokens) => tokens.clone(),
+            EmbedInput::Text(text) => {
+                let mut tokens: Vec<u32> = self.tokenizer.prompt_bos().into_iter().collect();
+                tokens.extend(self.tokenizer.encode_beginning(text, room)?);
+                tokens
+            }
+        };
+        if tokens.len() > room && !truncate {
+            return Err(PrepareError::InputTooLong);
+        }
+        tokens.truncate(room);
+        tokens.extend(closing);
+        let vocabulary = self.tokenizer.vocabulary().tokens.len() as u32;
+        if let Some(&token) = tokens.iter().find(|&&token| token >= vocabulary) {
+            return Err(PrepareError::Token { token, vocabulary });
+        }
+        if tokens.is_empty() { Err(PrepareError::InputEmpty) } else { Ok(tokens) }
     }
 
     /// Renders and tokenises messages; when they do not fit, without the oldest ones that are not

@@ -1,8 +1,9 @@
-//! Text to tokens and tokens to bytes, for byte-level BPE and SentencePiece vocabularies.
+//! Text to tokens and tokens to bytes, for byte-level BPE, SentencePiece and WordPiece vocabularies.
 //!
 //! ```text
 //! text -> special tokens cut out -> words (pretokenizer) -> byte pairs merged -> ids
 //!                                -> pieces merged by score (spm)               -> ids
+//!                                -> words -> longest pieces (wordpiece)        -> ids
 //! id   -> bytes -> detok
 //! ```
 //!
@@ -14,6 +15,7 @@ use crate::bpe::Bpe;
 use crate::pretokenizer;
 use crate::spm::{SPACE, Spm};
 use crate::vocabulary::{TokenKind, Vocabulary};
+use crate::wordpiece::WordPiece;
 use ollamamax_gguf::Strings;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -40,10 +42,11 @@ const ENDS: [&str; 16] = [
 /// Why no tokenizer can be built, or a text not be tokenised.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenizerError {
-    /// Another algorithm than these two.
+    /// Another algorithm than these.
     #[error(
-        "tokenizer model `{model}` is not supported, only `gpt2` (byte-level BPE) and `llama` \
-         (SentencePiece) are; convert the model with such a tokenizer or use another one"
+        "tokenizer model `{model}` is not supported, only `gpt2` (byte-level BPE), `llama` \
+         (SentencePiece) and `bert` (WordPiece) are; convert the model with such a tokenizer or use \
+         another one"
     )]
     Model {
         /// `tokenizer.ggml.model`.
@@ -76,6 +79,7 @@ pub enum TokenizerError {
 enum Algorithm {
     Bpe(Box<Bpe>),
     Spm(Spm),
+    WordPiece(WordPiece),
 }
 
 /// A model's tokenizer.
@@ -102,7 +106,8 @@ impl std::fmt::Debug for Tokenizer {
 impl Tokenizer {
     /// Builds the tokenizer of a vocabulary.
     pub fn new(mut vocabulary: Vocabulary) -> Result<Self, TokenizerError> {
-        let roles = [vocabulary.bos, vocabulary.eos, vocabulary.eot, vocabulary.eom];
+        let Vocabulary { bos, eos, eot, eom, separator, .. } = vocabulary;
+        let roles = [bos, eos, eot, eom, separator];
         if let Some(id) = roles.into_iter().flatten().find(|&id| vocabulary.spelling(id).is_none())
         {
             let count = vocabulary.tokens.len();
@@ -116,6 +121,7 @@ impl Tokenizer {
                 let add_bos = rule.add_bos;
                 (Algorithm::Bpe(Box::new(Bpe::new(&vocabulary, rule)?)), add_bos)
             }
+            "bert" => (Algorithm::WordPiece(WordPiece::new(&mut vocabulary)?), true),
             "llama" => (Algorithm::Spm(Spm::new(&vocabulary)), true),
             _ => return Err(TokenizerError::Model { model: vocabulary.model }),
         };
@@ -153,6 +159,24 @@ impl Tokenizer {
         Ok(ids)
     }
 
+    /// The tokens of a text, or more than `room` of its first ones: nobody has to tokenise a book to embed its first page. That
+    /// goes with WordPiece, whose words do not see each other across a space; others take the whole text.
+    pub fn encode_beginning(&self, text: &str, room: usize) -> Result<Vec<u32>, TokenizerError> {
+        /// Characters tokenised at once, and what remains of the last word.
+        const PART_CHARS: usize = 8_192;
+        if self.vocabulary.model != "bert" {
+            return self.encode(text, true);
+        }
+        let (mut ids, mut rest) = (Vec::new(), text);
+        while !rest.is_empty() && ids.len() <= room {
+            let space = rest.char_indices().skip(PART_CHARS).find(|(_, c)| " \n\r\t".contains(*c));
+            let (part, after) = rest.split_at(space.map_or(rest.len(), |(at, _)| at));
+            ids.extend(self.encode(part, true)?);
+            rest = after;
+        }
+        Ok(ids)
+    }
+
     /// What a token adds to the output; nothing for control tokens and ids outside the vocabulary.
     pub fn bytes(&self, token: u32) -> &[u8] {
         self.bytes.get(token)
@@ -174,6 +198,15 @@ impl Tokenizer {
     /// The token every prompt begins with, when the model wants one.
     pub fn prompt_bos(&self) -> Option<u32> {
         if self.add_bos { self.vocabulary.bos } else { None }
+    }
+
+    /// The token a text to embed ends with, when the model wants one.
+    pub fn closing(&self) -> Option<u32> {
+        let Vocabulary { model, separator, eos, add_eos, .. } = &self.vocabulary;
+        match model.as_str() {
+            "bert" => *separator,
+            _ => eos.filter(|_| *add_eos == Some(true)),
+        }
     }
 
     /// What it was built from, without the merges.
@@ -199,6 +232,7 @@ impl Tokenizer {
                 spm.encode(&self.vocabulary, text, ids);
                 Ok(())
             }
+            Algorithm::WordPiece(words) => words.encode(&self.vocabulary, text, ids),
         }
     }
 }
@@ -256,7 +290,7 @@ fn token_bytes(vocabulary: &Vocabulary, ends: &BTreeSet<u32>) -> TokenBytes {
         TokenKind::Control | TokenKind::Unknown | TokenKind::Unused => Vec::new(),
         TokenKind::UserDefined => spelling.as_bytes().to_vec(),
         TokenKind::Byte => hex_byte(spelling).map_or_else(Vec::new, |byte| vec![byte]),
-        TokenKind::Normal if vocabulary.model == "llama" => {
+        TokenKind::Normal if matches!(vocabulary.model.as_str(), "llama" | "bert") => {
             spelling.replace(SPACE, " ").into_bytes()
         }
         TokenKind::Normal => {

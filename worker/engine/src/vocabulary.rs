@@ -37,7 +37,7 @@ impl TokenKind {
 /// Tokens, merges and the roles some tokens play.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Vocabulary {
-    /// The algorithm: `gpt2` is byte-level BPE, `llama` SentencePiece with scores.
+    /// The algorithm: `gpt2` is byte-level BPE, `llama` SentencePiece with scores, `bert` WordPiece.
     pub model: String,
     /// The pre-tokenizer, such as `smollm`; `default` when the file has none.
     pub pre: String,
@@ -57,8 +57,16 @@ pub struct Vocabulary {
     pub eot: Option<u32>,
     /// Ends a message.
     pub eom: Option<u32>,
+    /// Ends a text of WordPiece.
+    pub separator: Option<u32>,
     /// Whether a prompt begins with `bos`; `None`: as the pre-tokenizer's family does.
     pub add_bos: Option<bool>,
+    /// Whether a text to embed ends with `eos`; `None`: it does not.
+    pub add_eos: Option<bool>,
+    /// Whether WordPiece makes a text lower case; `None`: it does.
+    pub lowercase: Option<bool>,
+    /// Whether WordPiece drops accents; `None`: if it makes a text lower case.
+    pub strip_accents: Option<bool>,
     /// Whether SentencePiece puts a space before a text; `None`: it does.
     pub add_space_prefix: Option<bool>,
 }
@@ -84,10 +92,15 @@ impl Vocabulary {
                 .collect(),
             merges: merges.cloned().unwrap_or_default(),
             scores: scores.unwrap_or_default().to_vec(),
-            bos: id("bos")?,
+            bos: id("bos")?.or(id("cls")?),
             eos: id("eos")?,
             eot: id("eot")?,
             eom: id("eom")?,
+            // So it is spelt in files.
+            separator: id("seperator")?,
+            add_eos: gguf.optional(&key("add_eos_token"), Gguf::get_bool)?,
+            lowercase: gguf.optional(&key("normalizer.lowercase"), Gguf::get_bool)?,
+            strip_accents: gguf.optional(&key("normalizer.strip_accents"), Gguf::get_bool)?,
             add_bos: gguf.optional(&key("add_bos_token"), Gguf::get_bool)?,
             add_space_prefix: gguf.optional(&key("add_space_prefix"), Gguf::get_bool)?,
         })

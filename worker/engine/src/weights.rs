@@ -1,7 +1,8 @@
 //! The weights of a model where they lie in the file, and the table of all of them, whatever form a matrix has taken.
 
+use crate::architecture::{Activation, Fused};
 use crate::quant;
-use crate::shape::{ModelShape, ShapeError};
+use crate::shape::{ModelShape, ShapeError, norm_names};
 use ollamamax_gguf::{GgmlType, Gguf};
 use std::fs::File;
 use std::io;
@@ -127,7 +128,8 @@ pub(crate) struct Layer<M> {
     pub value: M,
     pub output: M,
     pub feed_forward_norm: Vec<f32>,
-    pub gate: M,
+    /// Where the feed-forward part has one.
+    pub gate: Option<M>,
     pub up: M,
     pub down: M,
     pub extras: Extras,
@@ -144,6 +146,26 @@ pub(crate) struct Extras {
     pub attention_post_norm: Option<Vec<f32>>,
     /// Norm of what the feed-forward part gave.
     pub feed_forward_post_norm: Option<Vec<f32>>,
+    /// Bias of the attention's norm in an encoder; empty elsewhere.
+    pub attention_norm_bias: Vec<f32>,
+    /// Bias of the feed-forward part's norm in an encoder; empty elsewhere.
+    pub feed_forward_norm_bias: Vec<f32>,
+    /// Added to the products of matrices, where an encoder has it.
+    pub output_bias: Option<Vec<f32>>,
+    pub up_bias: Option<Vec<f32>>,
+    pub down_bias: Option<Vec<f32>>,
+}
+
+/// What an encoder has before its layers.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    /// Added to every token: the type that all texts here have.
+    pub token_type: Vec<f32>,
+    /// Added by position; `None` where heads are rotated.
+    pub positions: Option<Matrix>,
+    /// Of the norm of all of it.
+    pub norm_weight: Vec<f32>,
+    pub norm_bias: Vec<f32>,
 }
 
 /// All weights of a model; `M` is how a numeric path holds a matrix.
@@ -151,10 +173,13 @@ pub(crate) struct Extras {
 pub(crate) struct Weights<M> {
     /// Rows are only looked up, so it stays in the file.
     pub embedding: Matrix,
+    /// In an encoder only.
+    pub entry: Option<Entry>,
     pub layers: Vec<Layer<M>>,
+    /// Norm before the head; empty in an encoder, whose layers end with one.
     pub norm: Vec<f32>,
-    /// The output head; the embedding itself when tied.
-    pub head: M,
+    /// The output head; the embedding itself when tied. An encoder has none.
+    pub head: Option<M>,
     /// Divisors of the rotation's frequencies.
     pub rope_factors: Option<Vec<f32>>,
 }
@@ -168,19 +193,49 @@ impl Weights<Matrix> {
         context_tokens: u32,
     ) -> Result<Self, ShapeError> {
         let embedding = Matrix::of(gguf, file, "token_embd.weight")?;
+        let encoder = shape.architecture.encoder;
         let head = match shape.tied {
-            true => embedding.clone(),
-            false => Matrix::of(gguf, file, "output.weight")?,
+            _ if encoder => None,
+            true => Some(embedding.clone()),
+            false => Some(Matrix::of(gguf, file, "output.weight")?),
         };
         let factors = shape.rope_factors.tensor(context_tokens);
         Ok(Self {
             embedding,
+            entry: encoder.then(|| Entry::of(gguf, shape, file)).transpose()?,
             layers: (0..shape.layers)
                 .map(|index| Layer::of(gguf, shape, file, index))
                 .collect::<Result<_, _>>()?,
-            norm: Matrix::vector(gguf, file, "output_norm.weight")?,
+            norm: match encoder {
+                true => Vec::new(),
+                false => Matrix::vector(gguf, file, "output_norm.weight")?,
+            },
             head,
             rope_factors: factors.map(|name| Matrix::vector(gguf, file, name)).transpose()?,
+        })
+    }
+}
+
+impl Entry {
+    /// Adds type and position to a token's embedding.
+    pub fn add_to(&self, row: &mut [f32], position: usize) {
+        row.iter_mut().zip(&self.token_type).for_each(|(x, t)| *x += t);
+        if let Some(positions) = &self.positions {
+            let learned = quant::unpack(positions.kind, positions.row(position));
+            row.iter_mut().zip(learned).for_each(|(x, learned)| *x += learned);
+        }
+    }
+
+    fn of(gguf: &Gguf, shape: &ModelShape, file: &Arc<Mapping>) -> Result<Self, ShapeError> {
+        let positions = shape.architecture.learned_positions;
+        Ok(Self {
+            token_type: Matrix::vector(gguf, file, "token_types.weight")?,
+            positions: match positions {
+                true => Some(Matrix::of(gguf, file, "position_embd.weight")?),
+                false => None,
+            },
+            norm_weight: Matrix::vector(gguf, file, "token_embd_norm.weight")?,
+            norm_bias: Matrix::vector(gguf, file, "token_embd_norm.bias")?,
         })
     }
 }
@@ -197,27 +252,33 @@ impl Layer<Matrix> {
         let vector = |part: &str| Matrix::vector(gguf, file, &format!("blk.{index}.{part}"));
         let [q, kv] =
             [shape.heads, shape.kv_heads].map(|heads| heads as usize * shape.head_width as usize);
-        let ([query, key, value], [gate, up]) = if family.fused {
-            let (qkv, gate_up) = (matrix("attn_qkv")?, matrix("ffn_up")?);
-            let inner = shape.feed_forward as usize;
-            (
-                [qkv.part(0, q), qkv.part(q, kv), qkv.part(q + kv, kv)],
-                [gate_up.part(0, inner), gate_up.part(inner, inner)],
-            )
-        } else {
-            (
-                [matrix("attn_q")?, matrix("attn_k")?, matrix("attn_v")?],
-                [matrix("ffn_gate")?, matrix("ffn_up")?],
-            )
+        let [query, key, value] = match family.fused {
+            Fused::Nothing => [matrix("attn_q")?, matrix("attn_k")?, matrix("attn_v")?],
+            Fused::Attention | Fused::Both => {
+                let qkv = matrix("attn_qkv")?;
+                [qkv.part(0, q), qkv.part(q, kv), qkv.part(q + kv, kv)]
+            }
         };
+        let (inner, up) = (shape.feed_forward as usize, matrix("ffn_up")?);
+        let (gate, up) = match (family.fused, family.activation) {
+            (Fused::Both, _) => (Some(up.part(0, inner)), up.part(inner, inner)),
+            (_, Activation::GeluAlone) => (None, up),
+            _ => (Some(matrix("ffn_gate")?), up),
+        };
+        let [attention_norm, feed_forward_norm] = norm_names(family);
         let post_norm = |part| family.post_norms.then(|| vector(part)).transpose();
+        let norm_bias = |part| match family.encoder {
+            true => vector(part),
+            false => Ok(Vec::new()),
+        };
+        let outer_bias = |part| (family.encoder && family.biases).then(|| vector(part)).transpose();
         Ok(Self {
-            attention_norm: vector("attn_norm.weight")?,
+            attention_norm: vector(attention_norm)?,
             query,
             key,
             value,
             output: matrix("attn_output")?,
-            feed_forward_norm: vector("ffn_norm.weight")?,
+            feed_forward_norm: vector(feed_forward_norm)?,
             gate,
             up,
             down: matrix("ffn_down")?,
@@ -236,6 +297,11 @@ impl Layer<Matrix> {
                 },
                 attention_post_norm: post_norm("post_attention_norm.weight")?,
                 feed_forward_post_norm: post_norm("post_ffw_norm.weight")?,
+                attention_norm_bias: norm_bias("attn_output_norm.bias")?,
+                feed_forward_norm_bias: norm_bias("layer_output_norm.bias")?,
+                output_bias: outer_bias("attn_output.bias")?,
+                up_bias: outer_bias("ffn_up.bias")?,
+                down_bias: outer_bias("ffn_down.bias")?,
             },
         })
     }
@@ -251,7 +317,7 @@ impl<M> Weights<M> {
             value: form(layer.value),
             output: form(layer.output),
             feed_forward_norm: layer.feed_forward_norm,
-            gate: form(layer.gate),
+            gate: layer.gate.map(&mut form),
             up: form(layer.up),
             down: form(layer.down),
             extras: layer.extras,
@@ -259,7 +325,8 @@ impl<M> Weights<M> {
         let layers = layers.collect();
         Weights {
             layers,
-            head: form(self.head),
+            head: self.head.map(&mut form),
+            entry: self.entry,
             embedding: self.embedding,
             norm: self.norm,
             rope_factors: self.rope_factors,
@@ -270,7 +337,8 @@ impl<M> Weights<M> {
     pub fn matrices(&self) -> impl Iterator<Item = &M> {
         self.layers
             .iter()
-            .flat_map(|l| [&l.query, &l.key, &l.value, &l.output, &l.gate, &l.up, &l.down])
-            .chain([&self.head])
+            .flat_map(|l| [&l.query, &l.key, &l.value, &l.output, &l.up, &l.down])
+            .chain(self.layers.iter().filter_map(|layer| layer.gate.as_ref()))
+            .chain(&self.head)
     }
 }

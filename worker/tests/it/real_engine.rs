@@ -1,7 +1,11 @@
 //! The same worker with the real engine and the real model, over real sockets.
 
 use crate::support::{FakeNode, TestWorker, generate, until};
-use ollamamax_proto::inference::{GenerateRequest, Message, Options, Predict, Prompt};
+use ollamamax_engine::architecture::Architecture;
+use ollamamax_engine::synth::Synth;
+use ollamamax_proto::inference::{
+    EmbedInput, EmbedRequest, GenerateRequest, Message, Options, Predict, Prompt,
+};
 use ollamamax_proto::placement::{Assignment, Stage};
 use ollamamax_proto::{AssignmentId, Digest, Generation, wire};
 use ollamamax_tests::model;
@@ -138,4 +142,66 @@ async fn bytes_that_are_no_model_are_reported_with_the_reason() {
     let detail = node.report(held.id).expect("a report").detail;
     assert!(detail.contains("byte 8"), "{detail}");
     running.stop().await;
+}
+
+/// A whole encoder: loaded without memory for a cache, it embeds and says that it does not generate.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_encoder_embeds_and_does_not_generate() {
+    for family in ["bert", "nomic-bert"] {
+        let node = FakeNode::start();
+        let blob = Synth::encoder(Architecture::find(family).expect("a family"), 7).to_gguf();
+        node.put_blob(&blob);
+        let held = Assignment {
+            stage: Stage::whole(2),
+            context_length: 64,
+            ..crate::support::assignment(1, 1, &blob)
+        };
+        node.assign(2, std::slice::from_ref(&held));
+        let dir = tempfile::tempdir().expect("a directory");
+        let listen = "127.0.0.1:0".parse().expect("an address");
+        let mut config = WorkerConfig::new(dir.path(), listen, vec![node.address.clone()]);
+        // The weights and a little more.
+        config.memory_bytes = blob.len() as u64 + 1_000;
+        let running = WorkerNode::start(config).await.expect("the worker starts");
+        until("ready", || node.phase(&held).as_deref() == Some("ready")).await;
+        let worker = TestWorker { running, dir };
+        let mut client = worker.client().await;
+        let long = "a".repeat(500);
+        let embed = |texts: &[&str], truncate| -> wire::EmbedRequest {
+            let text = |text: &&str| EmbedInput::Text((*text).to_owned());
+            (&EmbedRequest {
+                request_id: "r".to_owned(),
+                attempt: 0,
+                blob: held.blob,
+                assignment: held.id,
+                generation: held.generation,
+                inputs: texts.iter().map(text).collect(),
+                truncate,
+                caller: String::new(),
+                time_left: None,
+            })
+                .into()
+        };
+        let texts = ["The cat", "the CAT!", "", &long];
+        let reply = client.embed(embed(&texts, true)).await.expect("vectors").into_inner();
+        let tokens: Vec<u32> = reply.embeddings.iter().map(|e| e.tokens).collect();
+        // A word of more than a hundred characters is none.
+        assert_eq!(tokens, [4, 5, 2, 3], "{family}");
+        for embedding in &reply.embeddings {
+            let length: f32 = embedding.values.iter().map(|x| x * x).sum();
+            assert!((length - 1.0).abs() < 1e-5, "{family}: {length}");
+        }
+        let spaced = "a ".repeat(500);
+        let cut = client.embed(embed(&[&spaced], true)).await.expect("a vector").into_inner();
+        assert_eq!(cut.embeddings[0].tokens, 64);
+        let status = client.embed(embed(&[&spaced], false)).await.expect_err("too long");
+        assert_eq!(status.code(), tonic::Code::InvalidArgument);
+        assert_eq!(status.message(), "the input length exceeds the context length");
+
+        let status = client.generate(ask(&held, "Hello", 4, 0.8)).await.expect_err("an encoder");
+        assert_eq!(status.code(), tonic::Code::InvalidArgument, "{status}");
+        let expected = format!("\"{}\" does not support generate", held.model);
+        assert_eq!(status.message(), expected);
+        worker.running.stop().await;
+    }
 }

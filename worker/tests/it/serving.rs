@@ -4,6 +4,7 @@ use crate::support::{
     FakeNode, Knobs, TestWorker, assignment, collect, expected_tokens, generate, request, start,
     until,
 };
+use ollamamax_proto::inference::{EmbedInput, EmbedRequest};
 use ollamamax_proto::placement::Assignment;
 use ollamamax_proto::{Digest, limits, wire};
 use std::sync::atomic::Ordering::SeqCst;
@@ -204,6 +205,60 @@ async fn a_full_queue_refuses_and_recovers() {
         assert_eq!(collect(stream).await.expect("an answer").tokens.len(), 2);
     }
     generate(&mut client, request(&held, &[1], 2)).await.expect("there is room again");
+}
+
+fn embed(held: &Assignment, inputs: &[EmbedInput]) -> wire::EmbedRequest {
+    (&EmbedRequest {
+        request_id: "r".to_owned(),
+        attempt: 0,
+        blob: held.blob,
+        assignment: held.id,
+        generation: held.generation,
+        inputs: inputs.to_vec(),
+        truncate: true,
+        caller: String::new(),
+        time_left: None,
+    })
+        .into()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn texts_are_embedded_in_order_or_refused() {
+    let (_node, worker, held) = ready(&Knobs::default()).await;
+    let mut client = worker.client().await;
+    let inputs = [EmbedInput::Text("hi".to_owned()), EmbedInput::Tokens(vec![1, 2, 3])];
+    let reply = client.embed(embed(&held, &inputs)).await.expect("vectors").into_inner();
+    let found: Vec<_> = reply.embeddings.into_iter().map(|e| (e.values, e.tokens)).collect();
+    assert_eq!(found, [(vec![104.0, 105.0], 2), (vec![1.0, 2.0, 3.0], 3)]);
+    let none = client.embed(embed(&held, &[])).await.expect("none").into_inner();
+    assert!(none.embeddings.is_empty());
+
+    let mut refused = async |request| client.embed(request).await.expect_err("refused").code();
+    let empty = embed(&held, &[EmbedInput::Tokens(vec![])]);
+    assert_eq!(refused(empty).await, Code::InvalidArgument);
+    let many = vec![EmbedInput::Tokens(vec![1]); limits::EMBED_PART_COUNT + 1];
+    assert_eq!(refused(embed(&held, &many)).await, Code::InvalidArgument);
+    let stale = wire::EmbedRequest { generation: 2, ..embed(&held, &inputs) };
+    assert_eq!(refused(stale).await, Code::FailedPrecondition);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn texts_of_a_client_that_goes_are_given_up() {
+    let knobs = Knobs::default();
+    knobs.held.store(true, SeqCst);
+    let (_node, worker, held) = ready(&knobs).await;
+    let mut client = worker.client().await;
+    let request = embed(&held, &[EmbedInput::Tokens(vec![1])]);
+    let call = tokio::spawn(async move { client.embed(request).await });
+    until("it is taken", || worker.running.holder().outstanding() == 1).await;
+    call.abort();
+    until("it is given up", || knobs.cancelled.load(SeqCst) == 1).await;
+    until("its place is free", || worker.running.holder().outstanding() == 0).await;
+    let mut client = worker.client().await;
+    let request = embed(&held, &[EmbedInput::Tokens(vec![1])]);
+    let late = wire::EmbedRequest { time_left_ms: 1, ..request };
+    assert_eq!(client.embed(late).await.expect_err("late").code(), Code::DeadlineExceeded);
+    until("it is given up, too", || knobs.cancelled.load(SeqCst) == 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

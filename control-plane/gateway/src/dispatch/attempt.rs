@@ -1,18 +1,14 @@
 //! One try at one worker.
 
+use super::tries::within;
 use super::{Event, Piece, Run, Summary, nanos};
 use crate::error::Failure;
 use crate::workers::{Candidate, Outstanding};
 use ollamamax_proto::inference::{Done, GenerateRequest, TokenChunk};
-use ollamamax_proto::placement::WorkerStatus;
 use ollamamax_proto::{limits, wire};
 use prost::Message;
-use std::pin::pin;
-use tokio::time::{Duration, Instant};
+use tokio::time::Instant;
 use tonic::{Code, Status, Streaming};
-
-/// How much longer a worker that is called down may stay silent: the call was made by heartbeats, its stream may still live.
-const DOWN_PATIENCE: Duration = Duration::from_secs(1);
 
 /// One try at one worker, for one request.
 pub(super) struct Attempt<'a> {
@@ -86,8 +82,10 @@ impl Attempt<'_> {
             let limit = limits::RPC_MESSAGE_BYTES as u64;
             return Err(End::Refused(Failure::TooLarge { limit }));
         }
-        let patience = self.run.gateway.config.load_timeout;
-        Ok(self.within(patience, client.generate(request)).await??.into_inner())
+        let gateway = &self.run.gateway;
+        let patience = gateway.config.load_timeout;
+        let call = client.generate(request);
+        Ok(within(gateway, self.candidate, patience, call).await??.into_inner())
     }
 
     fn request(&self) -> GenerateRequest {
@@ -121,7 +119,8 @@ impl Attempt<'_> {
         // The prompt, and what is resumed, may take long; between two tokens silence is a bad sign.
         let mut patience = first_token;
         loop {
-            let chunk = match self.within(patience, stream.message()).await {
+            let message = stream.message();
+            let chunk = match within(&self.run.gateway, self.candidate, patience, message).await {
                 Err(end) => return end,
                 Ok(Err(status)) => return status.into(),
                 Ok(Ok(None)) => return End::Broken("the stream ended early".to_owned()),
@@ -191,39 +190,5 @@ impl Attempt<'_> {
             resumes: run.resumes,
         };
         if run.send(Event::Done(Box::new(summary))).await { End::Done } else { End::ClientGone }
-    }
-
-    /// Waits for the worker, but not forever: `patience`, and less once its heartbeats have stopped.
-    async fn within<T>(&self, patience: Duration, work: impl Future<Output = T>) -> Result<T, End> {
-        let mut work = pin!(work);
-        let control = &self.run.gateway.control;
-        let mut revisions = control.revisions();
-        let mut deadline = Instant::now() + patience;
-        let mut down = false;
-        let mut watching = true;
-        loop {
-            revisions.borrow_and_update();
-            if !down && self.is_down() {
-                down = true;
-                deadline = deadline.min(Instant::now() + DOWN_PATIENCE);
-            }
-            tokio::select! {
-                biased;
-                result = &mut work => return Ok(result),
-                () = tokio::time::sleep_until(deadline) => {
-                    let why = if down { "it is down" } else { "it fell silent" };
-                    return Err(End::Broken(why.to_owned()));
-                }
-                changed = revisions.changed(), if watching && !down => watching = changed.is_ok(),
-            }
-        }
-    }
-
-    fn is_down(&self) -> bool {
-        let state = self.run.gateway.control.state();
-        let known = &self.candidate.worker;
-        state.workers.get(&known.id).is_none_or(|worker| {
-            worker.incarnation != known.incarnation || worker.status == WorkerStatus::Down
-        })
     }
 }

@@ -1,6 +1,6 @@
 //! `POST /api/chat`: a conversation, continued.
 
-use super::{Asked, Head, Metrics, merged};
+use super::{Asked, Head, Metrics, check_generates, merged};
 use crate::demand::Want;
 use crate::dispatch::{Event, Job, Piece, Summary};
 use crate::error::{Failure, OllamaError};
@@ -131,6 +131,7 @@ pub(crate) async fn chat(
         let reason = gateway.load_or_unload(&model, want).await?;
         return Ok(stream::ollama_json(&Record::loaded(&asked, reason)));
     }
+    check_generates(&model, "chat")?;
     let tools = request.tools.unwrap_or_default();
     let prompt = gateway.conversation(&model, messages, &tools).await?;
     let streamed = request.stream != Some(false);

@@ -1,6 +1,6 @@
 //! `POST /api/generate`: a prompt, continued.
 
-use super::{Asked, Head, Metrics, merged, no_support};
+use super::{Asked, Head, Metrics, check_generates, merged, no_support};
 use crate::demand::Want;
 use crate::dispatch::{Event, Job, Piece, Summary};
 use crate::error::{Failure, OllamaError};
@@ -121,6 +121,7 @@ pub(crate) async fn generate(
         let reason = gateway.load_or_unload(&model, want).await?;
         return Ok(stream::ollama_json(&Record::loaded(&asked, reason)));
     }
+    check_generates(&model, "generate")?;
     let raw = request.raw == Some(true);
     let streamed = request.stream != Some(false);
     let job = Job { request_id, asker, prompt: request.into_prompt(&model), model, options, want };

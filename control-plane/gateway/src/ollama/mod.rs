@@ -3,6 +3,7 @@
 pub mod blobs;
 pub mod chat;
 pub mod create;
+pub mod embed;
 pub mod generate;
 pub mod model;
 pub mod models;
@@ -45,6 +46,14 @@ impl Asked<'_> {
             return Err(no_support(name, "vision"));
         }
         Ok(())
+    }
+}
+
+/// Refuses a model that only embeds.
+pub(crate) fn check_generates(model: &ModelRecord, what: &str) -> Result<(), Failure> {
+    match model::only_embeds(&model.version) {
+        true => Err(no_support(&model.name.to_string(), what)),
+        false => Ok(()),
     }
 }
 

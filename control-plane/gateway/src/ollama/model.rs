@@ -122,6 +122,9 @@ impl Gateway {
         version: &ModelVersion,
         fetch: bool,
     ) -> Vec<&'static str> {
+        if only_embeds(version) {
+            return vec!["embedding"];
+        }
         let mut capabilities = vec!["completion"];
         let template = self.template(version, fetch).await;
         if template.is_some_and(|text| text.contains("tools") || text.contains(".Tools")) {
@@ -129,6 +132,15 @@ impl Gateway {
         }
         capabilities
     }
+}
+
+/// Whether a model makes vectors of texts and is for nothing else: an encoder, or one whose file tells how to pool. That is how
+/// Ollama tells them.
+pub(crate) fn only_embeds(version: &ModelVersion) -> bool {
+    let facts = &version.facts;
+    // It is compact JSON, in which a quote that belongs to a text has a backslash before it.
+    let pooling = format!("\"{}.pooling_type\":", facts.architecture);
+    facts.kv_bytes_per_token == 0 || facts.metadata_json.contains(&pooling)
 }
 
 /// Parameters as show prints them: a name in thirty columns, then the value, texts quoted.

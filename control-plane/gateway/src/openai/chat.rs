@@ -119,6 +119,7 @@ pub(crate) async fn chat(
     let mut request: ChatRequest = body::json(body, gateway.config.body_bytes).await?;
     let asked = names::named(request.model.clone(), None)?;
     let model = names::resolve(&gateway.control.state(), &asked)?;
+    ollama::check_generates(&model, "chat")?;
     let name = model.name.to_string();
     request.check(&name)?;
     let mut merged = ollama::merged(&model, Some(&request.options()), None)?;

@@ -1,4 +1,5 @@
 //! OpenAI's endpoints.
 
 pub mod chat;
+pub mod embeddings;
 pub mod models;

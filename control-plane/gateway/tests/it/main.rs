@@ -5,6 +5,7 @@
 mod admin;
 mod catalogue;
 mod control;
+mod embed;
 mod errors;
 mod failover;
 mod format;

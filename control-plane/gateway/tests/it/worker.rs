@@ -1,8 +1,8 @@
 //! A worker with a script: deterministic tokens over real gRPC, and ways to fail.
 
 use ollamamax_proto::inference::{
-    Done, FinishReason, GenerateRequest, Logprob, Predict, Prompt, Started, TokenChunk,
-    TokenLogprob,
+    Done, EmbedInput, EmbedRequest, FinishReason, GenerateRequest, Logprob, Predict, Prompt,
+    Started, TokenChunk, TokenLogprob,
 };
 use ollamamax_proto::wire::inference_server::{Inference, InferenceServer};
 use ollamamax_proto::wire::{self, TokenizeReply, TokenizeRequest};
@@ -40,6 +40,7 @@ pub enum Script {
 pub struct Shared {
     pub script: Mutex<Script>,
     pub requests: Mutex<Vec<GenerateRequest>>,
+    pub embeds: Mutex<Vec<EmbedRequest>>,
     pub running: AtomicUsize,
     pub sent: AtomicUsize,
 }
@@ -56,6 +57,7 @@ impl FakeWorker {
         let shared = Arc::new(Shared {
             script: Mutex::new(script),
             requests: Mutex::default(),
+            embeds: Mutex::default(),
             running: AtomicUsize::new(0),
             sent: AtomicUsize::new(0),
         });
@@ -82,6 +84,10 @@ impl FakeWorker {
 
     pub fn requests(&self) -> Vec<GenerateRequest> {
         self.shared.requests.lock().unwrap().clone()
+    }
+
+    pub fn embeds(&self) -> Vec<EmbedRequest> {
+        self.shared.embeds.lock().unwrap().clone()
     }
 
     pub fn running(&self) -> usize {
@@ -171,6 +177,37 @@ impl Inference for Service {
                 Some((item, (steps, running, at + 1)))
             });
         Ok(Response::new(Box::pin(stream)))
+    }
+
+    /// The vector of an input has as many ones as it has bytes or tokens, then zeros, at unit length; four values in all.
+    async fn embed(
+        &self,
+        request: Request<wire::EmbedRequest>,
+    ) -> Result<Response<wire::EmbedReply>, Status> {
+        let request = EmbedRequest::try_from(request.into_inner())?;
+        self.0.embeds.lock().unwrap().push(request.clone());
+        self.0.running.fetch_add(1, Ordering::SeqCst);
+        let _running = Running(Arc::clone(&self.0));
+        let script = self.0.script.lock().unwrap().clone();
+        match script {
+            Script::Refuse(code, text) => return Err(Status::new(code, text)),
+            Script::FailAfter(_) => return Err(Status::unavailable("the test pulled the plug")),
+            Script::HangAfter(_) => std::future::pending().await,
+            _ => {}
+        }
+        let embedding = |input: &EmbedInput| {
+            let tokens = match input {
+                EmbedInput::Text(text) => text.len(),
+                EmbedInput::Tokens(tokens) => tokens.len(),
+            };
+            let ones = tokens.clamp(1, 4);
+            let mut values = vec![0.0; 4];
+            values[..ones].fill(1.0 / (ones as f32).sqrt());
+            wire::Embedding { values, tokens: tokens as u32 }
+        };
+        let skip = usize::from(script == Script::Skip);
+        let embeddings = request.inputs.iter().skip(skip).map(embedding).collect();
+        Ok(Response::new(wire::EmbedReply { embeddings }))
     }
 
     async fn tokenize(

@@ -25,6 +25,27 @@ pub(crate) fn norm_parts(row: &mut [f32], weight: &[f32], epsilon: f32) {
     }
 }
 
+/// `x = (x - mean) / deviation * weight + bias` (Ba, Kiros, Hinton, *Layer Normalization*, 2016).
+#[inline(always)]
+pub(crate) fn layer_norm(x: &mut [f32], weight: &[f32], bias: &[f32], epsilon: f32) {
+    let mut sums = [0.0f32; LANES];
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (sum, value) in sums.iter_mut().zip(chunk) {
+            *sum += value;
+        }
+    }
+    for (sum, value) in sums.iter_mut().zip(rest) {
+        *sum += value;
+    }
+    let mean = tree_sum(sums) / x.len() as f32;
+    x.iter_mut().for_each(|value| *value -= mean);
+    let factor = norm_factor(x, epsilon);
+    for ((value, weight), bias) in x.iter_mut().zip(weight).zip(bias) {
+        *value = *value * factor * weight + bias;
+    }
+}
+
 /// `1 / rms(x)`.
 #[inline(always)]
 fn norm_factor(x: &[f32], epsilon: f32) -> f32 {
@@ -59,6 +80,24 @@ pub(crate) fn geglu(gate: &mut [f32], up: &[f32]) {
         let x = *gate;
         let u = ROOT_2_OVER_PI * (x + 0.044_715 * x * x * x);
         *gate = x / (1.0 + exp(-2.0 * u)) * up;
+    }
+}
+
+/// `row = gelu(row + bias)`: `x` times the share of the normal distribution below it, its tail by Abramowitz and Stegun 7.1.26,
+/// to within 2e-7.
+#[inline(always)]
+pub(crate) fn gelu(row: &mut [f32], bias: &[f32]) {
+    for (value, bias) in row.iter_mut().zip(bias) {
+        let x = *value + bias;
+        let z = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
+        let t = 1.0 / (1.0 + 0.327_591_1 * z);
+        let mut p = 1.061_405_4;
+        p = p * t - 1.453_152;
+        p = p * t + 1.421_413_7;
+        p = p * t - 0.284_496_74;
+        p = p * t + 0.254_829_6;
+        let tail = 0.5 * p * t * exp(-z * z);
+        *value = x * if x < 0.0 { tail } else { 1.0 - tail };
     }
 }
 
@@ -126,6 +165,20 @@ pub(crate) fn exp(x: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Against Simpson's rule over the density.
+    #[test]
+    fn gelu_is_close_everywhere() {
+        let density = |x: f64| (-x * x / 2.0).exp() / std::f64::consts::TAU.sqrt();
+        let (step, mut share) = (1.0 / 64.0, 0.0);
+        for i in -1_024..1_024 {
+            let x = f64::from(i) * step;
+            let mut row = [x as f32 - 0.5];
+            gelu(&mut row, &[0.5]);
+            assert!((f64::from(row[0]) - x * share).abs() < 1e-6, "gelu({x}) = {}", row[0]);
+            share += (density(x) + 4.0 * density(x + step / 2.0) + density(x + step)) * step / 6.0;
+        }
+    }
 
     #[test]
     fn exp_is_close_everywhere() {

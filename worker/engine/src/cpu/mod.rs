@@ -1,41 +1,33 @@
 //! The CPU backend, in two numeric paths over one forward pass.
 //!
 //! ```text
-//! step -> pieces of at most PIECE_TOKENS tokens -> model::forward(steps) -> logits of the wanted tokens
-//!                                                     plain: floats, to be read and believed
-//!                                                     fast:  integers, tiers per instruction set, threads
+//! step -> pieces -> model::forward(steps) -> logits or hidden states of the wanted tokens
+//!                     plain: floats, to be read and believed
+//!                     fast:  integers, tiers per instruction set, threads
 //! ```
 
 pub mod ceilings;
 mod fast;
 mod math;
+mod pieces;
 mod plain;
 mod pool;
 mod rope;
 mod rows;
 
-use crate::backend::{Backend, BackendError, BlockId, Logits, SliceLogits, StepBatch};
+use crate::backend::{Backend, BackendError, Logits, SliceLogits, StepBatch};
+use crate::embed::Pooling;
 use crate::shape::{ModelShape, ShapeError};
 use crate::weights::{Mapping, Weights};
 use fast::Fast;
 use ollamamax_gguf::{Gguf, GgufError};
 use ollamamax_proto::limits::{CONTEXT_TOKENS, KV_BLOCK_TOKENS};
+use pieces::{Place, Wanted};
 use plain::Plain;
 use pool::Pool;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
-
-/// Tokens computed at once: bounds the activations held, whatever a step asks for.
-const PIECE_TOKENS: usize = 256;
-
-/// A token to compute: its id, its place in its sequence, and where that sequence's keys and values are.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Place<'a> {
-    pub token: u32,
-    pub position: usize,
-    pub blocks: &'a [BlockId],
-}
 
 /// Which numbers are multiplied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,7 +180,7 @@ pub struct TokenWork {
 
 impl TokenWork {
     fn of<M>(weights: &Weights<M>, size: impl Fn(&M) -> (u64, u64)) -> Self {
-        let (head_elements, _) = size(&weights.head);
+        let (head_elements, _) = weights.head.as_ref().map(&size).unwrap_or_default();
         let all =
             weights.matrices().map(size).fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1));
         Self { layer_elements: all.0 - head_elements, head_elements, bytes: all.1 }
@@ -240,7 +232,10 @@ impl CpuBackend {
                 Plain::new(&shape, weights, blocks).map(|plain| Model::Plain(Box::new(plain)))
             }
             NumericPath::Fast => {
-                Fast::new(&shape, weights, (blocks, options.kv_type), kernels, &pool)
+                // What an encoder keeps for the length of a step is small; nothing is saved by rounding it.
+                let kv_type =
+                    if shape.architecture.encoder { KvType::F16 } else { options.kv_type };
+                Fast::new(&shape, weights, (blocks, kv_type), kernels, &pool)
                     .map(|fast| Model::Fast(Box::new(fast)))
             }
         };
@@ -281,6 +276,15 @@ impl CpuBackend {
 
     fn check(&self, batch: &StepBatch) -> Result<(), BackendError> {
         for slice in &batch.slices {
+            if self.is_encoder() {
+                if slice.start > 0 || matches!(slice.logits, Logits::Last | Logits::All) {
+                    return Err(BackendError::Encoder);
+                }
+                let (tokens, context_tokens) = (slice.tokens.len(), self.shape.context_tokens);
+                if tokens > context_tokens as usize {
+                    return Err(BackendError::TooLong { tokens, context_tokens });
+                }
+            }
             let vocabulary = self.shape.vocabulary;
             if let Some(&token) = slice.tokens.iter().find(|&&token| token >= vocabulary) {
                 return Err(BackendError::Token { token, vocabulary });
@@ -304,31 +308,41 @@ impl Backend for CpuBackend {
     fn step(&mut self, batch: &StepBatch) -> Result<Vec<SliceLogits>, BackendError> {
         self.check(batch)?;
         let mut results = vec![SliceLogits::new(); batch.slices.len()];
+        let encoder = self.is_encoder();
         let mut places = Vec::new();
-        // For each token the slice that wants its logits.
-        let mut wanted = Vec::new();
+        // For each token its slice, and whether something of it is wanted.
+        let mut slices = Vec::new();
         for (index, slice) in batch.slices.iter().enumerate() {
             for (offset, &token) in slice.tokens.iter().enumerate() {
                 let position = slice.start as usize + offset;
-                places.push(Place { token, position, blocks: &slice.blocks });
+                let seen = if encoder { slice.tokens.len() } else { position + 1 };
+                places.push(Place { token, position, seen, blocks: &slice.blocks });
                 let wants = match slice.logits {
                     Logits::None => false,
                     Logits::Last => offset + 1 == slice.tokens.len(),
-                    Logits::All => true,
+                    Logits::All | Logits::Hidden => true,
                 };
-                wanted.push(wants.then_some(index));
+                slices.push((index, wants));
             }
         }
+        let cuts = pieces::cuts(batch.slices.iter().map(|slice| slice.tokens.len()), encoder);
         let Self { shape, model, pool, .. } = self;
-        for (places, wanted) in places.chunks(PIECE_TOKENS).zip(wanted.chunks(PIECE_TOKENS)) {
-            let tokens: Vec<usize> =
-                (0..wanted.len()).filter(|&token| wanted[token].is_some()).collect();
-            let logits = match model {
-                Model::Plain(plain) => plain.run(shape, pool, places, &tokens),
-                Model::Fast(fast) => fast.run(shape, pool, places, &tokens),
+        for piece in cuts.windows(2) {
+            let (places, slices) = (&places[piece[0]..piece[1]], &slices[piece[0]..piece[1]]);
+            let mut wanted = Wanted::default();
+            for (token, &(index, _)) in slices.iter().enumerate().filter(|(_, (_, wants))| *wants) {
+                match batch.slices[index].logits {
+                    Logits::Hidden => wanted.hidden.push(token),
+                    _ => wanted.logits.push(token),
+                }
+            }
+            let rows = match model {
+                Model::Plain(plain) => plain.run(shape, pool, places, &wanted),
+                Model::Fast(fast) => fast.run(shape, pool, places, &wanted),
             };
-            for (index, logits) in wanted.iter().flatten().zip(logits) {
-                results[*index].push(logits);
+            let logits = wanted.logits.iter().zip(rows.logits);
+            for (&token, row) in logits.chain(wanted.hidden.iter().zip(rows.hidden)) {
+                results[slices[token].0].push(row);
             }
         }
         if pool.failed() {
@@ -351,6 +365,14 @@ impl Backend for CpuBackend {
 
     fn vocabulary(&self) -> u32 {
         self.shape.vocabulary
+    }
+
+    fn is_encoder(&self) -> bool {
+        self.shape.architecture.encoder
+    }
+
+    fn pooling(&self) -> Pooling {
+        self.shape.pooling
     }
 
     fn resident_bytes(&self) -> u64 {

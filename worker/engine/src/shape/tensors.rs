@@ -1,7 +1,7 @@
 //! The tensors a shape asks for, held against those of the file.
 
 use super::{ModelShape, RopeFactors, ShapeError};
-use crate::architecture::Architecture;
+use crate::architecture::{Activation, Architecture, Fused};
 use crate::quant;
 use ollamamax_gguf::Gguf;
 use std::collections::BTreeMap;
@@ -28,23 +28,37 @@ pub(crate) fn layer_tensors(
 ) -> Vec<(&'static str, Vec<u64>)> {
     let Widths { width, feed_forward, queries, keys, head } = *widths;
     let mut parts = match family.fused {
-        false => vec![
+        Fused::Nothing => vec![
             ("attn_q.weight", vec![width, queries]),
             ("attn_k.weight", vec![width, keys]),
             ("attn_v.weight", vec![width, keys]),
-            ("attn_output.weight", vec![queries, width]),
-            ("ffn_gate.weight", vec![width, feed_forward]),
-            ("ffn_up.weight", vec![width, feed_forward]),
         ],
-        true => vec![
-            ("attn_qkv.weight", vec![width, queries + 2 * keys]),
-            ("attn_output.weight", vec![queries, width]),
-            ("ffn_up.weight", vec![width, 2 * feed_forward]),
-        ],
+        Fused::Attention | Fused::Both => {
+            vec![("attn_qkv.weight", vec![width, queries + 2 * keys])]
+        }
     };
+    parts.push(("attn_output.weight", vec![queries, width]));
+    match (family.fused, family.activation) {
+        (Fused::Both, _) => parts.push(("ffn_up.weight", vec![width, 2 * feed_forward])),
+        (_, Activation::GeluAlone) => parts.push(("ffn_up.weight", vec![width, feed_forward])),
+        _ => {
+            parts.push(("ffn_gate.weight", vec![width, feed_forward]));
+            parts.push(("ffn_up.weight", vec![width, feed_forward]));
+        }
+    }
     parts.push(("ffn_down.weight", vec![feed_forward, width]));
-    parts.push(("attn_norm.weight", vec![width]));
-    parts.push(("ffn_norm.weight", vec![width]));
+    let [attention, feed_forward_norm] = norm_names(family);
+    parts.push((attention, vec![width]));
+    parts.push((feed_forward_norm, vec![width]));
+    if family.encoder {
+        parts.push(("attn_output_norm.bias", vec![width]));
+        parts.push(("layer_output_norm.bias", vec![width]));
+    }
+    if family.encoder && family.biases {
+        parts.push(("attn_output.bias", vec![width]));
+        parts.push(("ffn_up.bias", vec![feed_forward]));
+        parts.push(("ffn_down.bias", vec![width]));
+    }
     if family.biases {
         parts.push(("attn_q.bias", vec![queries]));
         parts.push(("attn_k.bias", vec![keys]));
@@ -61,17 +75,45 @@ pub(crate) fn layer_tensors(
     parts
 }
 
+/// What the norms of attention and of the feed-forward part are called: those of encoders stand after them.
+pub(crate) fn norm_names(family: &Architecture) -> [&'static str; 2] {
+    match family.encoder {
+        true => ["attn_output_norm.weight", "layer_output_norm.weight"],
+        false => ["attn_norm.weight", "ffn_norm.weight"],
+    }
+}
+
+/// The tensors outside of the layers with their dimensions, apart from the rotation's factors; matrices first.
+pub(crate) fn outer_tensors(
+    family: &Architecture,
+    [width, vocabulary, positions, token_types]: [u64; 4],
+    tied: bool,
+) -> Vec<(&'static str, Vec<u64>)> {
+    let mut all = vec![("token_embd.weight", vec![width, vocabulary])];
+    if family.encoder {
+        all.push(("token_types.weight", vec![width, token_types]));
+        if family.learned_positions {
+            all.push(("position_embd.weight", vec![width, positions]));
+        }
+        all.push(("token_embd_norm.weight", vec![width]));
+        all.push(("token_embd_norm.bias", vec![width]));
+        return all;
+    }
+    if !tied {
+        all.push(("output.weight", vec![width, vocabulary]));
+    }
+    all.push(("output_norm.weight", vec![width]));
+    all
+}
+
 impl ModelShape {
     /// Every tensor of the model with its dimensions, fastest first.
     fn tensors(&self) -> Vec<(String, Vec<u64>)> {
-        let [width, vocabulary] = [self.width, self.vocabulary].map(u64::from);
-        let mut all = vec![
-            ("token_embd.weight".to_owned(), vec![width, vocabulary]),
-            ("output_norm.weight".to_owned(), vec![width]),
-        ];
-        if !self.tied {
-            all.push(("output.weight".to_owned(), vec![width, vocabulary]));
-        }
+        let width = u64::from(self.width);
+        let sizes = [self.width, self.vocabulary, self.context_tokens, self.token_types];
+        let outer = outer_tensors(self.architecture, sizes.map(u64::from), self.tied);
+        let mut all: Vec<_> =
+            outer.into_iter().map(|(name, dims)| (name.to_owned(), dims)).collect();
         let factors: &[_] = match self.rope_factors {
             RopeFactors::None => &[],
             RopeFactors::Fixed => &[super::FIXED_FACTORS],

@@ -1,5 +1,5 @@
-"""llama.cpp's logits for the random models of `tests/twins/families.rs` and its tokens for the vocabularies of
-`tests/text/spm.rs`: writes families.json and pieces.json beside this file.
+"""llama.cpp's logits and vectors for the random models of `tests/twins/families.rs` and its tokens for the vocabularies of
+`tests/text/spm.rs`: writes families.json, embeddings.json and pieces.json beside this file.
 
 Needs `llama-cpp-python` and the folder that the tests write when `FAMILIES_OUT` names one.
 """
@@ -46,6 +46,43 @@ def main(folder):
     out.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
+def embedding(path, text, context, pooling):
+    model = llama_cpp.Llama(
+        str(path),
+        n_ctx=context,
+        n_batch=len(text),
+        n_ubatch=len(text),
+        n_threads=1,
+        embedding=True,
+        pooling_type=pooling,
+        type_k=F32,
+        type_v=F32,
+        verbose=False,
+    )
+    model._batch.reset()
+    model._batch.add_sequence(text, 0, True)
+    model._ctx.decode(model._batch)
+    vector = llama_cpp.llama_get_embeddings_seq(model._ctx.ctx, 0)[: model.n_embd()]
+    vector = np.array(vector, dtype=np.float64)
+    return vector / np.linalg.norm(vector)
+
+
+def embeddings(folder):
+    task = json.loads((folder / "embeddings-task.json").read_text())
+    result = {}
+    for name, context in sorted(task["contexts"].items()):
+        if name in LEFT_OUT:
+            continue
+        in_file = name in task["encoders"]
+        pooling = llama_cpp.LLAMA_POOLING_TYPE_UNSPECIFIED if in_file else llama_cpp.LLAMA_POOLING_TYPE_MEAN
+        vector = embedding(folder / f"{name}.gguf", task["text"], context, pooling)
+        result[name] = [round(float(x), 6) for x in vector]
+        print(name, flush=True)
+    lines = [f'"{name}": {json.dumps(vector)}' for name, vector in result.items()]
+    out = pathlib.Path(__file__).with_name("embeddings.json")
+    out.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
 def pieces(folder):
     texts = json.loads((folder / "texts.json").read_text())
     result = {}
@@ -61,4 +98,5 @@ def pieces(folder):
 if __name__ == "__main__":
     folder = pathlib.Path(sys.argv[1])
     main(folder)
+    embeddings(folder)
     pieces(folder)

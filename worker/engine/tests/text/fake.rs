@@ -94,7 +94,9 @@ impl Backend for FakeBackend {
             match slice.logits {
                 Logits::None => Vec::new(),
                 Logits::Last => vec![after(end)],
-                Logits::All => (slice.start as usize + 1..=end).map(after).collect(),
+                Logits::All | Logits::Hidden => {
+                    (slice.start as usize + 1..=end).map(after).collect()
+                }
             }
         };
         Ok(batch.slices.iter().map(logits).collect())

@@ -1,6 +1,7 @@
 //! The text and scheduling half of the engine, through its public interface.
 
 mod constrained;
+mod embedding;
 mod fake;
 mod golden;
 mod prepare;

@@ -49,7 +49,17 @@ impl Case {
     }
 }
 
-/// All cases.
+/// All encoders.
+pub fn encoders(kind: GgmlType) -> Vec<Case> {
+    let case = |name, family| case(name, family, kind).but(|synth| synth.kv_heads = synth.heads);
+    vec![
+        case("bert", "bert"),
+        case("bert-cls", "bert").with("pooling_type", Value::U32(2)),
+        case("nomic-bert", "nomic-bert").with("rope.freq_base", Value::F32(1_000.0)),
+    ]
+}
+
+/// All cases of models that continue texts.
 pub fn cases(kind: GgmlType) -> Vec<Case> {
     let case = |name, family| case(name, family, kind);
     let window = |case: Case| case.with("attention.sliding_window", Value::U32(WINDOW));

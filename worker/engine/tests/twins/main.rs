@@ -1,5 +1,6 @@
 //! The CPU backend against a naive float64 forward, and against itself: other chunks, neighbours, threads, tiers.
 
+mod encoders;
 mod families;
 mod naive;
 mod reference;

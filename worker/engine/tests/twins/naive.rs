@@ -229,6 +229,96 @@ impl Naive {
     }
 }
 
+/// Encoders: nothing of the above but matrices, heads and rotation is the same.
+impl Naive {
+    fn layer_norm(&self, name: &str, x: &[f64]) -> Vec<f64> {
+        let [weight, bias] = ["weight", "bias"].map(|part| self.tensor(&format!("{name}.{part}")));
+        let mean = x.iter().sum::<f64>() / x.len() as f64;
+        let variance = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / x.len() as f64;
+        let deviation = (variance + f64::from(1e-5f32)).sqrt();
+        let normed = x.iter().zip(weight.iter().zip(&bias));
+        normed.map(|(x, (weight, bias))| (x - mean) / deviation * weight + bias).collect()
+    }
+
+    /// A product, with the bias that `bert` has everywhere.
+    fn linear(&self, name: &str, x: &[f64]) -> Vec<f64> {
+        let mut out = self.times(&format!("{name}.weight"), x);
+        if self.is(&["bert"]) {
+            add(&mut out, &self.tensor(&format!("{name}.bias")));
+        }
+        out
+    }
+
+    fn bent(&self, layer: u32, x: &[f64]) -> Vec<f64> {
+        let name = |part: &str| format!("blk.{layer}.{part}");
+        let up = self.linear(&name("ffn_up"), x);
+        if self.is(&["bert"]) {
+            return up.into_iter().map(|x| x * share_below(x)).collect();
+        }
+        let gate = self.linear(&name("ffn_gate"), x);
+        gate.into_iter().zip(up).map(|(gate, up)| gate / (1.0 + (-gate).exp()) * up).collect()
+    }
+
+    /// The vector of a text, at unit length.
+    pub fn embed(&self, text: &[u32]) -> Vec<f64> {
+        let width = self.synth.width as usize;
+        let row = |name: &str, at: usize| self.tensor(name)[at * width..][..width].to_vec();
+        let mut xs: Vec<Vec<f64>> = Vec::new();
+        for (position, &token) in text.iter().enumerate() {
+            let mut x = row("token_embd.weight", token as usize);
+            add(&mut x, &row("token_types.weight", 0));
+            if self.is(&["bert"]) {
+                add(&mut x, &row("position_embd.weight", position));
+            }
+            xs.push(self.layer_norm("token_embd_norm", &x));
+        }
+        for layer in 0..self.synth.layers {
+            let name = |part: &str| format!("blk.{layer}.{part}");
+            let mut projected = [Vec::new(), Vec::new(), Vec::new()];
+            for (position, x) in xs.iter().enumerate() {
+                let [q, k, v] = match self.is(&["bert"]) {
+                    true => ["attn_q", "attn_k", "attn_v"].map(|part| self.linear(&name(part), x)),
+                    false => {
+                        let all = self.times(&name("attn_qkv.weight"), x);
+                        let third = |part: usize| all[part * width..][..width].to_vec();
+                        let turned = |x: Vec<f64>| self.rotated(layer, &x, position, 0);
+                        [turned(third(0)), turned(third(1)), third(2)]
+                    }
+                };
+                for (all, one) in projected.iter_mut().zip([q, k, v]) {
+                    all.push(one);
+                }
+            }
+            let [queries, keys, values] = projected;
+            for (x, query) in xs.iter_mut().zip(queries) {
+                let attended = self.attend(&query, &keys, &values);
+                add(x, &self.linear(&name("attn_output"), &attended));
+                *x = self.layer_norm(&name("attn_output_norm"), x);
+                let bent = self.bent(layer, x);
+                add(x, &self.linear(&name("ffn_down"), &bent));
+                *x = self.layer_norm(&name("layer_output_norm"), x);
+            }
+        }
+        let mut vector = xs[0].clone();
+        if self.number("pooling_type") == Some(1) {
+            xs[1..].iter().for_each(|x| add(&mut vector, x));
+        }
+        let length = vector.iter().map(|x| x * x).sum::<f64>().sqrt();
+        vector.iter().map(|x| x / length).collect()
+    }
+}
+
+/// The share of the normal distribution below a value: its density, times a series (Marsaglia, 2004).
+fn share_below(x: f64) -> f64 {
+    let (mut sum, mut term, mut n) = (x, x, 1.0);
+    while term.abs() > 1e-18 && n < 400.0 {
+        n += 2.0;
+        term *= x * x / n;
+        sum += term;
+    }
+    0.5 + sum * (-x * x / 2.0).exp() / std::f64::consts::TAU.sqrt()
+}
+
 fn add(x: &mut [f64], delta: &[f64]) {
     x.iter_mut().zip(delta).for_each(|(x, delta)| *x += delta);
 }

@@ -1,7 +1,7 @@
 //! An engine whose tokens are a function of the prompt and the index, and which stalls, fails or panics when told.
 
-use ollamamax_engine::engine::{Admitted, Emission, Finished, Prepared, SequenceId};
-use ollamamax_proto::inference::{FinishReason, Options, Predict, Prompt};
+use ollamamax_engine::engine::{Admitted, Embedded, Emission, Finished, Prepared, SequenceId};
+use ollamamax_proto::inference::{EmbedInput, Embedding, FinishReason, Options, Predict, Prompt};
 use ollamamax_proto::placement::Assignment;
 use ollamamax_worker::machine::{
     BadRequest, LoadError, Loaded, Loader, Machine, MachineFailure, Text,
@@ -66,6 +66,7 @@ impl Loader for FakeLoader {
             knobs: self.0.clone(),
             places: assignment.sequences_max as usize,
             sequences: BTreeMap::new(),
+            texts: BTreeMap::new(),
             next: 0,
         };
         Ok(Loaded { text: Arc::new(FakeText), machine: Box::new(machine) })
@@ -89,6 +90,14 @@ impl Text for FakeText {
         }
     }
 
+    fn prepare_input(&self, input: &EmbedInput, _: bool) -> Result<Vec<u32>, BadRequest> {
+        match input {
+            EmbedInput::Tokens(tokens) if !tokens.is_empty() => Ok(tokens.clone()),
+            EmbedInput::Text(text) => self.tokenize(text),
+            EmbedInput::Tokens(_) => Err(BadRequest("the input is empty".to_owned())),
+        }
+    }
+
     fn tokenize(&self, text: &str) -> Result<Vec<u32>, BadRequest> {
         Ok(text.bytes().map(u32::from).collect())
     }
@@ -107,6 +116,7 @@ struct FakeMachine {
     knobs: Knobs,
     places: usize,
     sequences: BTreeMap<u64, Sequence>,
+    texts: BTreeMap<u64, Vec<Vec<u32>>>,
     next: u64,
 }
 
@@ -123,7 +133,31 @@ impl Machine for FakeMachine {
         Ok(SequenceId(self.next - 1))
     }
 
+    fn embed(&mut self, texts: Vec<Vec<u32>>) -> Result<SequenceId, BadRequest> {
+        self.texts.insert(self.next, texts);
+        self.next += 1;
+        Ok(SequenceId(self.next - 1))
+    }
+
+    fn embedded(&mut self) -> Vec<Embedded> {
+        if self.knobs.held.load(SeqCst) {
+            return vec![];
+        }
+        let embedding = |tokens: Vec<u32>| Embedding {
+            values: tokens.iter().map(|&token| token as f32).collect(),
+            tokens: tokens.len() as u32,
+        };
+        let done = std::mem::take(&mut self.texts).into_iter().map(|(id, texts)| Embedded {
+            request: SequenceId(id),
+            embeddings: texts.into_iter().map(embedding).collect(),
+        });
+        done.collect()
+    }
+
     fn cancel(&mut self, sequence: SequenceId) {
+        if self.texts.remove(&sequence.0).is_some() {
+            self.knobs.cancelled.fetch_add(1, SeqCst);
+        }
         if self.sequences.remove(&sequence.0).is_some() {
             self.knobs.cancelled.fetch_add(1, SeqCst);
         }
@@ -187,7 +221,7 @@ impl Machine for FakeMachine {
     }
 
     fn is_idle(&self) -> bool {
-        self.sequences.is_empty()
+        self.sequences.is_empty() && self.texts.is_empty()
     }
 
     fn running(&self) -> usize {

@@ -44,8 +44,8 @@ impl AttendPlan {
             let (first, _) = tiles.last().expect("just pushed");
             place.push((tiles.len() - 1, token - first));
         }
-        let longest = places.iter().map(|place| place.position + 1).max().unwrap_or(0);
-        let begin = places.iter().map(|place| (place.position + 1).saturating_sub(window)).min();
+        let longest = places.iter().map(|place| place.seen).max().unwrap_or(0);
+        let begin = places.iter().map(|place| place.seen.saturating_sub(window)).min();
         let segments = begin.unwrap_or(0) / SEGMENT..longest.div_ceil(SEGMENT);
         let kv_heads = shape.kv_heads as usize;
         let widest = tiles.iter().map(|(_, count)| *count).max().unwrap_or(0);

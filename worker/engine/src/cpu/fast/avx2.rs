@@ -25,6 +25,8 @@ pub(super) const KERNELS: FastKernels = FastKernels {
     norm_parts,
     swiglu,
     geglu,
+    layer_norm,
+    gelu,
     cap,
     rotate,
     rotate_halves,
@@ -58,6 +60,12 @@ tier! {
     }
     fn geglu(gate: &mut [f32], up: &[f32]) {
         math::geglu(gate, up)
+    }
+    fn layer_norm(x: &mut [f32], weight: &[f32], bias: &[f32], epsilon: f32) {
+        math::layer_norm(x, weight, bias, epsilon)
+    }
+    fn gelu(row: &mut [f32], bias: &[f32]) {
+        math::gelu(row, bias)
     }
     fn cap(values: &mut [f32], most: f32) {
         math::cap(values, most)

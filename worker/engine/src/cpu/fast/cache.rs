@@ -112,13 +112,13 @@ impl Cache {
         let (kv_heads, stride) = (shape.kv_heads as usize, head_stride(shape));
         let heads = (blocks as usize).checked_mul(kv_heads)?;
         let entries = heads.checked_mul(POSITIONS * stride)?;
-        let bytes =
-            entries.checked_mul(2 * size_of::<u16>())?.checked_mul(shape.layers as usize)?;
+        let layers = shape.cached_layers();
+        let bytes = entries.checked_mul(2 * size_of::<u16>())?.checked_mul(layers as usize)?;
         if bytes > isize::MAX as usize {
             return None;
         }
         let entries = || Entries::zeroed(kind, heads, stride);
-        let layers = (0..shape.layers).map(|_| [entries(), entries()]).collect();
+        let layers = (0..layers).map(|_| [entries(), entries()]).collect();
         Some(Self { layers, kv_heads, stride, blocks, row: Entries::zeroed(kind, 0, 0) })
     }
 

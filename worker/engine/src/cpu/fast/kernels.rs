@@ -98,6 +98,10 @@ pub(crate) struct FastKernels {
     pub swiglu: fn(&mut [f32], &[f32]),
     /// See [`crate::cpu::math::geglu`].
     pub geglu: fn(&mut [f32], &[f32]),
+    /// See [`crate::cpu::math::layer_norm`].
+    pub layer_norm: fn(&mut [f32], &[f32], &[f32], f32),
+    /// See [`crate::cpu::math::gelu`].
+    pub gelu: fn(&mut [f32], &[f32]),
     /// See [`crate::cpu::math::cap`].
     pub cap: fn(&mut [f32], f32),
     /// Rotates every head of a row: the row, the width of a head, the turns of its token.

@@ -1,6 +1,8 @@
 //! One pass over some tokens on the fast path. With few tokens everything between two multiplications is done by the calling
 //! thread: waking others would cost more than it saves.
 
+mod outputs;
+
 use super::attend_plan::AttendPlan;
 use super::attention::{self, Job, partial_len};
 use super::cache::{Cache, head_stride};
@@ -13,11 +15,11 @@ use crate::architecture::{Activation, Pairs};
 use crate::cpu::pool::Pool;
 use crate::cpu::rope::{Rope, Turns};
 use crate::cpu::rows::Rows;
-use crate::cpu::{KvType, Place};
-use crate::model::{From, Steps, forward};
+use crate::cpu::{KvType, Place, Wanted};
+use crate::model::{Before, From, Steps, forward};
 use crate::quant;
 use crate::shape::ModelShape;
-use crate::weights::{Extras, Layer, Matrix, Weights};
+use crate::weights::{Entry, Extras, Layer, Matrix, Weights};
 
 /// Fewer tokens than this are normed, rotated, gated and added by the calling thread.
 const SPREAD_TOKENS: usize = 4;
@@ -83,22 +85,23 @@ impl Fast {
         Some(Self { weights, cache, kernels, buffers, rope, s })
     }
 
-    /// Runs some tokens through the model and returns the logits of those wanted, in order.
+    /// Runs some tokens through the model and returns what is wanted.
     pub fn run(
         &mut self,
         shape: &ModelShape,
         pool: &Pool,
         places: &[Place<'_>],
-        wanted: &[usize],
-    ) -> Vec<Vec<f32>> {
+        wanted: &Wanted,
+    ) -> Wanted<Vec<f32>> {
         let turns = self.rope.turns(places);
         let Self { weights, cache, kernels, buffers, s, .. } = self;
         let embedding = &weights.embedding;
-        let tied = shape.tied.then_some(&weights.head);
+        let tied = weights.head.as_ref().filter(|_| shape.tied);
         let mut pass =
             Pass { shape, embedding, tied, cache, kernels, pool, buffers, places, turns, s };
         forward(weights, &mut pass);
-        pass.logits(weights, wanted)
+        let hidden = pass.hidden(weights, &wanted.hidden);
+        Wanted { logits: pass.logits(weights, &wanted.logits), hidden }
     }
 }
 
@@ -119,7 +122,7 @@ struct Pass<'a> {
 impl Steps for Pass<'_> {
     type Matrix = Packed;
 
-    fn embed(&mut self) {
+    fn embed(&mut self, entry: Option<&Entry>) {
         self.s.x.resize(self.places.len());
         for (row, place) in self.s.x.rows_mut().zip(self.places) {
             let token = place.token as usize;
@@ -133,7 +136,19 @@ impl Steps for Pass<'_> {
             if scale != 1.0 {
                 row.iter_mut().for_each(|x| *x *= scale);
             }
+            if let Some(entry) = entry {
+                entry.add_to(row, place.position);
+            }
         }
+    }
+
+    fn renorm(&mut self, weight: &[f32], bias: &[f32]) {
+        let (layer_norm, epsilon) = (self.kernels.layer_norm, self.shape.norm_epsilon);
+        let Activations { x, normed, .. } = &mut *self.s;
+        each(self.pool, self.buffers, x, |_, row, _| layer_norm(row, weight, bias, epsilon));
+        normed.resize(self.places.len());
+        let x = &*x;
+        each(self.pool, self.buffers, normed, |token, out, _| out.copy_from_slice(x.row(token)));
     }
 
     fn norm(&mut self, weight: &[f32]) {
@@ -227,7 +242,7 @@ impl Steps for Pass<'_> {
             for (token, place) in places.iter().enumerate().skip(first).take(count) {
                 let heads = kv_head * plan.group * stride..(kv_head + 1) * plan.group * stride;
                 gathered.extend_from_slice(&queries.row(token)[heads]);
-                seen.extend(std::iter::repeat_n(place.position + 1, plan.group));
+                seen.extend(std::iter::repeat_n(place.seen, plan.group));
             }
             (kernels.attend)(Job {
                 cache,
@@ -259,12 +274,15 @@ impl Steps for Pass<'_> {
         });
     }
 
-    fn gate(&mut self, gate: &Packed, up: &Packed) {
-        self.multiply(&[gate, up], Input::Normed);
+    fn gate(&mut self, layer: &Layer<Packed>) {
+        let Some(gate) = &layer.gate else {
+            return self.bend(&layer.up, layer.extras.up_bias.as_deref().unwrap_or_default());
+        };
+        self.multiply(&[gate, &layer.up], Input::Normed);
         let panels = gate.panels();
         let glu = match self.shape.architecture.activation {
             Activation::Silu => self.kernels.swiglu,
-            Activation::Gelu => self.kernels.geglu,
+            Activation::Gelu | Activation::GeluAlone => self.kernels.geglu,
         };
         let Activations { gated, products, .. } = &mut *self.s;
         gated.resize(self.places.len());
@@ -277,16 +295,20 @@ impl Steps for Pass<'_> {
         });
     }
 
-    fn add(&mut self, matrix: &Packed, from: From, norm: Option<&[f32]>) {
+    fn add(&mut self, matrix: &Packed, from: From, before: Before<'_>) {
         self.multiply(&[matrix], Input::Of(from));
         let Activations { x, products, .. } = &mut *self.s;
         let products = &*products;
-        if let Some(norm) = norm {
+        if !matches!(before, Before::Nothing) {
             let (norm_parts, epsilon) = (self.kernels.norm_parts, self.shape.norm_epsilon);
             each(self.pool, self.buffers, x, |token, row, buffers| {
                 buffers.row.resize(row.len(), 0.0);
                 products.gather(0, token, &mut buffers.row);
-                norm_parts(&mut buffers.row, norm, epsilon);
+                match before {
+                    Before::Nothing => {}
+                    Before::Norm(norm) => norm_parts(&mut buffers.row, norm, epsilon),
+                    Before::Bias(bias) => plus(&mut buffers.row, bias),
+                }
                 plus(row, &buffers.row);
             });
             return;
@@ -319,22 +341,17 @@ impl Pass<'_> {
         multiply(self.kernels, self.pool, self.buffers, matrices, (input, levels), products);
     }
 
-    fn logits(&mut self, weights: &Weights<Packed>, wanted: &[usize]) -> Vec<Vec<f32>> {
-        let Activations { x, normed, .. } = &mut *self.s;
-        normed.resize(wanted.len());
-        for (row, token) in normed.rows_mut().zip(wanted) {
-            (self.kernels.norm)(x.row(*token), &weights.norm, self.shape.norm_epsilon, row);
-        }
-        self.multiply(&[&weights.head], Input::Normed);
-        let of_token = |token| {
-            let mut logits = vec![0.0; weights.head.rows()];
-            self.s.products.gather(0, token, &mut logits);
-            if self.shape.logits_cap > 0.0 {
-                (self.kernels.cap)(&mut logits, self.shape.logits_cap);
-            }
-            logits
-        };
-        (0..wanted.len()).map(of_token).collect()
+    /// `gated = gelu(W_up normed + bias)`.
+    fn bend(&mut self, up: &Packed, bias: &[f32]) {
+        self.multiply(&[up], Input::Normed);
+        let gelu = self.kernels.gelu;
+        let Activations { gated, products, .. } = &mut *self.s;
+        gated.resize(self.places.len());
+        let products = &*products;
+        each(self.pool, self.buffers, gated, |token, row, _| {
+            products.gather(0, token, row);
+            gelu(row, bias);
+        });
     }
 }
 

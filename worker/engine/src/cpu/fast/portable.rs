@@ -20,6 +20,8 @@ pub(super) const KERNELS: FastKernels = FastKernels {
     norm_parts: math::norm_parts,
     swiglu: math::swiglu,
     geglu: math::geglu,
+    layer_norm: math::layer_norm,
+    gelu: math::gelu,
     cap: math::cap,
     rotate,
     rotate_halves,

@@ -24,13 +24,15 @@ impl Cache {
     pub fn new(shape: &ModelShape, blocks: u32, block_tokens: usize) -> Option<Self> {
         let (kv_heads, width) = (shape.kv_heads as usize, shape.head_width as usize);
         let entries = (blocks as usize).checked_mul(kv_heads.checked_mul(block_tokens * width)?)?;
-        let bytes =
-            entries.checked_mul(2 * size_of::<u16>())?.checked_mul(shape.layers as usize)?;
+        let bytes = entries
+            .checked_mul(2 * size_of::<u16>())?
+            .checked_mul(shape.cached_layers() as usize)?;
         if bytes > isize::MAX as usize {
             return None;
         }
         // Zeroed memory from the system costs nothing until it is written.
-        let layers = (0..shape.layers).map(|_| (vec![0; entries], vec![0; entries])).collect();
+        let layers =
+            (0..shape.cached_layers()).map(|_| (vec![0; entries], vec![0; entries])).collect();
         Some(Self { layers, kv_heads, width, block_tokens, blocks })
     }
 

@@ -7,12 +7,12 @@ use self::cache::Cache;
 use super::pool::Pool;
 use super::rope::{Rope, Turns};
 use super::rows::Rows;
-use super::{Place, math, rope};
+use super::{Place, Wanted, math, rope};
 use crate::architecture::{Activation, Pairs};
-use crate::model::{From, Steps};
+use crate::model::{Before, From, Steps};
 use crate::quant;
 use crate::shape::ModelShape;
-use crate::weights::{Layer, Matrix, Weights};
+use crate::weights::{Entry, Layer, Matrix, Weights};
 
 /// Weight rows of one claim of a thread.
 const UNIT_ROWS: usize = 16;
@@ -32,30 +32,40 @@ impl Plain {
         Some(Self { weights, cache, s: Activations::new(shape) })
     }
 
-    /// Runs some tokens through the model and returns the logits of those wanted, in order.
+    /// Runs some tokens through the model and returns what is wanted.
     pub fn run(
         &mut self,
         shape: &ModelShape,
         pool: &Pool,
         places: &[Place<'_>],
-        wanted: &[usize],
-    ) -> Vec<Vec<f32>> {
+        wanted: &Wanted,
+    ) -> Wanted<Vec<f32>> {
         let turns = Rope::new(shape, self.weights.rope_factors.as_deref()).turns(places);
         let Self { weights, cache, s } = self;
         let embedding = &weights.embedding;
         let mut pass = Pass { shape, embedding, cache, pool, places, turns, s };
         crate::model::forward(weights, &mut pass);
+        let normed = |token: &usize| {
+            let mut row = s.x.row(*token).to_vec();
+            if !shape.architecture.encoder {
+                math::norm(s.x.row(*token), &weights.norm, shape.norm_epsilon, &mut row);
+            }
+            row
+        };
+        let hidden = wanted.hidden.iter().map(normed).collect();
+        let Some(head) = &weights.head else { return Wanted { hidden, logits: Vec::new() } };
         let mut rows = Rows::new(shape.width as usize);
-        rows.resize(wanted.len());
-        for (row, token) in rows.rows_mut().zip(wanted) {
-            math::norm(s.x.row(*token), &weights.norm, shape.norm_epsilon, row);
+        rows.resize(wanted.logits.len());
+        for (row, token) in rows.rows_mut().zip(&wanted.logits) {
+            row.copy_from_slice(&normed(token));
         }
-        let mut logits = Rows::new(weights.head.rows);
-        multiply(pool, &weights.head, &rows, &mut logits);
+        let mut logits = Rows::new(head.rows);
+        multiply(pool, head, &rows, &mut logits);
         if shape.logits_cap > 0.0 {
             logits.rows_mut().for_each(|row| math::cap(row, shape.logits_cap));
         }
-        (0..wanted.len()).map(|token| logits.row(token).to_vec()).collect()
+        let logits = (0..rows.count()).map(|token| logits.row(token).to_vec()).collect();
+        Wanted { logits, hidden }
     }
 }
 
@@ -104,12 +114,24 @@ struct Pass<'a> {
 impl Steps for Pass<'_> {
     type Matrix = Matrix;
 
-    fn embed(&mut self) {
+    fn embed(&mut self, entry: Option<&Entry>) {
         self.s.x.resize(self.places.len());
         for (row, place) in self.s.x.rows_mut().zip(self.places) {
             let bytes = self.embedding.row(place.token as usize);
             quant::unpack_plain(self.embedding.kind, bytes, row, quant::expand);
             row.iter_mut().for_each(|x| *x *= self.shape.embedding_scale);
+            if let Some(entry) = entry {
+                entry.add_to(row, place.position);
+            }
+        }
+    }
+
+    fn renorm(&mut self, weight: &[f32], bias: &[f32]) {
+        let Activations { x, input, .. } = &mut *self.s;
+        input.resize(x.count());
+        for (x, input) in x.rows_mut().zip(input.rows_mut()) {
+            math::layer_norm(x, weight, bias, self.shape.norm_epsilon);
+            input.copy_from_slice(x);
         }
     }
 
@@ -173,7 +195,7 @@ impl Steps for Pass<'_> {
                     let key = entry(p).0.iter().map(|key| quant::half_to_f32(*key));
                     scale * key.zip(query).map(|(key, query)| key * query).sum::<f32>()
                 };
-                let seen = place.position + 1;
+                let seen = place.seen;
                 let first = window.map_or(0, |window| seen.saturating_sub(window));
                 let mut scores: Vec<f32> = (first..seen).map(score).collect();
                 if cap > 0.0 {
@@ -190,30 +212,37 @@ impl Steps for Pass<'_> {
         }
     }
 
-    fn gate(&mut self, gate: &Matrix, up: &Matrix) {
+    fn gate(&mut self, layer: &Layer<Matrix>) {
         let s = &mut *self.s;
+        let Some(gate) = &layer.gate else {
+            let bias = layer.extras.up_bias.as_deref().unwrap_or_default();
+            multiply(self.pool, &layer.up, &s.input, &mut s.gate);
+            return s.gate.rows_mut().for_each(|row| math::gelu(row, bias));
+        };
         multiply(self.pool, gate, &s.input, &mut s.gate);
-        multiply(self.pool, up, &s.input, &mut s.up);
+        multiply(self.pool, &layer.up, &s.input, &mut s.up);
         let gated = match self.shape.architecture.activation {
             Activation::Silu => math::swiglu,
-            Activation::Gelu => math::geglu,
+            Activation::Gelu | Activation::GeluAlone => math::geglu,
         };
         for (token, row) in s.gate.rows_mut().enumerate() {
             gated(row, s.up.row(token));
         }
     }
 
-    fn add(&mut self, matrix: &Matrix, from: From, norm: Option<&[f32]>) {
+    fn add(&mut self, matrix: &Matrix, from: From, before: Before<'_>) {
         let s = &mut *self.s;
         let input = match from {
             From::Attended => &s.attended,
             From::Gated => &s.gate,
         };
         multiply(self.pool, matrix, input, &mut s.delta);
-        if let Some(norm) = norm {
-            let epsilon = self.shape.norm_epsilon;
-            s.delta.rows_mut().for_each(|row| math::norm_parts(row, norm, epsilon));
-        }
+        let epsilon = self.shape.norm_epsilon;
+        s.delta.rows_mut().for_each(|row| match before {
+            Before::Nothing => {}
+            Before::Norm(norm) => math::norm_parts(row, norm, epsilon),
+            Before::Bias(bias) => plus(row, bias),
+        });
         for (token, row) in s.x.rows_mut().enumerate() {
             plus(row, s.delta.row(token));
         }

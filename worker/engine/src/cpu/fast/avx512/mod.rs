@@ -31,6 +31,8 @@ pub(super) const KERNELS: FastKernels = FastKernels {
     norm_parts,
     swiglu,
     geglu,
+    layer_norm,
+    gelu,
     cap,
     rotate,
     rotate_halves,
@@ -61,6 +63,12 @@ tier! {
     }
     fn norm_parts(row: &mut [f32], weight: &[f32], epsilon: f32) {
         math::norm_parts(row, weight, epsilon)
+    }
+    fn layer_norm(x: &mut [f32], weight: &[f32], bias: &[f32], epsilon: f32) {
+        math::layer_norm(x, weight, bias, epsilon)
+    }
+    fn gelu(row: &mut [f32], bias: &[f32]) {
+        math::gelu(row, bias)
     }
     fn geglu(gate: &mut [f32], up: &[f32]) {
         math::geglu(gate, up)

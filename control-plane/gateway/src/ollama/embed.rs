@@ -1,0 +1,164 @@
+//! `POST /api/embed` and the older `POST /api/embeddings`: texts as vectors of unit length.
+
+use super::{Metrics, merged};
+use crate::demand::Want;
+use crate::dispatch::{EmbedJob, Vectors};
+use crate::error::{Failure, OllamaError};
+use crate::keep_alive::KeepAlive;
+use crate::request::{Asker, RequestId};
+use crate::{Gateway, body, names, stream};
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::Response;
+use ollamamax_core::record::ModelRecord;
+use ollamamax_proto::inference::{EmbedInput, Embedding};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::sync::Arc;
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct EmbedRequest {
+    #[serde(default)]
+    model: Option<String>,
+    #[serde(default)]
+    input: Option<Value>,
+    #[serde(default)]
+    truncate: Option<bool>,
+    #[serde(default)]
+    dimensions: Option<i64>,
+    #[serde(default)]
+    keep_alive: Option<KeepAlive>,
+    #[serde(default)]
+    options: Option<Map<String, Value>>,
+}
+
+#[derive(Serialize)]
+struct Embedded<'a> {
+    model: &'a str,
+    embeddings: Vec<Vec<f32>>,
+    #[serde(flatten)]
+    metrics: Metrics,
+}
+
+/// The handler of `/api/embed`.
+pub(crate) async fn embed(
+    State(gateway): State<Arc<Gateway>>,
+    RequestId(request_id): RequestId,
+    asker: Asker,
+    body: Body,
+) -> Result<Response, OllamaError> {
+    let request: EmbedRequest = body::json(body, gateway.config.body_bytes).await?;
+    let inputs = texts(request.input)?;
+    let asked = names::named(request.model, None)?;
+    let model = resolve(&gateway, &asked)?;
+    let options = merged(&model, request.options.as_ref(), request.truncate)?;
+    let (keep_alive, truncate) = (request.keep_alive, options.truncate);
+    let want = Want { keep_alive, context_tokens: options.context_tokens, replicas: None };
+    let empty = inputs.is_empty();
+    let vectors =
+        gateway.embed(EmbedJob { request_id, asker, model, inputs, truncate, want }).await?;
+    let metrics = if empty { Metrics::default() } else { (&vectors).into() };
+    let dimensions = request.dimensions.and_then(|n| usize::try_from(n).ok()).filter(|&n| n > 0);
+    let embeddings = vectors.embeddings.into_iter().map(|e| cut(e, dimensions)).collect();
+    Ok(stream::ollama_json(&Embedded { model: &asked, embeddings, metrics }))
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct OldRequest {
+    #[serde(default)]
+    model: Option<String>,
+    #[serde(default)]
+    prompt: Option<String>,
+    #[serde(default)]
+    keep_alive: Option<KeepAlive>,
+    #[serde(default)]
+    options: Option<Map<String, Value>>,
+}
+
+#[derive(Serialize)]
+struct OldEmbedded {
+    embedding: Vec<f32>,
+}
+
+/// The handler of `/api/embeddings`.
+pub(crate) async fn embeddings(
+    State(gateway): State<Arc<Gateway>>,
+    RequestId(request_id): RequestId,
+    asker: Asker,
+    body: Body,
+) -> Result<Response, OllamaError> {
+    let request: OldRequest = body::json(body, gateway.config.body_bytes).await?;
+    let asked = names::named(request.model, None)?;
+    let model = resolve(&gateway, &asked)?;
+    let options = merged(&model, request.options.as_ref(), None)?;
+    let (keep_alive, context_tokens) = (request.keep_alive, options.context_tokens);
+    let want = Want { keep_alive, context_tokens, replicas: None };
+    let prompt = request.prompt.filter(|prompt| !prompt.is_empty());
+    let inputs = prompt.into_iter().map(EmbedInput::Text).collect();
+    let job = EmbedJob { request_id, asker, model, inputs, truncate: true, want };
+    let embedding = gateway.embed(job).await?.embeddings.into_iter().next();
+    let embedding = embedding.map(|embedding| embedding.values).unwrap_or_default();
+    Ok(stream::ollama_json(&OldEmbedded { embedding }))
+}
+
+/// The model, or 404 in the words Ollama has for these endpoints.
+pub(crate) fn resolve(gateway: &Gateway, asked: &str) -> Result<ModelRecord, Failure> {
+    names::resolve(&gateway.control.state(), asked).map_err(|_| {
+        let name: String = asked.chars().take(500).collect();
+        Failure::NotFound(format!("model {name:?} not found, try pulling it first"))
+    })
+}
+
+/// The first `dimensions` values of a vector, at unit length again.
+pub(crate) fn cut(embedding: Embedding, dimensions: Option<usize>) -> Vec<f32> {
+    let mut values = embedding.values;
+    let Some(dimensions) = dimensions.filter(|&dimensions| dimensions < values.len()) else {
+        return values;
+    };
+    values.truncate(dimensions);
+    let length = values.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+    if length > 0.0 {
+        values.iter_mut().for_each(|x| *x = (f64::from(*x) / length) as f32);
+    }
+    values
+}
+
+fn texts(input: Option<Value>) -> Result<Vec<EmbedInput>, Failure> {
+    let text = |value| match value {
+        Value::String(text) => Ok(EmbedInput::Text(text)),
+        _ => Err(Failure::invalid("invalid input type")),
+    };
+    match input {
+        None | Some(Value::Null) => Ok(Vec::new()),
+        Some(Value::String(text)) if text.is_empty() => Ok(Vec::new()),
+        Some(Value::Array(values)) => values.into_iter().map(text).collect(),
+        Some(value) => Ok(vec![text(value)?]),
+    }
+}
+
+impl From<&Vectors> for Metrics {
+    fn from(vectors: &Vectors) -> Self {
+        Self {
+            total_duration: vectors.total_ns,
+            load_duration: vectors.load_ns,
+            prompt_eval_count: vectors.tokens(),
+            ..Self::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_cut_has_unit_length_again() {
+        let embedding = Embedding { values: vec![0.6, 0.0, 0.8], tokens: 1 };
+        assert_eq!(cut(embedding.clone(), Some(2)), [1.0, 0.0]);
+        for whole in [None, Some(3), Some(4)] {
+            assert_eq!(cut(embedding.clone(), whole), [0.6, 0.0, 0.8]);
+        }
+        let zeros = Embedding { values: vec![0.0, 0.0, 1.0], tokens: 1 };
+        assert_eq!(cut(zeros, Some(2)), [0.0, 0.0]);
+    }
+}

@@ -1,0 +1,53 @@
+//! How a step is cut into passes, so that the activations held are bounded, and what a pass is given.
+
+use crate::backend::BlockId;
+
+/// Tokens computed at once, whatever a step asks for.
+const PIECE_TOKENS: usize = 256;
+
+/// A token to compute: its id, its place in its sequence, how many positions of it the token sees, and where the sequence's keys
+/// and values are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place<'a> {
+    pub token: u32,
+    pub position: usize,
+    pub seen: usize,
+    pub blocks: &'a [BlockId],
+}
+
+/// What is wanted of a pass: of some tokens the logits, of some the hidden states. First their places, then the rows.
+#[derive(Debug, Default)]
+pub(crate) struct Wanted<T = usize> {
+    pub logits: Vec<T>,
+    pub hidden: Vec<T>,
+}
+
+/// Where a step's tokens are cut into passes, both ends included. An encoder's texts stay whole, however long: their tokens see
+/// each other.
+pub(super) fn cuts(lens: impl Iterator<Item = usize>, whole: bool) -> Vec<usize> {
+    let (mut cuts, mut end) = (vec![0], 0);
+    for len in lens {
+        let (begin, from) = (end, cuts[cuts.len() - 1]);
+        end += len;
+        match whole {
+            true if end - from > PIECE_TOKENS && begin > from => cuts.push(begin),
+            true => {}
+            false => cuts.extend((from + PIECE_TOKENS..end).step_by(PIECE_TOKENS)),
+        }
+    }
+    cuts.extend((end > cuts[cuts.len() - 1]).then_some(end));
+    cuts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_of_an_encoder_are_computed_whole() {
+        assert_eq!(cuts([300, 100, 112, 1].into_iter(), false), [0, 256, 512, 513]);
+        assert_eq!(cuts([300, 100, 112, 1, 300].into_iter(), true), [0, 300, 513, 813]);
+        assert_eq!(cuts([256].into_iter(), true), [0, 256]);
+        assert_eq!(cuts([].into_iter(), true), [0]);
+    }
+}
