@@ -34,11 +34,12 @@ pub fn tokenizer(bytes: &[u8]) {
     let mut list = || parts.next().unwrap_or_default();
     let (pre, tokens, merges) = (list(), list(), list());
     let vocabulary = Vocabulary {
-        model: "gpt2".to_owned(),
+        model: ["gpt2", "llama"][usize::from(bytes.last().unwrap_or(&0) % 2)].to_owned(),
         pre: pre.to_owned(),
         tokens: tokens.split('\n').collect(),
         kinds: tokens.bytes().map(|byte| TokenKind::from_number(i64::from(byte % 7))).collect(),
         merges: merges.split('\n').collect(),
+        scores: merges.bytes().map(f32::from).collect(),
         bos: bytes.first().map(|byte| u32::from(*byte)),
         ..Vocabulary::default()
     };
