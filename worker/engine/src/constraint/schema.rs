@@ -18,9 +18,45 @@ pub(super) fn any_object() -> Value {
 pub(super) fn read(text: &str) -> Result<Value, String> {
     let schema: Map<String, Value> =
         serde_json::from_str(text).map_err(|error| format!("it is no JSON object: {error}"))?;
-    let mut found = Found { multiples: 1, patterns: 0 };
+    let mut found = Found { multiples: 1, patterns: 0, joined: false };
     schema.iter().try_for_each(|(key, value)| found.look(key, value))?;
-    Ok(with_whitespace(schema))
+    let mut schema = with_whitespace(schema);
+    if !found.joined {
+        close(&mut schema);
+    }
+    Ok(schema)
+}
+
+/// Leaves objects only the properties that are listed, where a schema does not say whether there may be others: as Ollama
+/// has it, and what is meant. Small models would fill in one property after the other.
+fn close(schema: &mut Value) {
+    const OF_SCHEMAS: [&str; 4] = ["properties", "patternProperties", "$defs", "definitions"];
+    const LISTS: [&str; 3] = ["anyOf", "oneOf", "prefixItems"];
+    const SCHEMAS: [&str; 2] = ["items", "additionalProperties"];
+    let Value::Object(keywords) = schema else { return };
+    let says = [
+        "additionalProperties",
+        "unevaluatedProperties",
+        "patternProperties",
+        "anyOf",
+        "oneOf",
+        "$ref",
+    ];
+    if keywords.contains_key("properties") && !says.iter().any(|key| keywords.contains_key(*key)) {
+        keywords.insert("additionalProperties".to_owned(), Value::Bool(false));
+    }
+    for (key, value) in keywords {
+        match value {
+            Value::Object(schemas) if OF_SCHEMAS.contains(&key.as_str()) => {
+                schemas.values_mut().for_each(close);
+            }
+            Value::Array(schemas) if LISTS.contains(&key.as_str()) => {
+                schemas.iter_mut().for_each(close);
+            }
+            Value::Object(_) if SCHEMAS.contains(&key.as_str()) => close(value),
+            _ => {}
+        }
+    }
 }
 
 /// `x-guidance` holds the compiler's options; a client's own are not for it to choose.
@@ -35,6 +71,8 @@ struct Found {
     multiples: u64,
     /// Entries of all `patternProperties`: each pair is compared.
     patterns: usize,
+    /// Whether schemas are joined by `allOf`: each of them then has to allow what the others list.
+    joined: bool,
 }
 
 impl Found {
@@ -48,7 +86,10 @@ impl Found {
                 }
                 Ok(())
             }
-            Value::Array(values) => values.iter().try_for_each(|value| self.look(key, value)),
+            Value::Array(values) => {
+                self.joined |= key == "allOf" && values.len() > 1;
+                values.iter().try_for_each(|value| self.look(key, value))
+            }
             Value::Object(entries) => {
                 if key == "patternProperties" {
                     self.patterns += entries.len();
@@ -87,4 +128,36 @@ fn whole(number: &str) -> Option<u64> {
 
 fn divisor(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { divisor(b, a % b) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_without_whitespace(schema: &Value) -> Value {
+        let mut read = read(&schema.to_string()).expect("a sound schema");
+        read.as_object_mut().expect("an object").remove("x-guidance");
+        read
+    }
+
+    #[test]
+    fn objects_have_the_properties_that_are_listed_unless_their_schema_says_more() {
+        // A property may be called like a keyword, and a constant may look like a schema.
+        let listed = json!({"properties": {"a": {"items": {"properties": {"b": true}}}, "properties": {"type": "null"},
+            "c": {"const": {"properties": {}}}}});
+        let closed = json!({"additionalProperties": false, "properties": {
+            "a": {"items": {"properties": {"b": true}, "additionalProperties": false}}, "properties": {"type": "null"},
+            "c": {"const": {"properties": {}}}}});
+        assert_eq!(read_without_whitespace(&listed), closed);
+        for open in [
+            json!({"type": "object"}),
+            json!({"properties": {"a": true}, "additionalProperties": true}),
+            json!({"properties": {"a": true}, "additionalProperties": {"type": "string"}}),
+            json!({"properties": {"a": true}, "patternProperties": {"b": true}}),
+            json!({"properties": {"a": true}, "anyOf": [{"required": ["b"]}]}),
+            json!({"allOf": [{"properties": {"a": true}}, {"properties": {"b": true}}]}),
+        ] {
+            assert_eq!(read_without_whitespace(&open), open);
+        }
+    }
 }
