@@ -27,7 +27,7 @@ pub struct Args {
     /// Bytes for weights and KV cache; 0: what is free, less some headroom
     #[arg(long, value_name = "BYTES", default_value_t = 0)]
     memory: u64,
-    /// What keys and values are kept as: f16, or q8_0 in half the memory; the same for all workers of a cluster
+    /// What keys and values are kept as: f16, or q8_0 in little more than half the memory; the same for all workers of a cluster
     #[arg(long, value_name = "TYPE", default_value = "f16", env = "OLLAMA_KV_CACHE_TYPE")]
     kv_type: KvType,
     /// Its name, for people

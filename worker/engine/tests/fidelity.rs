@@ -3,7 +3,7 @@
 //! Both paths are held to the same bounds: what either of them rounds is far below what eight-bit activations would.
 
 use ollamamax_engine::backend::{Backend, BlockId, Logits, Slice, StepBatch};
-use ollamamax_engine::cpu::{CpuBackend, CpuOptions, NumericPath};
+use ollamamax_engine::cpu::{CpuBackend, CpuOptions, KvType, NumericPath};
 use ollamamax_tests::model::smollm2;
 use serde_json::Value;
 
@@ -12,6 +12,8 @@ const BLOCKS_COUNT: u32 = 32;
 const CLOSE_CALL: f64 = 0.05;
 /// How far a logit may be off.
 const LOGITS_OFF: f64 = 0.05;
+/// The same with keys and values in bytes.
+const BYTES_OFF: f64 = 0.5;
 
 fn golden() -> Value {
     let text = include_str!("data/golden-smollm2-135m-q4_1.json");
@@ -123,6 +125,22 @@ fn the_plain_path_follows_the_reference() {
 #[test]
 fn the_fast_path_follows_the_reference() {
     follows_the_reference(NumericPath::Fast);
+}
+
+/// On request keys and values are bytes: that costs more than everything else the fast path rounds.
+#[test]
+fn keys_and_values_in_bytes_stay_near_the_reference() {
+    let golden = golden();
+    let kv_type = KvType::Q8_0;
+    let options = CpuOptions { kv_blocks: BLOCKS_COUNT, kv_type, ..CpuOptions::default() };
+    let mut backend = CpuBackend::load(smollm2(), &options).expect("a sound model");
+    for item in golden["generate"].as_array().expect("items") {
+        let tokens = tokens_of(&item["prompt_tokens"]);
+        let logits = step(&mut backend, 0, &tokens, Logits::Last).remove(0);
+        let worst = worst_of_top_ten(item, &logits);
+        eprintln!("keys and values in bytes, {}: logits off by {worst:.4}", item["id"]);
+        assert!(worst <= BYTES_OFF, "{}: off by {worst}", item["id"]);
+    }
 }
 
 #[test]

@@ -72,7 +72,7 @@ pub enum KvType {
     /// Half-precision floats.
     #[default]
     F16,
-    /// Bytes, with a scale for each head of each position: about half the memory.
+    /// Bytes, with a scale for sixteen elements each: nine sixteenths of the memory.
     Q8_0,
 }
 

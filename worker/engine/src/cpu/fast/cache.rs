@@ -3,11 +3,12 @@
 //! ```text
 //! layer -> keys:   [block][kv head][element of the head][position in block]    a vector is one element of 16 positions
 //!       -> values: [block][kv head][position in block][element of the head]    a vector is 16 elements of one position
-//!       -> scales: [block][kv head][position in block]                         one per key and value, in eight bits only
+//!       -> scales: [block][kv head][group of the head][position in block]      of sixteen elements each, for bytes only
 //! ```
 //!
-//! Heads are padded to sixteen elements with zeros. Entries are f16, or bytes with a scale for each head of each position:
-//! half the memory, and so half of what attention reads, for an error of up to 1/254 of the largest element.
+//! Heads are padded to sixteen elements with zeros. Entries are f16, or bytes with a scale for sixteen elements of a
+//! position: little more than half the memory, and so of what attention reads, for an error of up to 1/254 of the largest of
+//! the sixteen. Keys have a few elements that are far larger than all others, which a scale for a whole head would coarsen.
 
 use crate::backend::BlockId;
 use crate::cpu::KvType;
@@ -17,6 +18,8 @@ use half::f16;
 /// Positions of a block: lanes of a vector.
 pub(crate) const POSITIONS: usize = 16;
 const _: () = assert!(POSITIONS == ollamamax_proto::limits::KV_BLOCK_TOKENS);
+/// Elements that share a scale.
+const GROUP: usize = 16;
 /// The planner's arithmetic and this cache must agree.
 const _: () = assert!(size_of::<u16>() as u64 == ollamamax_gguf::KV_ELEMENT_BYTES);
 
@@ -49,7 +52,8 @@ impl Entries {
         match kind {
             KvType::F16 => Self::Half(vec![0; positions * stride]),
             KvType::Q8_0 => {
-                Self::Bytes { levels: vec![0; positions * stride], scales: vec![0; positions] }
+                let scales = vec![0; positions * stride / GROUP];
+                Self::Bytes { levels: vec![0; positions * stride], scales }
             }
         }
     }
@@ -70,33 +74,40 @@ impl Entries {
             }
             Self::Bytes { levels, scales } => {
                 levels.resize(from.len(), 0);
-                scales.resize(1, 0);
-                let most =
-                    from.iter().fold(0.0f32, |most, x| if x.abs() > most { x.abs() } else { most });
-                let scale = f16::from_f32((most / 127.0).min(f16::MAX.to_f32()));
-                let inverse = if scale.to_f32() > 0.0 { 1.0 / scale.to_f32() } else { 0.0 };
-                scales[0] = scale.to_bits();
-                for (level, x) in levels.iter_mut().zip(from) {
-                    *level = nearest(x * inverse);
+                scales.resize(from.len().div_ceil(GROUP), 0);
+                let groups = levels.chunks_mut(GROUP).zip(from.chunks(GROUP));
+                for ((levels, from), scale) in groups.zip(scales) {
+                    *scale = round(from, levels);
                 }
             }
         }
     }
 
-    /// Copies what [`Entries::round`] took: element `i` goes to `at + i * step`, the scale to `scale_at`.
+    /// Copies what [`Entries::round`] took: element `i` goes to `at + i * step`, scale `i` to `scale_at + i * POSITIONS`.
     fn put(&mut self, row: &Self, at: usize, step: usize, scale_at: usize) {
         fn spread<T: Copy>(to: &mut [T], from: &[T], step: usize) {
             to.iter_mut().step_by(step).zip(from).for_each(|(to, from)| *to = *from);
         }
         match (self, row) {
             (Self::Half(all), Self::Half(row)) => spread(&mut all[at..], row, step),
-            (Self::Bytes { levels, scales }, Self::Bytes { levels: row, scales: scale }) => {
+            (Self::Bytes { levels, scales }, Self::Bytes { levels: row, scales: row_scales }) => {
                 spread(&mut levels[at..], row, step);
-                scales[scale_at] = scale[0];
+                spread(&mut scales[scale_at..], row_scales, POSITIONS);
             }
             _ => {}
         }
     }
+}
+
+/// Rounds a group; returns its scale as f16.
+fn round(from: &[f32], levels: &mut [i8]) -> u16 {
+    let most = from.iter().fold(0.0f32, |most, x| if x.abs() > most { x.abs() } else { most });
+    let scale = f16::from_f32((most / 127.0).min(f16::MAX.to_f32()));
+    let inverse = if scale.to_f32() > 0.0 { 1.0 / scale.to_f32() } else { 0.0 };
+    for (level, x) in levels.iter_mut().zip(from) {
+        *level = nearest(x * inverse);
+    }
+    scale.to_bits()
 }
 
 /// The nearest whole number from -127 to 127, ties to even.
@@ -149,7 +160,7 @@ impl Cache {
         let width = keys.len() / self.kv_heads;
         for head in 0..self.kv_heads {
             let run = self.run(blocks[position / POSITIONS], head);
-            let (at, scale_at) = (run * self.stride, run + lane);
+            let (at, scale_at) = (run * self.stride, run * self.stride / GROUP + lane);
             let [all_keys, all_values] = &mut self.layers[layer];
             self.row.round(&keys[head * width..][..width], to_half);
             all_keys.put(&self.row, at + lane, POSITIONS, scale_at);
@@ -172,11 +183,15 @@ impl Cache {
         match &self.layers[layer][0] {
             Entries::Half(keys) => from_half(&keys[run * self.stride..][..out.len()], out),
             Entries::Bytes { levels, scales } => {
-                let mut scale = [0.0; POSITIONS];
-                from_half(&scales[run..][..POSITIONS], &mut scale);
                 let levels = levels[run * self.stride..].as_chunks::<POSITIONS>().0;
-                for (out, levels) in out.as_chunks_mut::<POSITIONS>().0.iter_mut().zip(levels) {
-                    *out = std::array::from_fn(|lane| f32::from(levels[lane]) * scale[lane]);
+                let scales = scales[run * self.stride / GROUP..].as_chunks::<POSITIONS>().0;
+                let groups = out.as_chunks_mut::<POSITIONS>().0.chunks_mut(GROUP);
+                for ((out, levels), scales) in groups.zip(levels.chunks(GROUP)).zip(scales) {
+                    let mut scale = [0.0; POSITIONS];
+                    from_half(scales, &mut scale);
+                    for (out, levels) in out.iter_mut().zip(levels) {
+                        *out = std::array::from_fn(|lane| f32::from(levels[lane]) * scale[lane]);
+                    }
                 }
             }
         }
@@ -196,13 +211,15 @@ impl Cache {
         match &self.layers[layer][1] {
             Entries::Half(values) => from_half(&values[run * self.stride..][..out.len()], out),
             Entries::Bytes { levels, scales } => {
-                let mut scale = [0.0; POSITIONS];
-                from_half(&scales[run..][..POSITIONS], &mut scale);
-                let levels = levels[run * self.stride..].chunks_exact(self.stride);
-                let rows = out.chunks_exact_mut(self.stride).zip(levels).zip(scale);
-                for ((out, levels), scale) in rows {
-                    for (out, level) in out.iter_mut().zip(levels) {
-                        *out = f32::from(*level) * scale;
+                let levels = levels[run * self.stride..].as_chunks::<GROUP>().0;
+                let scales = scales[run * self.stride / GROUP..].as_chunks::<POSITIONS>().0;
+                let groups = self.stride / GROUP;
+                for (group, scales) in scales.iter().take(groups).enumerate() {
+                    let mut scale = [0.0; POSITIONS];
+                    from_half(scales, &mut scale);
+                    let rows = out.as_chunks_mut::<GROUP>().0.iter_mut().zip(levels).skip(group);
+                    for ((out, levels), scale) in rows.step_by(groups).zip(scale) {
+                        *out = std::array::from_fn(|i| f32::from(levels[i]) * scale);
                     }
                 }
             }
