@@ -108,6 +108,11 @@ impl Matrix {
         self.mapping.forget(start, rows.len() * self.row_bytes);
     }
 
+    /// The same for the whole file.
+    pub fn forget_file(&self) {
+        self.mapping.forget(0, self.mapping.bytes().len());
+    }
+
     /// Some of the rows, as a matrix of their own.
     fn part(&self, first: usize, rows: usize) -> Self {
         Self { rows, start: self.start + first * self.row_bytes, ..self.clone() }

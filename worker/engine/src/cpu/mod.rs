@@ -9,6 +9,7 @@
 pub mod ceilings;
 mod fast;
 mod math;
+mod pages;
 mod pieces;
 mod plain;
 mod pool;

@@ -12,6 +12,7 @@
 
 use crate::backend::BlockId;
 use crate::cpu::KvType;
+use crate::cpu::pages::Pages;
 use crate::shape::ModelShape;
 use half::f16;
 
@@ -35,33 +36,64 @@ pub(crate) struct Cache {
     stride: usize,
     blocks: u32,
     /// One head's entries, on their way.
-    row: Entries,
+    row: Row,
 }
 
 /// Keys, or values.
 #[derive(Debug)]
 enum Entries {
+    Half(Pages),
+    Bytes { levels: Pages, scales: Pages },
+}
+
+/// One head of one position.
+#[derive(Debug)]
+enum Row {
     Half(Vec<u16>),
     Bytes { levels: Vec<i8>, scales: Vec<u16> },
 }
 
 impl Entries {
-    /// Zeroed memory from the system costs nothing until it is written.
-    fn zeroed(kind: KvType, heads: usize, stride: usize) -> Self {
-        let positions = heads * POSITIONS;
-        match kind {
-            KvType::F16 => Self::Half(vec![0; positions * stride]),
-            KvType::Q8_0 => {
-                let scales = vec![0; positions * stride / GROUP];
-                Self::Bytes { levels: vec![0; positions * stride], scales }
-            }
-        }
+    /// `None` when the system refuses the memory.
+    fn zeroed(kind: KvType, heads: usize, stride: usize) -> Option<Self> {
+        let entries = heads * POSITIONS * stride;
+        Some(match kind {
+            KvType::F16 => Self::Half(Pages::zeroed::<u16>(entries)?),
+            KvType::Q8_0 => Self::Bytes {
+                levels: Pages::zeroed::<i8>(entries)?,
+                scales: Pages::zeroed::<u16>(entries / GROUP)?,
+            },
+        })
     }
 
     fn bytes(&self) -> u64 {
         match self {
-            Self::Half(entries) => 2 * entries.len() as u64,
-            Self::Bytes { levels, scales } => levels.len() as u64 + 2 * scales.len() as u64,
+            Self::Half(entries) => entries.bytes() as u64,
+            Self::Bytes { levels, scales } => (levels.bytes() + scales.bytes()) as u64,
+        }
+    }
+
+    /// Copies what [`Row::round`] took: element `i` goes to `at + i * step`, scale `i` to `scale_at + i * POSITIONS`.
+    fn put(&mut self, row: &Row, at: usize, step: usize, scale_at: usize) {
+        fn spread<T: Copy>(to: &mut [T], from: &[T], step: usize) {
+            to.iter_mut().step_by(step).zip(from).for_each(|(to, from)| *to = *from);
+        }
+        match (self, row) {
+            (Self::Half(all), Row::Half(row)) => spread(&mut all.get_mut()[at..], row, step),
+            (Self::Bytes { levels, scales }, Row::Bytes { levels: row, scales: row_scales }) => {
+                spread(&mut levels.get_mut()[at..], row, step);
+                spread(&mut scales.get_mut()[scale_at..], row_scales, POSITIONS);
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Row {
+    fn new(kind: KvType) -> Self {
+        match kind {
+            KvType::F16 => Self::Half(Vec::new()),
+            KvType::Q8_0 => Self::Bytes { levels: Vec::new(), scales: Vec::new() },
         }
     }
 
@@ -80,21 +112,6 @@ impl Entries {
                     *scale = round(from, levels);
                 }
             }
-        }
-    }
-
-    /// Copies what [`Entries::round`] took: element `i` goes to `at + i * step`, scale `i` to `scale_at + i * POSITIONS`.
-    fn put(&mut self, row: &Self, at: usize, step: usize, scale_at: usize) {
-        fn spread<T: Copy>(to: &mut [T], from: &[T], step: usize) {
-            to.iter_mut().step_by(step).zip(from).for_each(|(to, from)| *to = *from);
-        }
-        match (self, row) {
-            (Self::Half(all), Self::Half(row)) => spread(&mut all[at..], row, step),
-            (Self::Bytes { levels, scales }, Self::Bytes { levels: row, scales: row_scales }) => {
-                spread(&mut levels[at..], row, step);
-                spread(&mut scales[scale_at..], row_scales, POSITIONS);
-            }
-            _ => {}
         }
     }
 }
@@ -129,8 +146,8 @@ impl Cache {
             return None;
         }
         let entries = || Entries::zeroed(kind, heads, stride);
-        let layers = (0..layers).map(|_| [entries(), entries()]).collect();
-        Some(Self { layers, kv_heads, stride, blocks, row: Entries::zeroed(kind, 0, 0) })
+        let layers = (0..layers).map(|_| Some([entries()?, entries()?])).collect::<Option<_>>()?;
+        Some(Self { layers, kv_heads, stride, blocks, row: Row::new(kind) })
     }
 
     pub fn blocks(&self) -> u32 {
@@ -181,10 +198,11 @@ impl Cache {
     ) {
         let run = self.run(block, head);
         match &self.layers[layer][0] {
-            Entries::Half(keys) => from_half(&keys[run * self.stride..][..out.len()], out),
+            Entries::Half(keys) => from_half(&keys.get()[run * self.stride..][..out.len()], out),
             Entries::Bytes { levels, scales } => {
-                let levels = levels[run * self.stride..].as_chunks::<POSITIONS>().0;
-                let scales = scales[run * self.stride / GROUP..].as_chunks::<POSITIONS>().0;
+                let levels = levels.get::<i8>()[run * self.stride..].as_chunks::<POSITIONS>().0;
+                let scales =
+                    scales.get::<u16>()[run * self.stride / GROUP..].as_chunks::<POSITIONS>().0;
                 let groups = out.as_chunks_mut::<POSITIONS>().0.chunks_mut(GROUP);
                 for ((out, levels), scales) in groups.zip(levels.chunks(GROUP)).zip(scales) {
                     let mut scale = [0.0; POSITIONS];
@@ -209,10 +227,13 @@ impl Cache {
     ) {
         let run = self.run(block, head);
         match &self.layers[layer][1] {
-            Entries::Half(values) => from_half(&values[run * self.stride..][..out.len()], out),
+            Entries::Half(values) => {
+                from_half(&values.get()[run * self.stride..][..out.len()], out)
+            }
             Entries::Bytes { levels, scales } => {
-                let levels = levels[run * self.stride..].as_chunks::<GROUP>().0;
-                let scales = scales[run * self.stride / GROUP..].as_chunks::<POSITIONS>().0;
+                let levels = levels.get::<i8>()[run * self.stride..].as_chunks::<GROUP>().0;
+                let scales =
+                    scales.get::<u16>()[run * self.stride / GROUP..].as_chunks::<POSITIONS>().0;
                 let groups = self.stride / GROUP;
                 for (group, scales) in scales.iter().take(groups).enumerate() {
                     let mut scale = [0.0; POSITIONS];

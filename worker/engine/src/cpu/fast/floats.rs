@@ -2,6 +2,7 @@
 
 use super::kernels::Lanes;
 use super::panels::ROWS;
+use crate::cpu::pages::Pages;
 use crate::weights::Matrix;
 use ollamamax_gguf::GgmlType;
 use std::fmt;
@@ -11,7 +12,7 @@ pub(crate) struct FloatPanels {
     pub kind: GgmlType,
     pub rows: usize,
     pub columns: usize,
-    bytes: Vec<u8>,
+    bytes: Pages,
 }
 
 impl fmt::Debug for FloatPanels {
@@ -25,7 +26,9 @@ impl FloatPanels {
     pub fn of(matrix: &Matrix) -> Self {
         let element = matrix.kind.block_bytes() as usize;
         let panels = matrix.rows.div_ceil(ROWS);
-        let mut bytes = vec![0; panels * matrix.columns * ROWS * element];
+        let mut pages = Pages::zeroed::<u8>(panels * matrix.columns * ROWS * element)
+            .expect("memory for a matrix");
+        let bytes = pages.get_mut::<u8>();
         for row in 0..matrix.rows {
             let panel = &mut bytes[row / ROWS * matrix.columns * ROWS * element..];
             for (column, value) in matrix.row(row).chunks_exact(element).enumerate() {
@@ -33,7 +36,7 @@ impl FloatPanels {
             }
         }
         matrix.forget(0..matrix.rows);
-        Self { kind: matrix.kind, rows: matrix.rows, columns: matrix.columns, bytes }
+        Self { kind: matrix.kind, rows: matrix.rows, columns: matrix.columns, bytes: pages }
     }
 
     /// Panels there are.
@@ -43,7 +46,7 @@ impl FloatPanels {
 
     /// Bytes held.
     pub fn bytes(&self) -> u64 {
-        self.bytes.len() as u64
+        self.bytes.bytes() as u64
     }
 
     /// Panel `index` as floats, `[column][row]`.
@@ -51,7 +54,7 @@ impl FloatPanels {
         let element = self.kind.block_bytes() as usize;
         let len = self.columns * ROWS;
         out.resize(len, 0.0);
-        let bytes = &self.bytes[index * len * element..][..len * element];
+        let bytes = &self.bytes.get::<u8>()[index * len * element..][..len * element];
         match self.kind {
             GgmlType::F16 => {
                 let (pairs, _) = bytes.as_chunks::<2>();

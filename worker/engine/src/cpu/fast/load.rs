@@ -12,6 +12,8 @@ pub(crate) fn pack(
     pool: &Pool,
     buffers: &mut [Buffers],
 ) -> Weights<Packed> {
+    // Of header and norms nothing is needed any more, and much lies around them.
+    weights.embedding.forget_file();
     weights.map(|matrix| match Panels::room(&matrix) {
         Some(mut panels) => {
             let mut jobs: Vec<_> = panels.jobs(&matrix).collect();

@@ -12,6 +12,7 @@
 //! Nothing is rounded: levels, half-precision scales and six-bit factors are kept as the file has them, so a panel is as
 //! large as its part of the file and unpacks to exactly the same weights.
 
+use crate::cpu::pages::Pages;
 use crate::quant::{self, k_scales};
 use crate::weights::Matrix;
 use half::f16;
@@ -109,31 +110,8 @@ pub(crate) struct Panels {
     planes_at: usize,
     scales_at: usize,
     panel_bytes: usize,
-    lines: Lines,
-}
-
-/// Zeroed bytes of which the first begins a cache line. Memory that is asked for as zeroed costs nothing until it is written,
-/// so room for a whole matrix can be had before its rows are read.
-struct Lines {
-    bytes: Vec<u8>,
-    first: usize,
-}
-
-impl Lines {
-    fn zeroed(len: usize) -> Self {
-        let mut bytes = vec![0; len + LINE - 1];
-        let first = bytes.as_ptr().align_offset(LINE).min(LINE - 1);
-        bytes.truncate(first + len);
-        Self { bytes, first }
-    }
-
-    fn get(&self) -> &[u8] {
-        &self.bytes[self.first..]
-    }
-
-    fn get_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes[self.first..]
-    }
+    /// Begins on a page, and with it every panel on a cache line.
+    lines: Pages,
 }
 
 impl fmt::Debug for Panels {
@@ -171,7 +149,8 @@ impl Panels {
             planes_at,
             scales_at,
             panel_bytes,
-            lines: Lines::zeroed(matrix.rows.div_ceil(ROWS) * panel_bytes),
+            lines: Pages::zeroed::<u8>(matrix.rows.div_ceil(ROWS) * panel_bytes)
+                .expect("memory for a matrix"),
         })
     }
 
@@ -187,7 +166,7 @@ impl Panels {
 
     /// Bytes held.
     pub fn bytes(&self) -> u64 {
-        self.lines.get().len() as u64
+        self.lines.bytes() as u64
     }
 
     /// Panel `index`.
@@ -237,7 +216,7 @@ impl Repack<'_> {
     /// Does it.
     pub fn run(&mut self) {
         let rows = self.panels.len() / self.panel_bytes * ROWS;
-        let rows = self.first * ROWS..(self.first * ROWS + rows).min(self.matrix.rows);
+        let end = (self.first * ROWS + rows).min(self.matrix.rows);
         for (index, bytes) in self.panels.chunks_exact_mut(self.panel_bytes).enumerate() {
             let (levels, rest) = bytes.split_at_mut(self.planes_at);
             let (planes, scales) = rest.split_at_mut(self.scales_at - self.planes_at);
@@ -261,7 +240,8 @@ impl Repack<'_> {
                 }
             }
         }
-        self.matrix.forget(rows);
+        // Those before, too: what another job reads beside this one is mapped again, a few pages at most.
+        self.matrix.forget(0..end);
     }
 }
 
