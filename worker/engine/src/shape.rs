@@ -333,7 +333,9 @@ fn window(keys: &Keys<'_>) -> Result<Option<Window>, ShapeError> {
         return Ok(None);
     }
     let full_every = keys.number("attention.sliding_window_pattern")?.unwrap_or(family.full_every);
-    let base = keys.positive("rope.freq_base_swa")?.or(family.local_rope_base);
+    // Ollama's own files of Gemma 3 have other names for both bases.
+    let base = keys.positive("rope.freq_base_swa")?.or(keys.positive("rope.local.freq_base")?);
+    let base = base.or(family.local_rope_base);
     Ok(Some(Window { tokens, full_every, rotation: base.map(Rotation::plain) }))
 }
 

@@ -168,6 +168,39 @@ fn every_family_has_its_own_tensors() {
     assert!(error.contains(".bias` is not part of a `llama` model"), "{error}");
 }
 
+/// Gemma 3 as Ollama converts it names the bases of its rotations in another way.
+#[test]
+fn ollamas_names_of_bases_are_known() {
+    let architecture = ALL.iter().find(|a| a.name == "gemma3").expect("known");
+    let key = |name: &str| format!("gemma3.rope.{name}");
+    let mut synth = Synth { architecture, ..Synth::tiny(GgmlType::F32, 1) };
+    synth.metadata.push(("gemma3.attention.sliding_window".to_owned(), Value::U32(8)));
+    synth.metadata.push((key("freq_base"), Value::F32(1e6)));
+    synth.metadata.push((key("freq_base_swa"), Value::F32(2e4)));
+    let file = synth.to_gguf();
+    let gguf = Gguf::parse(&file).expect("a valid file");
+    let shape = |global: &str, local: &str| {
+        let mut writer = GgufWriter::new();
+        for entry in gguf.entries() {
+            let name = match entry.key.as_str() {
+                "gemma3.rope.freq_base" => key(global),
+                "gemma3.rope.freq_base_swa" => key(local),
+                other => other.to_owned(),
+            };
+            writer.metadata(&name, entry.value.clone());
+        }
+        for info in gguf.tensors() {
+            writer.tensor(&info.name, &info.dims, info.kind, vec![0; info.bytes as usize]);
+        }
+        let renamed = Gguf::parse(&writer.to_bytes()).expect("the header is fine");
+        format!("{:?}", ModelShape::from_gguf(&renamed).expect("a shape"))
+    };
+    let usual = shape("freq_base", "freq_base_swa");
+    assert!(usual.contains("20000") && usual.contains("1000000"), "{usual}");
+    assert_eq!(shape("global.freq_base", "local.freq_base"), usual);
+    assert_ne!(shape("other", "other_local"), usual);
+}
+
 #[test]
 fn files_that_are_no_models_are_refused() {
     let dir = tempfile::tempdir().expect("a temporary directory");

@@ -44,7 +44,8 @@ impl Rotation {
         rope_width: u32,
         context_tokens: u32,
     ) -> Result<Self, ShapeError> {
-        let base = keys.positive("rope.freq_base")?.unwrap_or(10_000.0);
+        let base = keys.positive("rope.freq_base")?.or(keys.positive("rope.global.freq_base")?);
+        let base = base.unwrap_or(10_000.0);
         let magnitude = keys.positive("rope.scaling.attn_factor")?.unwrap_or(1.0);
         let plain = Self { magnitude, ..Self::plain(base) };
         let kind = keys.optional("rope.scaling.type", Gguf::get_str)?;
