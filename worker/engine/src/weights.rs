@@ -314,28 +314,30 @@ impl Layer<Matrix> {
 
 impl<M> Weights<M> {
     /// The same table with every matrix of a multiplication in another form.
-    pub fn map<N>(self, mut form: impl FnMut(M) -> N) -> Weights<N> {
-        let layers = self.layers.into_iter().map(|layer| Layer {
-            attention_norm: layer.attention_norm,
-            query: form(layer.query),
-            key: form(layer.key),
-            value: form(layer.value),
-            output: form(layer.output),
-            feed_forward_norm: layer.feed_forward_norm,
-            gate: layer.gate.map(&mut form),
-            up: form(layer.up),
-            down: form(layer.down),
-            extras: layer.extras,
-        });
-        let layers = layers.collect();
-        Weights {
+    pub fn try_map<N, E>(self, mut form: impl FnMut(M) -> Result<N, E>) -> Result<Weights<N>, E> {
+        let mut layers = Vec::with_capacity(self.layers.len());
+        for layer in self.layers {
+            layers.push(Layer {
+                attention_norm: layer.attention_norm,
+                query: form(layer.query)?,
+                key: form(layer.key)?,
+                value: form(layer.value)?,
+                output: form(layer.output)?,
+                feed_forward_norm: layer.feed_forward_norm,
+                gate: layer.gate.map(&mut form).transpose()?,
+                up: form(layer.up)?,
+                down: form(layer.down)?,
+                extras: layer.extras,
+            });
+        }
+        Ok(Weights {
             layers,
-            head: self.head.map(&mut form),
+            head: self.head.map(&mut form).transpose()?,
             entry: self.entry,
             embedding: self.embedding,
             norm: self.norm,
             rope_factors: self.rope_factors,
-        }
+        })
     }
 
     /// Every matrix that is multiplied with.

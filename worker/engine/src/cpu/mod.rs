@@ -7,6 +7,7 @@
 //! ```
 
 pub mod ceilings;
+mod error;
 mod fast;
 mod math;
 mod pages;
@@ -18,15 +19,16 @@ mod rows;
 
 use crate::backend::{Backend, BackendError, Logits, SliceLogits, StepBatch};
 use crate::embed::Pooling;
-use crate::shape::{ModelShape, ShapeError};
+use crate::shape::ModelShape;
 use crate::weights::{Mapping, Weights};
+pub use error::LoadError;
 use fast::Fast;
-use ollamamax_gguf::{Gguf, GgufError};
+use ollamamax_gguf::Gguf;
 use ollamamax_proto::limits::{CONTEXT_TOKENS, KV_BLOCK_TOKENS};
 use pieces::{Place, Wanted};
 use plain::Plain;
 use pool::Pool;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -132,42 +134,6 @@ impl Default for CpuOptions {
     }
 }
 
-/// A model that could not be loaded.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    /// The file could not be opened.
-    #[error("model file `{path}` cannot be opened")]
-    Open {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The file is no usable GGUF.
-    #[error(transparent)]
-    Gguf(#[from] GgufError),
-    /// The model cannot be run.
-    #[error(transparent)]
-    Shape(#[from] ShapeError),
-    /// More KV blocks than memory can address.
-    #[error(
-        "`{blocks}` kv blocks of {block_tokens} tokens are more than memory can hold; ask for fewer"
-    )]
-    Cache {
-        /// Blocks asked for.
-        blocks: u32,
-        /// Positions per block.
-        block_tokens: usize,
-    },
-    /// An instruction set this machine lacks.
-    #[error("this machine lacks the instructions of tier `{tier:?}`; leave the tier open")]
-    Tier {
-        /// The tier asked for.
-        tier: Tier,
-    },
-}
-
 /// What one token has to read and multiply; attention, which depends on the context, comes on top.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TokenWork {
@@ -227,20 +193,20 @@ impl CpuBackend {
             threads => threads,
         };
         let pool = Pool::new(threads);
-        let (blocks, block_tokens) = (options.kv_blocks, KV_BLOCK_TOKENS);
+        let blocks = options.kv_blocks;
         let model = match options.path {
             NumericPath::Plain => {
-                Plain::new(&shape, weights, blocks).map(|plain| Model::Plain(Box::new(plain)))
+                let plain = Plain::new(&shape, weights, blocks).ok_or(LoadError::cache(blocks))?;
+                Model::Plain(Box::new(plain))
             }
             NumericPath::Fast => {
                 // What an encoder keeps for the length of a step is small; nothing is saved by rounding it.
                 let kv_type =
                     if shape.architecture.encoder { KvType::F16 } else { options.kv_type };
-                Fast::new(&shape, weights, (blocks, kv_type), kernels, &pool)
-                    .map(|fast| Model::Fast(Box::new(fast)))
+                let fast = Fast::new(&shape, weights, (blocks, kv_type), kernels, &pool)?;
+                Model::Fast(Box::new(fast))
             }
         };
-        let model = model.ok_or(LoadError::Cache { blocks, block_tokens })?;
         if matches!(model, Model::Fast(_)) {
             // Header and vocabulary have been read, too.
             mapping.forget(0, mapping.bytes().len());

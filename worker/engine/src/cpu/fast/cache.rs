@@ -200,9 +200,7 @@ impl Cache {
         match &self.layers[layer][0] {
             Entries::Half(keys) => from_half(&keys.get()[run * self.stride..][..out.len()], out),
             Entries::Bytes { levels, scales } => {
-                let levels = levels.get::<i8>()[run * self.stride..].as_chunks::<POSITIONS>().0;
-                let scales =
-                    scales.get::<u16>()[run * self.stride / GROUP..].as_chunks::<POSITIONS>().0;
+                let (levels, scales) = self.bytes_of(levels, scales, run);
                 let groups = out.as_chunks_mut::<POSITIONS>().0.chunks_mut(GROUP);
                 for ((out, levels), scales) in groups.zip(levels.chunks(GROUP)).zip(scales) {
                     let mut scale = [0.0; POSITIONS];
@@ -231,9 +229,7 @@ impl Cache {
                 from_half(&values.get()[run * self.stride..][..out.len()], out)
             }
             Entries::Bytes { levels, scales } => {
-                let levels = levels.get::<i8>()[run * self.stride..].as_chunks::<GROUP>().0;
-                let scales =
-                    scales.get::<u16>()[run * self.stride / GROUP..].as_chunks::<POSITIONS>().0;
+                let (levels, scales) = self.bytes_of(levels, scales, run);
                 let groups = self.stride / GROUP;
                 for (group, scales) in scales.iter().take(groups).enumerate() {
                     let mut scale = [0.0; POSITIONS];
@@ -245,6 +241,18 @@ impl Cache {
                 }
             }
         }
+    }
+
+    /// Levels from a position on, sixteen at a time, and the scales that belong to them.
+    #[inline(always)]
+    fn bytes_of<'a>(
+        &self,
+        levels: &'a Pages,
+        scales: &'a Pages,
+        run: usize,
+    ) -> (&'a [[i8; GROUP]], &'a [[u16; POSITIONS]]) {
+        let at = run * self.stride;
+        (levels.get()[at..].as_chunks().0, scales.get()[at / GROUP..].as_chunks().0)
     }
 
     /// The first position of a head of a block, counted over all.

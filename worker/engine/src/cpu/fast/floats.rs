@@ -22,12 +22,11 @@ impl fmt::Debug for FloatPanels {
 }
 
 impl FloatPanels {
-    /// Repacks a matrix of F32, F16 or BF16.
-    pub fn of(matrix: &Matrix) -> Self {
+    /// Repacks a matrix of F32, F16 or BF16; `None` when the system refuses the memory.
+    pub fn of(matrix: &Matrix) -> Option<Self> {
         let element = matrix.kind.block_bytes() as usize;
         let panels = matrix.rows.div_ceil(ROWS);
-        let mut pages = Pages::zeroed::<u8>(panels * matrix.columns * ROWS * element)
-            .expect("memory for a matrix");
+        let mut pages = Pages::zeroed::<u8>(panels * matrix.columns * ROWS * element)?;
         let bytes = pages.get_mut::<u8>();
         for row in 0..matrix.rows {
             let panel = &mut bytes[row / ROWS * matrix.columns * ROWS * element..];
@@ -36,7 +35,7 @@ impl FloatPanels {
             }
         }
         matrix.forget(0..matrix.rows);
-        Self { kind: matrix.kind, rows: matrix.rows, columns: matrix.columns, bytes: pages }
+        Some(Self { kind: matrix.kind, rows: matrix.rows, columns: matrix.columns, bytes: pages })
     }
 
     /// Panels there are.

@@ -2,25 +2,28 @@
 
 use super::floats::FloatPanels;
 use super::multiply::{Buffers, Packed};
-use super::panels::{Panels, Repack};
+use super::panels::{Format, Panels, Repack};
+use crate::cpu::LoadError;
 use crate::cpu::pool::Pool;
 use crate::weights::{Matrix, Weights};
 
-/// Repacks every matrix.
+/// Repacks every matrix; an error when the system refuses the memory.
 pub(crate) fn pack(
     weights: Weights<Matrix>,
     pool: &Pool,
     buffers: &mut [Buffers],
-) -> Weights<Packed> {
+) -> Result<Weights<Packed>, LoadError> {
     // Of header and norms nothing is needed any more, and much lies around them.
     weights.embedding.forget_file();
-    weights.map(|matrix| match Panels::room(&matrix) {
-        Some(mut panels) => {
-            let mut jobs: Vec<_> = panels.jobs(&matrix).collect();
-            pool.for_each(buffers, &mut jobs, |_, job: &mut Repack<'_>, _| job.run());
-            drop(jobs);
-            Packed::Levels(panels)
-        }
-        None => Packed::Floats(FloatPanels::of(&matrix)),
+    weights.try_map(|matrix| {
+        let refused = || LoadError::Memory { bytes: matrix.bytes() };
+        let Some(format) = Format::of(matrix.kind) else {
+            return FloatPanels::of(&matrix).map(Packed::Floats).ok_or_else(refused);
+        };
+        let mut panels = Panels::room(&matrix, format).ok_or_else(refused)?;
+        let mut jobs: Vec<_> = panels.jobs(&matrix).collect();
+        pool.for_each(buffers, &mut jobs, |_, job: &mut Repack<'_>, _| job.run());
+        drop(jobs);
+        Ok(Packed::Levels(panels))
     })
 }

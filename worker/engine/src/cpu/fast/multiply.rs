@@ -227,7 +227,8 @@ mod tests {
             let shape = ModelShape::from_gguf(&gguf).expect("a shape");
             let weights = || Weights::of(&gguf, &shape, &file, 64).expect("tensors");
             let (pool, mut buffers) = (Pool::new(1), vec![Buffers::default()]);
-            let packed = load::pack(weights(), &pool, &mut buffers).head.expect("a head");
+            let packed =
+                load::pack(weights(), &pool, &mut buffers).expect("packed").head.expect("a head");
             let head = weights().head.expect("a head");
             for tier in [Tier::Portable, Tier::best()] {
                 let kernels = kernels_of(tier).expect("available");

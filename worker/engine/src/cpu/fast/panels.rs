@@ -133,9 +133,8 @@ pub(crate) struct Panel<'a> {
 }
 
 impl Panels {
-    /// Room for a matrix, zeroed; `None` if its type has no panel format.
-    pub fn room(matrix: &Matrix) -> Option<Self> {
-        let format = Format::of(matrix.kind)?;
+    /// Room for a matrix whose type has this format, zeroed; `None` when the system refuses the memory.
+    pub fn room(matrix: &Matrix, format: Format) -> Option<Self> {
         let blocks = matrix.columns / COLUMNS;
         let planes_at = blocks * format.level_bytes();
         let scales_at = planes_at + blocks * format.plane_bytes();
@@ -149,8 +148,7 @@ impl Panels {
             planes_at,
             scales_at,
             panel_bytes,
-            lines: Pages::zeroed::<u8>(matrix.rows.div_ceil(ROWS) * panel_bytes)
-                .expect("memory for a matrix"),
+            lines: Pages::zeroed::<u8>(matrix.rows.div_ceil(ROWS) * panel_bytes)?,
         })
     }
 

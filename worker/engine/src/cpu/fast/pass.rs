@@ -15,7 +15,7 @@ use crate::architecture::{Activation, Pairs};
 use crate::cpu::pool::Pool;
 use crate::cpu::rope::{Rope, Turns};
 use crate::cpu::rows::Rows;
-use crate::cpu::{KvType, Place, Wanted};
+use crate::cpu::{KvType, LoadError, Place, Wanted};
 use crate::model::{Before, From, Steps, forward};
 use crate::quant;
 use crate::shape::ModelShape;
@@ -63,11 +63,11 @@ impl Fast {
         (blocks, kv_type): (u32, KvType),
         kernels: FastKernels,
         pool: &Pool,
-    ) -> Option<Self> {
-        let cache = Cache::new(shape, blocks, kv_type)?;
+    ) -> Result<Self, LoadError> {
+        let cache = Cache::new(shape, blocks, kv_type).ok_or(LoadError::cache(blocks))?;
         let rope = Rope::new(shape, weights.rope_factors.as_deref());
         let mut buffers: Vec<_> = (0..pool.threads()).map(|_| Buffers::default()).collect();
-        let weights = load::pack(weights, pool, &mut buffers);
+        let weights = load::pack(weights, pool, &mut buffers)?;
         let width = shape.width as usize;
         let heads = |heads: u32| heads as usize * shape.head_width as usize;
         let s = Activations {
@@ -82,7 +82,7 @@ impl Fast {
             products: Products::default(),
             partials: Vec::new(),
         };
-        Some(Self { weights, cache, kernels, buffers, rope, s })
+        Ok(Self { weights, cache, kernels, buffers, rope, s })
     }
 
     /// Runs some tokens through the model and returns what is wanted.
