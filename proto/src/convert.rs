@@ -5,10 +5,11 @@
 use crate::ids::{AssignmentId, Generation, InvalidId};
 use crate::inference::{Done, FinishReason, GenerateRequest, Message, Prompt, Started, TokenChunk};
 use crate::limits;
-use crate::placement::{Assignment, AssignmentReport, Device, Phase, Stage};
+use crate::placement::{AssignmentReport, Device, Phase};
 use crate::wire;
 use std::time::Duration;
 
+mod assigned;
 mod embed;
 mod logprobs;
 mod options;
@@ -93,62 +94,6 @@ impl TryFrom<wire::Device> for Device {
             name: device.name,
             memory_bytes: device.memory_bytes,
             threads: device.threads,
-        })
-    }
-}
-
-impl From<&Assignment> for wire::Assignment {
-    fn from(assignment: &Assignment) -> Self {
-        let stage = assignment.stage;
-        Self {
-            id: assignment.id.0,
-            generation: assignment.generation.0,
-            model: assignment.model.to_string(),
-            blob: assignment.blob.to_string(),
-            blob_bytes: assignment.blob_bytes,
-            stage: Some(wire::Stage {
-                first_layer: stage.first_layer,
-                end_layer: stage.end_layer,
-                embedding: stage.embedding,
-                head: stage.head,
-                shard: stage.shard,
-                shards: stage.shards,
-            }),
-            context_length: assignment.context_length,
-            sequences_max: assignment.sequences_max,
-        }
-    }
-}
-
-impl TryFrom<wire::Assignment> for Assignment {
-    type Error = InvalidMessage;
-
-    fn try_from(wire: wire::Assignment) -> Result<Self, InvalidMessage> {
-        let stage =
-            wire.stage.ok_or(InvalidMessage::Missing { message: "Assignment", field: "stage" })?;
-        if stage.first_layer >= stage.end_layer || stage.shard >= stage.shards {
-            return Err(out_of_range(
-                "stage",
-                format!("{stage:?}"),
-                "first_layer < end_layer and shard < shards",
-            ));
-        }
-        Ok(Self {
-            id: AssignmentId(wire.id),
-            generation: Generation(wire.generation),
-            model: wire.model.parse()?,
-            blob: wire.blob.parse()?,
-            blob_bytes: wire.blob_bytes,
-            stage: Stage {
-                first_layer: stage.first_layer,
-                end_layer: stage.end_layer,
-                embedding: stage.embedding,
-                head: stage.head,
-                shard: stage.shard,
-                shards: stage.shards,
-            },
-            context_length: wire.context_length,
-            sequences_max: wire.sequences_max.min(limits::SEQUENCES_COUNT),
         })
     }
 }

@@ -62,6 +62,10 @@ number_id!(
     AssignmentId
 );
 number_id!(
+    /// Several stages on several workers that together hold one copy of a model version. Never reused.
+    ReplicaId
+);
+number_id!(
     /// Fences assignments: the higher one is newer, a worker refuses older ones.
     Generation
 );

@@ -24,6 +24,7 @@ pub mod wire {
 }
 
 pub use ids::{
-    AssignmentId, Digest, Generation, Incarnation, InvalidId, ModelName, NodeId, Revision, WorkerId,
+    AssignmentId, Digest, Generation, Incarnation, InvalidId, ModelName, NodeId, ReplicaId,
+    Revision, WorkerId,
 };
 pub use time::Millis;

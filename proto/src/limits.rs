@@ -19,6 +19,8 @@ pub const WORKERS_COUNT: usize = 2_000;
 pub const NODES_COUNT: usize = 9;
 /// Most replicas a model may ask for.
 pub const REPLICAS_COUNT: u32 = 64;
+/// Most stages of one replica, shards counted one by one: each more is a hop on the way of every token.
+pub const REPLICA_STAGES_COUNT: usize = 32;
 /// Largest GGUF metadata kept per model as JSON: it travels through Raft and is answered by `/api/show`.
 pub const MODEL_METADATA_BYTES: usize = 256 * 1024;
 /// Largest template, system prompt or licence of one model, each.

@@ -1,6 +1,6 @@
 //! Who runs what: devices, stages, assignments and their states.
 
-use crate::ids::{AssignmentId, Digest, Generation, ModelName};
+use crate::ids::{AssignmentId, Digest, Generation, ModelName, ReplicaId};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -65,6 +65,76 @@ pub struct Assignment {
     pub context_length: u32,
     /// Sequences run at once.
     pub sequences_max: u32,
+}
+
+/// What stages of one replica hand to each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Activations {
+    /// As they are computed: splitting a model changes no bit of its output.
+    #[default]
+    F32,
+    /// Rounded to half the bytes, for slow networks.
+    Bf16,
+}
+
+impl Activations {
+    /// Its name, as configured and on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        }
+    }
+}
+
+/// A replica whose stages lie on several workers.
+///
+/// Peers stand in the order in which activations pass them, stage by stage, and within a stage shard by shard. Shard 0
+/// of the last stage drives: it takes requests, schedules and samples, and sends the tokens of a step to the first stage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ring {
+    /// Which replica.
+    pub replica: ReplicaId,
+    /// What goes from stage to stage.
+    pub activations: Activations,
+    /// Steps (micro-batches) on their way at once, at least 1.
+    pub steps_in_flight: u32,
+    /// The stages.
+    pub peers: Vec<Peer>,
+}
+
+impl Ring {
+    /// The peer that drives.
+    pub fn driver(&self) -> Option<&Peer> {
+        self.peers.iter().find(|peer| peer.stage.head && peer.stage.shard == 0)
+    }
+}
+
+/// A stage of a replica, and who holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Which assignment.
+    pub assignment: AssignmentId,
+    /// In which generation.
+    pub generation: Generation,
+    /// host:port of its worker.
+    pub address: String,
+    /// The part of the model.
+    pub stage: Stage,
+    /// First key-value head of its shard.
+    pub first_head: u32,
+    /// One past the last.
+    pub end_head: u32,
+}
+
+/// An assignment as its worker gets it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assigned {
+    /// What to hold.
+    pub assignment: Assignment,
+    /// The replica it is a part of; `None` when it is the whole model.
+    pub ring: Option<Ring>,
 }
 
 /// Where an assignment stands. Transitions come from the worker's reports, proposed by the leader.

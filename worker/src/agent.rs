@@ -11,7 +11,7 @@
 use crate::desired::AssignmentSet;
 use crate::holder::Holder;
 use crate::peers::{Peer, Peers};
-use ollamamax_proto::placement::{Assignment, Device};
+use ollamamax_proto::placement::{Assigned, Device};
 use ollamamax_proto::wire::control_client::ControlClient;
 use ollamamax_proto::wire::{
     self, HeartbeatReply, HeartbeatRequest, RegisterReply, RegisterRequest, WatchAssignmentsRequest,
@@ -255,9 +255,10 @@ fn accept(set: wire::AssignmentSet) -> Result<AssignmentSet, String> {
         let max = limits::WORKER_ASSIGNMENTS_COUNT;
         return Err(format!("{count} assignments, expected at most {max}"));
     }
-    let assignments: Result<Vec<Assignment>, _> =
-        set.assignments.into_iter().map(Assignment::try_from).collect();
-    let assignments = assignments.map_err(|error| error.to_string())?;
+    let assigned: Result<Vec<Assigned>, _> =
+        set.assignments.into_iter().map(Assigned::try_from).collect();
+    let assigned = assigned.map_err(|error| error.to_string())?;
+    let assignments = assigned.into_iter().map(|assigned| assigned.assignment).collect();
     Ok(AssignmentSet { revision: Revision(set.revision), assignments })
 }
 

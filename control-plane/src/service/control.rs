@@ -7,9 +7,10 @@ use crate::raft::server::check_cluster;
 use crate::watch::{News, Published};
 use crate::workers::Workers;
 use futures_util::stream::BoxStream;
+use ollamamax_core::record::Placement;
 use ollamamax_core::{Change, State, codec};
 use ollamamax_gateway::ports::ControlError;
-use ollamamax_proto::placement::{AssignmentReport, Device};
+use ollamamax_proto::placement::{Assigned, AssignmentReport, Device};
 use ollamamax_proto::wire::control_server::Control;
 use ollamamax_proto::wire::{
     AssignmentSet, HeartbeatReply, HeartbeatRequest, ProposeReply, ProposeRequest, ReadIndexReply,
@@ -236,8 +237,12 @@ async fn watch_assignments(
             }
             Some(worker) if worker.incarnation == incarnation => {
                 let held = state.placements.values().filter(|placement| placement.worker == id);
+                let assigned = |placement: &Placement| Assigned {
+                    assignment: placement.assignment.clone(),
+                    ring: None,
+                };
                 let assignments: Vec<_> =
-                    held.map(|placement| (&placement.assignment).into()).collect();
+                    held.map(|placement| (&assigned(placement)).into()).collect();
                 if sent.as_ref() != Some(&assignments) {
                     sent = Some(assignments.clone());
                     let set = AssignmentSet { revision: state.revision().0, assignments };

@@ -1,11 +1,12 @@
 //! Whatever is sound survives the wire; whatever is not is refused by its name.
 
 use super::*;
-use crate::ids::Digest;
+use crate::ids::{Digest, ReplicaId};
 use crate::inference::{
     EmbedInput, EmbedRequest, Embedding, Logprob, Mirostat, MirostatVersion, Options, OutputFormat,
     Predict, Sampling, TokenLogprob,
 };
+use crate::placement::{Activations, Assigned, Assignment, Peer, Ring, Stage};
 use proptest::prelude::*;
 
 fn request(options: Options) -> GenerateRequest {
@@ -191,4 +192,55 @@ fn texts_and_vectors_cross_the_wire_and_what_cannot_be_is_refused() {
     let values = |values| Embedding::try_from(wire::Embedding { values, tokens: 1 }).is_err();
     assert!(values(vec![]) && values(vec![f32::NAN]) && values(vec![f32::INFINITY]));
     assert!(values(vec![0.0; limits::EMBEDDING_VALUES_COUNT + 1]));
+}
+
+#[test]
+fn an_assignment_in_a_ring_survives_the_wire_and_a_ring_without_a_driver_does_not() {
+    let stage = |first_layer, end_layer, shard, shards| Stage {
+        first_layer,
+        end_layer,
+        embedding: first_layer == 0,
+        head: end_layer == 4,
+        shard,
+        shards,
+    };
+    let peer = |id: u64, stage: Stage| Peer {
+        assignment: AssignmentId(id),
+        generation: Generation(id + 1),
+        address: format!("10.0.0.{id}:1"),
+        stage,
+        first_head: stage.shard,
+        end_head: 3,
+    };
+    let peers =
+        vec![peer(1, stage(0, 2, 0, 1)), peer(2, stage(2, 4, 0, 2)), peer(3, stage(2, 4, 1, 2))];
+    let (replica, activations) = (ReplicaId(9), Activations::Bf16);
+    let assigned = Assigned {
+        assignment: Assignment {
+            id: AssignmentId(2),
+            generation: Generation(3),
+            model: "m".parse().expect("a name"),
+            blob: Digest::of(b"blob"),
+            blob_bytes: 4,
+            stage: peers[1].stage,
+            context_length: 16,
+            sequences_max: 2,
+        },
+        ring: Some(Ring { replica, activations, steps_in_flight: 2, peers }),
+    };
+    let wired = wire::Assignment::from(&assigned);
+    assert_eq!(Assigned::try_from(wired.clone()), Ok(assigned.clone()));
+    assert_eq!(
+        assigned.ring.as_ref().and_then(Ring::driver).map(|peer| peer.assignment.0),
+        Some(2)
+    );
+    let spoiled = |spoil: &dyn Fn(&mut wire::Ring)| {
+        let mut wired = wired.clone();
+        spoil(wired.ring.as_mut().expect("a ring"));
+        Assigned::try_from(wired).expect_err("it is spoiled").to_string()
+    };
+    assert!(spoiled(&|ring| ring.peers.truncate(1)).contains("`peers` is `1`"));
+    assert!(spoiled(&|ring| ring.peers.remove(1).assignment = 0).contains("0 heads"));
+    assert!(spoiled(&|ring| ring.activations = "f8".into()).contains("`f32` or `bf16`"));
+    assert!(spoiled(&|ring| ring.peers[0].end_head = 0).contains("`heads` is `0..0`"));
 }

@@ -1,7 +1,7 @@
 //! A control-plane node in this process: it serves scripted assignment sets and blobs, records what it hears, and
 //! misbehaves on request. It has a runtime of its own so that it can die like a process.
 
-use ollamamax_proto::placement::Assignment;
+use ollamamax_proto::placement::{Assigned, Assignment};
 use ollamamax_proto::wire::blobs_server::{Blobs, BlobsServer};
 use ollamamax_proto::wire::control_server::{Control, ControlServer};
 use ollamamax_proto::wire::{self, *};
@@ -101,7 +101,11 @@ impl FakeNode {
 
     /// From now on the worker is to hold exactly these.
     pub fn assign(&self, revision: u64, assignments: &[Assignment]) {
-        let assignments = assignments.iter().map(Into::into).collect();
+        let whole = |assignment: &Assignment| {
+            let assigned = Assigned { assignment: assignment.clone(), ring: None };
+            (&assigned).into()
+        };
+        let assignments = assignments.iter().map(whole).collect();
         self.script.sets.send_replace(Some(AssignmentSet { revision, assignments }));
     }
 
