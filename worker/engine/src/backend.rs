@@ -89,9 +89,22 @@ pub enum BackendError {
         /// Positions there are.
         context_tokens: u32,
     },
+    /// A part of a model was asked for what it cannot give.
+    #[error("this part of the model cannot compute the step: {0}")]
+    Part(String),
+    /// The other shards of the layers are gone; they have to be connected anew.
+    #[error("the shards of the model are not together: {0}")]
+    Shards(String),
     /// The device failed; the engine cannot be trusted any more.
     #[error("the device failed: {0}; the worker has to restart its engine")]
     Device(String),
+}
+
+/// The shards of the same layers, seen from one of them.
+pub trait Shards: Send + fmt::Debug {
+    /// Brings products of all shards together: `products` becomes their sum, added up in the order of the shards, so that
+    /// every shard gets the same bits. An error, in words, when another shard is gone.
+    fn sum(&mut self, products: &mut [f32]) -> Result<(), String>;
 }
 
 /// What computes a step. Implementations: [`crate::cpu`].
@@ -99,6 +112,17 @@ pub trait Backend: Send + fmt::Debug {
     /// Computes one step: writes the slices' keys and values into their blocks and returns the wanted logits, one
     /// entry per slice in order.
     fn step(&mut self, batch: &StepBatch) -> Result<Vec<SliceLogits>, BackendError>;
+
+    /// Starts a step whose results a later [`Backend::step`] with the same batch will ask for; steps are asked for in the
+    /// order in which they were started, each at most once. A backend that computes alone does nothing here.
+    fn start(&mut self, _batch: &StepBatch) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    /// Steps that are worth starting before the first of them is asked for; at least 1.
+    fn steps_in_flight(&self) -> usize {
+        1
+    }
 
     /// KV blocks there are.
     fn blocks_count(&self) -> u32;

@@ -27,6 +27,7 @@ pub mod kv;
 pub mod logprobs;
 mod merging;
 mod model;
+pub mod part;
 mod penalties;
 mod pretokenizer;
 pub mod quant;

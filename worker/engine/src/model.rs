@@ -42,7 +42,7 @@ pub(crate) trait Steps {
     /// How this path holds a matrix.
     type Matrix;
 
-    /// `x = embedding of the tokens`, scaled where the model has it so; with type and position added, where there is an entry.
+    /// `x` = what the part of the model before this one gave, or the embedding of the tokens, scaled where the model has it so; with type and position added, where there is an entry.
     fn embed(&mut self, entry: Option<&Entry>);
     /// `normed = x / rms(x) * weight`.
     fn norm(&mut self, weight: &[f32]);
@@ -55,7 +55,7 @@ pub(crate) trait Steps {
     fn attend(&mut self, index: usize);
     /// `gated = activation(W_gate normed) * (W_up normed)`; without a gate, `activation(W_up normed + bias)`.
     fn gate(&mut self, layer: &Layer<Self::Matrix>);
-    /// `x = x + W from`.
+    /// `x = x + W from`. Where layers are split into shards, the product is the sum over all of them.
     fn add(&mut self, matrix: &Self::Matrix, from: From, before: Before<'_>);
 }
 

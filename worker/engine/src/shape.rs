@@ -26,6 +26,8 @@ pub struct ModelShape {
     pub architecture: &'static Architecture,
     /// Transformer layers.
     pub layers: u32,
+    /// Where they stand in the model, when they are a part of one; else 0.
+    pub first_layer: u32,
     /// Width of the residual stream.
     pub width: u32,
     /// Width of the feed-forward part.
@@ -184,6 +186,7 @@ impl ModelShape {
     /// How many of the last positions a layer sees.
     pub(crate) fn window_of(&self, layer: usize) -> Option<&Window> {
         let window = self.window.as_ref()?;
+        let layer = self.first_layer as usize + layer;
         let every = window.full_every as usize;
         let full = every > 0 && layer % every == every - 1;
         (!full).then_some(window)
@@ -211,6 +214,7 @@ impl ModelShape {
         Ok(Self {
             architecture,
             layers,
+            first_layer: 0,
             width,
             feed_forward: keys.needed("feed_forward_length")?,
             heads,
@@ -295,6 +299,7 @@ impl ModelShape {
         Self {
             architecture: &crate::architecture::ALL[0],
             layers: 2,
+            first_layer: 0,
             width: 64,
             feed_forward: 64,
             heads: 2 * kv_heads,

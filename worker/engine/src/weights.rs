@@ -1,6 +1,7 @@
 //! The weights of a model where they lie in the file, and the table of all of them, whatever form a matrix has taken.
 
 use crate::architecture::{Activation, Fused};
+use crate::part::Part;
 use crate::quant;
 use crate::shape::{ModelShape, ShapeError, norm_names};
 use ollamamax_gguf::{GgmlType, Gguf};
@@ -73,6 +74,8 @@ pub(crate) struct Matrix {
     mapping: Arc<Mapping>,
     start: usize,
     row_bytes: usize,
+    /// From one row to the next; more than a row where only some columns are meant.
+    stride: usize,
 }
 
 impl Matrix {
@@ -87,12 +90,13 @@ impl Matrix {
             mapping: Arc::clone(mapping),
             start: tensor.start as usize,
             row_bytes: tensor.bytes as usize / rows,
+            stride: tensor.bytes as usize / rows,
         })
     }
 
     /// The packed bytes of a row.
     pub fn row(&self, row: usize) -> &[u8] {
-        let start = self.start + row * self.row_bytes;
+        let start = self.start + row * self.stride;
         &self.mapping.bytes()[start..start + self.row_bytes]
     }
 
@@ -104,8 +108,8 @@ impl Matrix {
     /// Tells the system that the bytes of some rows will not be needed soon: they need not stay in memory. Reading them
     /// again is slower, not wrong.
     pub fn forget(&self, rows: std::ops::Range<usize>) {
-        let start = self.start + rows.start * self.row_bytes;
-        self.mapping.forget(start, rows.len() * self.row_bytes);
+        let start = self.start + rows.start * self.stride;
+        self.mapping.forget(start, rows.len() * self.stride);
     }
 
     /// The same for the whole file.
@@ -114,8 +118,31 @@ impl Matrix {
     }
 
     /// Some of the rows, as a matrix of their own.
-    fn part(&self, first: usize, rows: usize) -> Self {
-        Self { rows, start: self.start + first * self.row_bytes, ..self.clone() }
+    fn rows(&self, rows: std::ops::Range<usize>) -> Self {
+        Self { rows: rows.len(), start: self.start + rows.start * self.stride, ..self.clone() }
+    }
+
+    /// Some of the columns; only whole blocks can be had. `at` are the heads they belong to, for messages.
+    fn columns(
+        &self,
+        what: &'static str,
+        columns: std::ops::Range<usize>,
+        at: &std::ops::Range<u32>,
+    ) -> Result<Self, ShapeError> {
+        let unit = self.kind.block_elements();
+        let bytes = |columns: usize| self.kind.row_bytes(columns as u64);
+        match (bytes(columns.start), bytes(columns.end)) {
+            (Some(before), Some(end)) => Ok(Self {
+                columns: columns.len(),
+                start: self.start + before as usize,
+                row_bytes: (end - before) as usize,
+                ..self.clone()
+            }),
+            _ => {
+                let (columns, at) = (self.columns as u64, at.clone());
+                Err(ShapeError::Cut { what, columns, at, unit })
+            }
+        }
     }
 
     fn vector(gguf: &Gguf, mapping: &Arc<Mapping>, name: &str) -> Result<Vec<f32>, ShapeError> {
@@ -181,26 +208,28 @@ pub(crate) struct Weights<M> {
     /// In an encoder only.
     pub entry: Option<Entry>,
     pub layers: Vec<Layer<M>>,
-    /// Norm before the head; empty in an encoder, whose layers end with one.
+    /// Norm before the head; empty in an encoder, whose layers end with one, and in a part without head.
     pub norm: Vec<f32>,
-    /// The output head; the embedding itself when tied. An encoder has none.
+    /// The output head; the embedding itself when tied. An encoder has none, and not every part of a model has.
     pub head: Option<M>,
     /// Divisors of the rotation's frequencies.
     pub rope_factors: Option<Vec<f32>>,
 }
 
 impl Weights<Matrix> {
-    /// Finds the tensors of a shape that was read from the same file, for sequences of up to `context_tokens`.
+    /// Finds the tensors of a part of the model whose shape was read from the same file, for sequences of up to
+    /// `context_tokens`. Of tensors that are no part of it, nothing is read.
     pub fn of(
         gguf: &Gguf,
         shape: &ModelShape,
         file: &Arc<Mapping>,
         context_tokens: u32,
+        part: &Part,
     ) -> Result<Self, ShapeError> {
         let embedding = Matrix::of(gguf, file, "token_embd.weight")?;
         let encoder = shape.architecture.encoder;
         let head = match shape.tied {
-            _ if encoder => None,
+            _ if encoder || !part.head => None,
             true => Some(embedding.clone()),
             false => Some(Matrix::of(gguf, file, "output.weight")?),
         };
@@ -208,10 +237,10 @@ impl Weights<Matrix> {
         Ok(Self {
             embedding,
             entry: encoder.then(|| Entry::of(gguf, shape, file)).transpose()?,
-            layers: (0..shape.layers)
-                .map(|index| Layer::of(gguf, shape, file, index))
+            layers: (part.layers.clone())
+                .map(|index| Layer::of(gguf, shape, file, index, part))
                 .collect::<Result<_, _>>()?,
-            norm: match encoder {
+            norm: match encoder || !part.head {
                 true => Vec::new(),
                 false => Matrix::vector(gguf, file, "output_norm.weight")?,
             },
@@ -251,6 +280,7 @@ impl Layer<Matrix> {
         shape: &ModelShape,
         file: &Arc<Mapping>,
         index: u32,
+        part: &Part,
     ) -> Result<Self, ShapeError> {
         let family = shape.architecture;
         let matrix = |part: &str| Matrix::of(gguf, file, &format!("blk.{index}.{part}.weight"));
@@ -261,15 +291,23 @@ impl Layer<Matrix> {
             Fused::Nothing => [matrix("attn_q")?, matrix("attn_k")?, matrix("attn_v")?],
             Fused::Attention | Fused::Both => {
                 let qkv = matrix("attn_qkv")?;
-                [qkv.part(0, q), qkv.part(q, kv), qkv.part(q + kv, kv)]
+                [qkv.rows(0..q), qkv.rows(q..q + kv), qkv.rows(q + kv..q + 2 * kv)]
             }
         };
+        let (queries, keys, rows) = (part.queries(shape), part.keys(shape), part.inner(shape)?);
+        let (query, key, value) =
+            (query.rows(queries.clone()), key.rows(keys.clone()), value.rows(keys.clone()));
+        let output = matrix("attn_output")?;
+        let output = output.columns("`attn_output.weight`", queries.clone(), &part.heads)?;
+        let down = matrix("ffn_down")?.columns("`ffn_down.weight`", rows.clone(), &part.heads)?;
         let (inner, up) = (shape.feed_forward as usize, matrix("ffn_up")?);
         let (gate, up) = match (family.fused, family.activation) {
-            (Fused::Both, _) => (Some(up.part(0, inner)), up.part(inner, inner)),
+            (Fused::Both, _) => (Some(up.rows(0..inner)), up.rows(inner..2 * inner)),
             (_, Activation::GeluAlone) => (None, up),
             _ => (Some(matrix("ffn_gate")?), up),
         };
+        let (gate, up) = (gate.map(|gate| gate.rows(rows.clone())), up.rows(rows));
+        let some = |bias: Vec<f32>, rows: &std::ops::Range<usize>| bias[rows.clone()].to_vec();
         let [attention_norm, feed_forward_norm] = norm_names(family);
         let post_norm = |part| family.post_norms.then(|| vector(part)).transpose();
         let norm_bias = |part| match family.encoder {
@@ -282,17 +320,17 @@ impl Layer<Matrix> {
             query,
             key,
             value,
-            output: matrix("attn_output")?,
+            output,
             feed_forward_norm: vector(feed_forward_norm)?,
             gate,
             up,
-            down: matrix("ffn_down")?,
+            down,
             extras: Extras {
                 biases: match family.biases {
                     true => Some([
-                        vector("attn_q.bias")?,
-                        vector("attn_k.bias")?,
-                        vector("attn_v.bias")?,
+                        some(vector("attn_q.bias")?, &queries),
+                        some(vector("attn_k.bias")?, &keys),
+                        some(vector("attn_v.bias")?, &keys),
                     ]),
                     false => None,
                 },

@@ -16,16 +16,18 @@ mod plain;
 mod pool;
 mod rope;
 mod rows;
+mod step;
 
-use crate::backend::{Backend, BackendError, Logits, SliceLogits, StepBatch};
+use crate::backend::{Backend, BackendError, Logits, Shards, SliceLogits, StepBatch};
 use crate::embed::Pooling;
+use crate::part::Part;
 use crate::shape::ModelShape;
 use crate::weights::{Mapping, Weights};
 pub use error::LoadError;
 use fast::Fast;
 use ollamamax_gguf::Gguf;
 use ollamamax_proto::limits::{CONTEXT_TOKENS, KV_BLOCK_TOKENS};
-use pieces::{Place, Wanted};
+use pieces::{Join, Place, Wanted};
 use plain::Plain;
 use pool::Pool;
 use std::path::Path;
@@ -158,9 +160,13 @@ impl TokenWork {
 #[derive(Debug)]
 pub struct CpuBackend {
     shape: ModelShape,
+    part: Part,
+    /// Whether each layer is split.
+    sharded: bool,
     model: Model,
     pool: Pool,
     tier: Tier,
+    shards: Option<Box<dyn Shards>>,
 }
 
 #[derive(Debug)]
@@ -179,12 +185,24 @@ impl CpuBackend {
 
     /// Loads a model from a mapping.
     pub fn from_mapping(mapping: Arc<Mapping>, options: &CpuOptions) -> Result<Self, LoadError> {
+        Self::part_from_mapping(mapping, options, None)
+    }
+
+    /// Loads a part of a model from a mapping in which only the bytes of [`Part::ranges`] and the header need be there;
+    /// `None` for the whole.
+    pub fn part_from_mapping(
+        mapping: Arc<Mapping>,
+        options: &CpuOptions,
+        part: Option<Part>,
+    ) -> Result<Self, LoadError> {
         // The header, vocabulary and all, is megabytes: it is gone before the weights are repacked.
-        let (shape, weights) = {
+        let (shape, part, sharded, weights) = {
             let gguf = Gguf::parse(mapping.bytes())?;
-            let shape = ModelShape::from_gguf(&gguf)?;
-            let weights = Weights::of(&gguf, &shape, &mapping, options.context_tokens)?;
-            (shape, weights)
+            let whole = ModelShape::from_gguf(&gguf)?;
+            let part = part.unwrap_or_else(|| Part::whole(&whole));
+            let shape = part.shape(&whole)?;
+            let weights = Weights::of(&gguf, &whole, &mapping, options.context_tokens, &part)?;
+            (shape, part.clone(), part.is_shard(&whole), weights)
         };
         let tier = options.tier.unwrap_or_else(Tier::best);
         let kernels = fast::kernels_of(tier).ok_or(LoadError::Tier { tier })?;
@@ -211,10 +229,20 @@ impl CpuBackend {
             // Header and vocabulary have been read, too.
             mapping.forget(0, mapping.bytes().len());
         }
-        Ok(Self { shape, model, pool, tier })
+        Ok(Self { shape, part, sharded, model, pool, tier, shards: None })
     }
 
-    /// The model's numbers.
+    /// Connects the shards of its layers, where these are split. Until then a step of a shard fails.
+    pub fn join(&mut self, shards: Option<Box<dyn Shards>>) {
+        self.shards = shards;
+    }
+
+    /// The part of the model that it holds.
+    pub fn part(&self) -> &Part {
+        &self.part
+    }
+
+    /// The numbers of the model, or of the part that it holds.
     pub fn shape(&self) -> &ModelShape {
         &self.shape
     }
@@ -273,50 +301,7 @@ impl CpuBackend {
 
 impl Backend for CpuBackend {
     fn step(&mut self, batch: &StepBatch) -> Result<Vec<SliceLogits>, BackendError> {
-        self.check(batch)?;
-        let mut results = vec![SliceLogits::new(); batch.slices.len()];
-        let encoder = self.is_encoder();
-        let mut places = Vec::new();
-        // For each token its slice, and whether something of it is wanted.
-        let mut slices = Vec::new();
-        for (index, slice) in batch.slices.iter().enumerate() {
-            for (offset, &token) in slice.tokens.iter().enumerate() {
-                let position = slice.start as usize + offset;
-                let seen = if encoder { slice.tokens.len() } else { position + 1 };
-                places.push(Place { token, position, seen, blocks: &slice.blocks });
-                let wants = match slice.logits {
-                    Logits::None => false,
-                    Logits::Last => offset + 1 == slice.tokens.len(),
-                    Logits::All | Logits::Hidden => true,
-                };
-                slices.push((index, wants));
-            }
-        }
-        let cuts = pieces::cuts(batch.slices.iter().map(|slice| slice.tokens.len()), encoder);
-        let Self { shape, model, pool, .. } = self;
-        for piece in cuts.windows(2) {
-            let (places, slices) = (&places[piece[0]..piece[1]], &slices[piece[0]..piece[1]]);
-            let mut wanted = Wanted::default();
-            for (token, &(index, _)) in slices.iter().enumerate().filter(|(_, (_, wants))| *wants) {
-                match batch.slices[index].logits {
-                    Logits::Hidden => wanted.hidden.push(token),
-                    _ => wanted.logits.push(token),
-                }
-            }
-            let rows = match model {
-                Model::Plain(plain) => plain.run(shape, pool, places, &wanted),
-                Model::Fast(fast) => fast.run(shape, pool, places, &wanted),
-            };
-            let logits = wanted.logits.iter().zip(rows.logits);
-            for (&token, row) in logits.chain(wanted.hidden.iter().zip(rows.hidden)) {
-                results[slices[token].0].push(row);
-            }
-        }
-        if pool.failed() {
-            let reason = "a computation panicked, see the panic message";
-            return Err(BackendError::Device(reason.to_owned()));
-        }
-        Ok(results)
+        self.run(batch, None, None)
     }
 
     fn blocks_count(&self) -> u32 {

@@ -1,6 +1,6 @@
 //! How a step is cut into passes, so that the activations held are bounded, and what a pass is given.
 
-use crate::backend::BlockId;
+use crate::backend::{BlockId, Shards};
 
 /// Tokens computed at once, whatever a step asks for.
 const PIECE_TOKENS: usize = 256;
@@ -13,6 +13,17 @@ pub(crate) struct Place<'a> {
     pub position: usize,
     pub seen: usize,
     pub blocks: &'a [BlockId],
+}
+
+/// Where a pass of a part of a model meets the other parts.
+#[derive(Debug)]
+pub(crate) struct Join<'a> {
+    /// What the part before gave: the residual of every token. `None`: this part starts from tokens.
+    pub residuals: Option<&'a [f32]>,
+    /// The other shards of its layers.
+    pub shards: Option<&'a mut (dyn Shards + 'static)>,
+    /// Set when they are gone; what is computed then is worth nothing.
+    pub failed: &'a mut Option<String>,
 }
 
 /// What is wanted of a pass: of some tokens the logits, of some the hidden states. First their places, then the rows.

@@ -30,6 +30,8 @@ struct Shared {
     pending: AtomicUsize,
     asleep: Vec<AtomicBool>,
     caller_asleep: AtomicBool,
+    /// Nothing follows for a while: helpers park at once.
+    resting: AtomicBool,
     failed: AtomicBool,
     stop: AtomicBool,
 }
@@ -50,6 +52,7 @@ impl Pool {
             pending: AtomicUsize::new(0),
             asleep: (0..helpers).map(|_| AtomicBool::new(false)).collect(),
             caller_asleep: AtomicBool::new(false),
+            resting: AtomicBool::new(true),
             failed: AtomicBool::new(false),
             stop: AtomicBool::new(false),
         });
@@ -70,6 +73,11 @@ impl Pool {
     /// Whether a phase has ever panicked: results since then are worthless.
     pub fn failed(&self) -> bool {
         self.shared.failed.load(Ordering::Acquire)
+    }
+
+    /// Tells that no phase follows at once: helpers leave the processor to others instead of spinning.
+    pub fn rest(&self) {
+        self.shared.resting.store(true, Ordering::Relaxed);
     }
 
     /// Calls `work` once for every item; `scratch` has one entry per thread.
@@ -117,6 +125,7 @@ impl Pool {
         // `pending`; this function returns only after `pending` is zero and the job is taken back.
         let job_for_helpers = unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), Job>(job) };
         let shared = &self.shared;
+        shared.resting.store(false, Ordering::Relaxed);
         *lock(&shared.job) = Some((job_for_helpers, std::thread::current()));
         shared.pending.store(self.threads.len(), Ordering::Release);
         shared.phase.fetch_add(1, Ordering::SeqCst);
@@ -127,7 +136,7 @@ impl Pool {
         }
         self.guarded(job);
         let finished = || shared.pending.load(Ordering::SeqCst) == 0;
-        wait(finished, &shared.caller_asleep);
+        wait(finished, &shared.caller_asleep, || false);
         *lock(&shared.job) = None;
     }
 }
@@ -148,7 +157,8 @@ impl Shared {
     fn serve(&self, helper: usize) {
         let mut seen = 0;
         loop {
-            wait(|| self.phase.load(Ordering::SeqCst) != seen, &self.asleep[helper]);
+            let resting = || self.resting.load(Ordering::Relaxed);
+            wait(|| self.phase.load(Ordering::SeqCst) != seen, &self.asleep[helper], resting);
             seen = self.phase.load(Ordering::SeqCst);
             if self.stop.load(Ordering::SeqCst) {
                 return;
@@ -169,10 +179,13 @@ impl Shared {
 
 /// Spins, then parks, until `done`. Who makes `done` true looks at `asleep` afterwards and unparks: with both sides
 /// sequentially consistent, either this thread sees the change or the other sees it asleep.
-fn wait(done: impl Fn() -> bool, asleep: &AtomicBool) {
+fn wait(done: impl Fn() -> bool, asleep: &AtomicBool, resting: impl Fn() -> bool) {
     for _ in 0..SPIN_TURNS {
         if done() {
             return;
+        }
+        if resting() {
+            break;
         }
         std::hint::spin_loop();
     }

@@ -23,6 +23,12 @@ impl Rows {
         }
     }
 
+    /// Takes the contents of all rows, one after another.
+    pub fn fill(&mut self, contents: &[f32]) {
+        let len = self.count * self.width;
+        self.data[..len].copy_from_slice(&contents[..len]);
+    }
+
     pub fn count(&self) -> usize {
         self.count
     }
@@ -33,6 +39,11 @@ impl Rows {
 
     pub fn row(&self, index: usize) -> &[f32] {
         &self.data[index * self.width..][..self.width]
+    }
+
+    /// The contents of all rows, one after another.
+    pub fn all_mut(&mut self) -> &mut [f32] {
+        &mut self.data[..self.count * self.width]
     }
 
     /// All rows.

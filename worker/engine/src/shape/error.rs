@@ -1,6 +1,7 @@
 //! Why a model cannot be run.
 
 use crate::architecture::NAMES;
+use crate::part::Part;
 use ollamamax_gguf::{GgmlType, GgufError};
 
 /// A model that cannot be run.
@@ -56,6 +57,32 @@ pub enum ShapeError {
         tensor: String,
         /// Its type.
         actual: GgmlType,
+    },
+    /// No part of the model.
+    #[error(
+        "{part:?} is no part of a model of {layers} layers and {kv_heads} key-value heads; an encoder has only itself"
+    )]
+    Part {
+        /// What was asked for.
+        part: Part,
+        /// Layers there are.
+        layers: u32,
+        /// Key-value heads there are.
+        kv_heads: u32,
+    },
+    /// A cut through the middle of what cannot be cut.
+    #[error(
+        "heads {at:?} cut the {columns} columns of {what} where they cannot be cut: expected multiples of {unit}; use other shards"
+    )]
+    Cut {
+        /// The tensor, or what it is a part of.
+        what: &'static str,
+        /// Its columns.
+        columns: u64,
+        /// The key-value heads of the shard.
+        at: std::ops::Range<u32>,
+        /// What a cut must be a multiple of.
+        unit: u64,
     },
     /// A tensor the architecture does not have: computing without it would be wrong.
     #[error(

@@ -3,6 +3,7 @@
 mod encoders;
 mod families;
 mod naive;
+mod parts;
 mod reference;
 
 use naive::Naive;

@@ -93,6 +93,14 @@ impl Products {
         }
     }
 
+    /// Puts products in the place of those that [`Products::gather`] reads.
+    pub fn scatter(&mut self, panel: usize, token: usize, row: &[f32]) {
+        for (index, row) in row.chunks(ROWS).enumerate() {
+            let at = (panel + index) * self.tokens + token;
+            self.lanes[at].0[..row.len()].copy_from_slice(row);
+        }
+    }
+
     /// The sixteen products of a panel with one token.
     pub fn lanes(&self, panel: usize, token: usize) -> &[f32; ROWS] {
         &self.lanes[panel * self.tokens + token].0
@@ -211,6 +219,7 @@ mod tests {
     use super::*;
     use crate::cpu::fast::{kernels_of, load};
     use crate::cpu::{Tier, pool::Pool};
+    use crate::part::Part;
     use crate::quant;
     use crate::shape::ModelShape;
     use crate::synth::Synth;
@@ -225,7 +234,8 @@ mod tests {
             let file = Arc::new(Mapping::from_vec(Synth::tiny(kind, 3).to_gguf()));
             let gguf = Gguf::parse(file.bytes()).expect("a model");
             let shape = ModelShape::from_gguf(&gguf).expect("a shape");
-            let weights = || Weights::of(&gguf, &shape, &file, 64).expect("tensors");
+            let weights =
+                || Weights::of(&gguf, &shape, &file, 64, &Part::whole(&shape)).expect("tensors");
             let (pool, mut buffers) = (Pool::new(1), vec![Buffers::default()]);
             let packed =
                 load::pack(weights(), &pool, &mut buffers).expect("packed").head.expect("a head");

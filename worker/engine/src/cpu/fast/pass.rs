@@ -12,10 +12,11 @@ use super::load;
 use super::multiply::{Buffers, Packed, Products, multiply, quantise};
 use super::panels::ROWS;
 use crate::architecture::{Activation, Pairs};
+use crate::backend::Shards;
 use crate::cpu::pool::Pool;
 use crate::cpu::rope::{Rope, Turns};
 use crate::cpu::rows::Rows;
-use crate::cpu::{KvType, LoadError, Place, Wanted};
+use crate::cpu::{Join, KvType, LoadError, Place, Wanted};
 use crate::model::{Before, From, Steps, forward};
 use crate::quant;
 use crate::shape::ModelShape;
@@ -91,6 +92,7 @@ impl Fast {
         shape: &ModelShape,
         pool: &Pool,
         places: &[Place<'_>],
+        join: Join<'_>,
         wanted: &Wanted,
     ) -> Wanted<Vec<f32>> {
         let turns = self.rope.turns(places);
@@ -98,10 +100,17 @@ impl Fast {
         let embedding = &weights.embedding;
         let tied = weights.head.as_ref().filter(|_| shape.tied);
         let mut pass =
-            Pass { shape, embedding, tied, cache, kernels, pool, buffers, places, turns, s };
+            Pass { shape, embedding, tied, cache, kernels, pool, buffers, places, join, turns, s };
         forward(weights, &mut pass);
         let hidden = pass.hidden(weights, &wanted.hidden);
         Wanted { logits: pass.logits(weights, &wanted.logits), hidden }
+    }
+}
+
+impl Fast {
+    /// The residual of a token of the last run.
+    pub fn residual(&self, token: usize) -> &[f32] {
+        self.s.x.row(token)
     }
 }
 
@@ -115,6 +124,7 @@ struct Pass<'a> {
     pool: &'a Pool,
     buffers: &'a mut [Buffers],
     places: &'a [Place<'a>],
+    join: Join<'a>,
     turns: Turns,
     s: &'a mut Activations,
 }
@@ -124,6 +134,9 @@ impl Steps for Pass<'_> {
 
     fn embed(&mut self, entry: Option<&Entry>) {
         self.s.x.resize(self.places.len());
+        if let Some(residuals) = self.join.residuals {
+            return self.s.x.fill(residuals);
+        }
         for (row, place) in self.s.x.rows_mut().zip(self.places) {
             let token = place.token as usize;
             if let Some(head) = self.tied {
@@ -298,6 +311,9 @@ impl Steps for Pass<'_> {
     fn add(&mut self, matrix: &Packed, from: From, before: Before<'_>) {
         self.multiply(&[matrix], Input::Of(from));
         let Activations { x, products, .. } = &mut *self.s;
+        if let Some(shards) = self.join.shards.as_deref_mut() {
+            sum_products(shards, products, x, self.join.failed);
+        }
         let products = &*products;
         if !matches!(before, Before::Nothing) {
             let (norm_parts, epsilon) = (self.kernels.norm_parts, self.shape.norm_epsilon);
@@ -369,6 +385,25 @@ fn each(
     }
     let mut rows: Vec<_> = rows.rows_mut().collect();
     pool.for_each(buffers, &mut rows, |token, row, buffers| work(token, row, buffers));
+}
+
+/// Replaces the products by their sums over all shards.
+fn sum_products(
+    shards: &mut dyn Shards,
+    products: &mut Products,
+    x: &Rows,
+    failed: &mut Option<String>,
+) {
+    let mut rows = vec![0.0; x.count() * x.width()];
+    for (token, row) in rows.chunks_exact_mut(x.width()).enumerate() {
+        products.gather(0, token, row);
+    }
+    if failed.is_none() {
+        *failed = shards.sum(&mut rows).err();
+    }
+    for (token, row) in rows.chunks_exact(x.width()).enumerate() {
+        products.scatter(0, token, row);
+    }
 }
 
 fn plus(row: &mut [f32], delta: &[f32]) {

@@ -7,7 +7,7 @@ use self::cache::Cache;
 use super::pool::Pool;
 use super::rope::{Rope, Turns};
 use super::rows::Rows;
-use super::{Place, Wanted, math, rope};
+use super::{Join, Place, Wanted, math, rope};
 use crate::architecture::{Activation, Pairs};
 use crate::model::{Before, From, Steps};
 use crate::quant;
@@ -38,12 +38,13 @@ impl Plain {
         shape: &ModelShape,
         pool: &Pool,
         places: &[Place<'_>],
+        join: Join<'_>,
         wanted: &Wanted,
     ) -> Wanted<Vec<f32>> {
         let turns = Rope::new(shape, self.weights.rope_factors.as_deref()).turns(places);
         let Self { weights, cache, s } = self;
         let embedding = &weights.embedding;
-        let mut pass = Pass { shape, embedding, cache, pool, places, turns, s };
+        let mut pass = Pass { shape, embedding, cache, pool, places, join, turns, s };
         crate::model::forward(weights, &mut pass);
         let normed = |token: &usize| {
             let mut row = s.x.row(*token).to_vec();
@@ -66,6 +67,13 @@ impl Plain {
         }
         let logits = (0..rows.count()).map(|token| logits.row(token).to_vec()).collect();
         Wanted { logits, hidden }
+    }
+}
+
+impl Plain {
+    /// The residual of a token of the last run.
+    pub fn residual(&self, token: usize) -> &[f32] {
+        self.s.x.row(token)
     }
 }
 
@@ -107,6 +115,7 @@ struct Pass<'a> {
     cache: &'a mut Cache,
     pool: &'a Pool,
     places: &'a [Place<'a>],
+    join: Join<'a>,
     turns: Turns,
     s: &'a mut Activations,
 }
@@ -116,6 +125,9 @@ impl Steps for Pass<'_> {
 
     fn embed(&mut self, entry: Option<&Entry>) {
         self.s.x.resize(self.places.len());
+        if let Some(residuals) = self.join.residuals {
+            return self.s.x.fill(residuals);
+        }
         for (row, place) in self.s.x.rows_mut().zip(self.places) {
             let bytes = self.embedding.row(place.token as usize);
             quant::unpack_plain(self.embedding.kind, bytes, row, quant::expand);
@@ -237,6 +249,11 @@ impl Steps for Pass<'_> {
             From::Gated => &s.gate,
         };
         multiply(self.pool, matrix, input, &mut s.delta);
+        if let Some(shards) = self.join.shards.as_deref_mut()
+            && self.join.failed.is_none()
+        {
+            *self.join.failed = shards.sum(s.delta.all_mut()).err();
+        }
         let epsilon = self.shape.norm_epsilon;
         s.delta.rows_mut().for_each(|row| match before {
             Before::Nothing => {}
