@@ -29,7 +29,7 @@ pub enum Logits {
 }
 
 /// A run of tokens of one sequence.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Slice {
     /// Position of the first token in its sequence, from 0.
     pub start: u32,
@@ -42,7 +42,7 @@ pub struct Slice {
 }
 
 /// Everything one step computes.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StepBatch {
     /// One per sequence, in no particular order; the result of a slice does not depend on its neighbours.
     pub slices: Vec<Slice>,

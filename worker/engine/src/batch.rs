@@ -10,6 +10,10 @@
 //! decoding needs it. When there is none, the newest sequence gives all of its blocks back and
 //! waits at the head of the queue; its tokens are computed again later, mostly from the prefix
 //! cache. The oldest sequence is never preempted, so there is always progress.
+//!
+//! Where a backend has several steps on their way at once, the sequences that decode are spread over them, and a prompt's
+//! next chunk follows before the last has arrived. Steps are computed in the order of their plans: so blocks that are given
+//! back may be given out again while a step that writes to them is still on its way.
 
 use crate::backend::{Logits, Slice, StepBatch};
 use crate::fairness::Fairness;
@@ -27,6 +31,8 @@ pub struct BatchLimits {
     pub step_tokens: usize,
     /// Sequences that may run while any of them speculates; 0 for never. With more the device has enough to do.
     pub speculating_max: usize,
+    /// Steps on their way at once, at least one.
+    pub steps_in_flight: usize,
 }
 
 /// A sequence that was admitted, and how many of its prompt's positions the cache had.
@@ -38,13 +44,39 @@ pub struct Admission {
     pub cached_tokens: usize,
 }
 
-/// What the next step computes: each sequence with its number of tokens.
+/// A run of tokens of one sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chunk {
+    /// Whose.
+    pub sequence: SequenceId,
+    /// Its run, see [`Sequence::run`].
+    pub run: u32,
+    /// Position of the first token.
+    pub start: usize,
+    /// How many, guesses included.
+    pub count: usize,
+}
+
+/// What the next step computes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StepPlan {
     /// In the order of the slices.
-    pub parts: Vec<(SequenceId, usize)>,
+    pub chunks: Vec<Chunk>,
     /// Admitted for the first time.
     pub admitted: Vec<Admission>,
+}
+
+impl Chunk {
+    fn is_of(&self, sequence: &Sequence) -> bool {
+        self.sequence == sequence.id && self.run == sequence.run
+    }
+}
+
+impl StepPlan {
+    fn push(&mut self, sequence: &mut Sequence, count: usize) {
+        let start = sequence.depart(count);
+        self.chunks.push(Chunk { sequence: sequence.id, run: sequence.run, start, count });
+    }
 }
 
 /// Waiting and running sequences and the blocks they share.
@@ -132,10 +164,13 @@ impl Batch {
 
     fn plan_decodes(&mut self, plan: &mut StepPlan, budget: &mut usize) -> bool {
         let (mut index, mut preempted) = (0, false);
+        let decoding = |sequence: &&Sequence| sequence.context.len() - sequence.computed == 1;
+        let decoding = self.running.iter().filter(decoding).count();
+        let most = decoding.div_ceil(self.limits.steps_in_flight.max(1));
         let speculate =
             self.running.len() <= self.limits.speculating_max && self.waiting.is_empty();
         while let Some(sequence) = self.running.get_mut(index) {
-            if sequence.remaining() != 1 {
+            if sequence.remaining() != 1 || plan.chunks.len() >= most {
                 index += 1;
                 continue;
             }
@@ -149,7 +184,7 @@ impl Batch {
                     }
                 }
                 let count = 1 + sequence.guess.len();
-                plan.parts.push((sequence.id, count));
+                plan.push(sequence, count);
                 *budget = budget.saturating_sub(count);
                 index += 1;
             } else {
@@ -162,12 +197,12 @@ impl Batch {
     }
 
     fn plan_prefills(&mut self, plan: &mut StepPlan, budget: &mut usize) {
-        for sequence in self.running.iter().filter(|sequence| sequence.remaining() > 1) {
+        for sequence in self.running.iter_mut().filter(|sequence| sequence.remaining() > 1) {
             let chunk = sequence.remaining().min(*budget);
             if chunk == 0 {
                 break;
             }
-            plan.parts.push((sequence.id, chunk));
+            plan.push(sequence, chunk);
             *budget -= chunk;
         }
     }
@@ -194,7 +229,7 @@ impl Batch {
             sequence.computed = cached;
             let chunk = sequence.remaining().min(*budget);
             *budget -= chunk;
-            plan.parts.push((sequence.id, chunk));
+            plan.push(&mut sequence, chunk);
             if !std::mem::replace(&mut sequence.started, true) {
                 let cached_tokens = cached.min(sequence.prompt_tokens);
                 plan.admitted.push(Admission { sequence: sequence.id, cached_tokens });
@@ -228,7 +263,8 @@ impl Batch {
 
     fn requeue(&mut self, mut sequence: Sequence) {
         self.pool.release(std::mem::take(&mut sequence.table));
-        sequence.computed = 0;
+        (sequence.computed, sequence.in_flight) = (0, 0);
+        sequence.run += 1;
         sequence.guess.clear();
         self.waiting.push_front(sequence);
     }
@@ -236,15 +272,15 @@ impl Batch {
     /// The plan as the backend wants it. Sequences that were removed since are dropped from the
     /// plan.
     pub fn step_batch(&self, plan: &mut StepPlan) -> StepBatch {
-        plan.parts.retain(|(id, _)| self.running.iter().any(|sequence| sequence.id == *id));
-        let slice = |&(id, count): &(SequenceId, usize)| {
-            let sequence = self.running.iter().find(|sequence| sequence.id == id)?;
-            let end = sequence.computed + count;
+        plan.chunks.retain(|chunk| self.running.iter().any(|sequence| chunk.is_of(sequence)));
+        let slice = |chunk: &Chunk| {
+            let sequence = self.running.iter().find(|sequence| chunk.is_of(sequence))?;
+            let end = chunk.start + chunk.count;
             let known = end.min(sequence.context.len());
-            let mut tokens = sequence.context[sequence.computed..known].to_vec();
+            let mut tokens = sequence.context[chunk.start..known].to_vec();
             tokens.extend(&sequence.guess[..end - known]);
             Some(Slice {
-                start: sequence.computed as u32,
+                start: chunk.start as u32,
                 tokens,
                 blocks: sequence.table.blocks()[..self.pool.blocks_for(end)].to_vec(),
                 logits: match end.cmp(&sequence.context.len()) {
@@ -254,18 +290,17 @@ impl Batch {
                 },
             })
         };
-        StepBatch { slices: plan.parts.iter().filter_map(slice).collect() }
+        StepBatch { slices: plan.chunks.iter().filter_map(slice).collect() }
     }
 
-    /// Notes that a part of the plan was computed, apart from what was guessed. The sequence, when its
-    /// next token is to be sampled.
-    pub fn computed(&mut self, id: SequenceId, count: usize) -> Option<&mut Sequence> {
-        let sequence = self.running.iter_mut().find(|sequence| sequence.id == id)?;
-        sequence.computed = (sequence.computed + count).min(sequence.context.len());
+    /// Notes that a chunk was computed, apart from what was guessed. The sequence, when its next
+    /// token is to be sampled.
+    pub fn computed(&mut self, chunk: &Chunk) -> Option<&mut Sequence> {
+        let sequence = self.running.iter_mut().find(|sequence| chunk.is_of(sequence))?;
+        let generated = sequence.arrive(chunk.start, chunk.count);
         self.pool.commit(&mut sequence.table, &sequence.context[..sequence.computed]);
         // A token that is generated counts, too: alone it costs more than one of a prompt.
-        let generated = sequence.remaining() == 0;
-        self.fairness.charge(sequence.caller(), count + usize::from(generated));
+        self.fairness.charge(sequence.caller(), chunk.count + usize::from(generated));
         generated.then_some(sequence)
     }
 }

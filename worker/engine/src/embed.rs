@@ -58,12 +58,15 @@ pub(crate) struct Embedder {
     /// Texts are computed whole.
     encoder: bool,
     requests: VecDeque<Request>,
+    /// Whose texts the step on its way carries, slice by slice: a request may be given up meanwhile.
+    sent: Vec<SequenceId>,
     finished: Vec<Embedded>,
 }
 
 impl Embedder {
     pub fn new(pooling: Pooling, encoder: bool) -> Self {
-        Self { pooling, encoder, requests: VecDeque::new(), finished: Vec::new() }
+        let (requests, sent, finished) = Default::default();
+        Self { pooling, encoder, requests, sent, finished }
     }
 
     /// Requests that are not finished.
@@ -129,14 +132,17 @@ impl Embedder {
     }
 
     /// What was reserved, as the backend wants it.
-    pub fn slices(&self, blocks: &BlockPool) -> Vec<Slice> {
+    pub fn slices(&mut self, blocks: &BlockPool) -> Vec<Slice> {
         let slice = |text: &Text| Slice {
             start: text.computed as u32,
             tokens: text.tokens[text.computed..text.computed + text.chunk].to_vec(),
             blocks: text.table.blocks()[..blocks.blocks_for(text.computed + text.chunk)].to_vec(),
             logits: Logits::Hidden,
         };
-        self.texts().take_while(|text| text.chunk > 0).map(slice).collect()
+        let texts = || self.texts().take_while(|(_, text)| text.chunk > 0);
+        let slices = texts().map(|(_, text)| slice(text)).collect();
+        self.sent = texts().map(|(id, _)| id).collect();
+        slices
     }
 
     /// Takes the hidden states of what was reserved.
@@ -145,8 +151,11 @@ impl Embedder {
         rows: Vec<SliceLogits>,
         blocks: &mut BlockPool,
     ) -> Result<(), BackendError> {
-        for rows in rows {
+        for (id, rows) in std::mem::take(&mut self.sent).into_iter().zip(rows) {
             let Some(request) = self.requests.front_mut() else { break };
+            if request.id != id {
+                continue;
+            }
             let Some(text) = request.texts.front_mut() else { break };
             if rows.len() != text.chunk {
                 let reason = format!("{} hidden states for {} tokens", rows.len(), text.chunk);
@@ -176,7 +185,10 @@ impl Embedder {
         std::mem::take(&mut self.finished)
     }
 
-    fn texts(&self) -> impl Iterator<Item = &Text> {
-        self.requests.iter().flat_map(|request| &request.texts)
+    fn texts(&self) -> impl Iterator<Item = (SequenceId, &Text)> {
+        let of = |request: &'_ Request| request.id;
+        self.requests
+            .iter()
+            .flat_map(move |request| request.texts.iter().map(move |text| (of(request), text)))
     }
 }

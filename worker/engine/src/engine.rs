@@ -9,8 +9,10 @@
 //! [`Engine::is_idle`] is false, and measures. What a sequence generates depends on its own tokens
 //! and options only, not on what runs beside it.
 
+mod steps;
 mod texts;
 
+use self::steps::Flight;
 use crate::backend::{Backend, BackendError};
 use crate::batch::{Batch, BatchLimits, StepPlan};
 pub use crate::embed::Embedded;
@@ -20,6 +22,7 @@ use crate::sequence::Sequence;
 pub use crate::sequence::SequenceId;
 pub use crate::text::{PrepareError, Prepared, TextModel, TextModelError};
 use ollamamax_proto::inference::{FinishReason, TokenLogprob};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// What bounds an engine.
@@ -144,8 +147,10 @@ pub struct Engine {
     limits: EngineLimits,
     batch: Batch,
     embedder: Embedder,
-    /// What [`Engine::admit`] decided and [`Engine::step`] has not computed yet.
+    /// What [`Engine::admit`] decided and [`Engine::step`] has not started yet.
     planned: Option<StepPlan>,
+    /// Steps that are started and not finished, the oldest first.
+    flights: VecDeque<Flight>,
     /// Emissions of sequences that were complete when they were submitted.
     complete: Vec<Emission>,
     next_id: u64,
@@ -162,6 +167,7 @@ impl Engine {
             sequences_max: limits.sequences_max as usize,
             step_tokens: limits.step_tokens,
             speculating_max: limits.speculating_max,
+            steps_in_flight: backend.steps_in_flight(),
         };
         Self {
             batch: Batch::new(batch_limits, BlockPool::new(count, tokens)),
@@ -170,6 +176,7 @@ impl Engine {
             backend,
             text,
             planned: None,
+            flights: VecDeque::new(),
             complete: Vec::new(),
             next_id: 0,
             failed: None,
@@ -252,7 +259,10 @@ impl Engine {
             0 => self.limits.step_tokens,
             _ => self.limits.step_tokens / 2,
         };
-        self.embedder.reserve(budget.max(1), self.batch.pool_mut());
+        // One step at a time carries texts to embed.
+        if self.flights.is_empty() {
+            self.embedder.reserve(budget.max(1), self.batch.pool_mut());
+        }
         let plan = self.batch.plan();
         for admission in &plan.admitted {
             let Some(sequence) = self.batch.get_mut(admission.sequence) else { continue };
@@ -273,73 +283,13 @@ impl Engine {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
-        let mut emissions = self.admit();
-        let mut plan = self.planned.take().unwrap_or_default();
-        self.compute(&mut plan, &mut emissions).inspect_err(|error| {
-            self.failed = Some(error.clone());
-        })?;
+        let mut emissions = Vec::new();
+        let computed = self.start(&mut emissions).and_then(|()| match self.flights.pop_front() {
+            Some(flight) => self.finish(flight, &mut emissions),
+            None => Ok(()),
+        });
+        computed.inspect_err(|error| self.failed = Some(error.clone()))?;
         Ok(emissions)
-    }
-
-    fn compute(
-        &mut self,
-        plan: &mut StepPlan,
-        emissions: &mut Vec<Emission>,
-    ) -> Result<(), BackendError> {
-        let mut step = self.batch.step_batch(plan);
-        let generating = step.slices.len();
-        step.slices.extend(self.embedder.slices(self.batch.pool_mut()));
-        if step.slices.is_empty() {
-            return Ok(());
-        }
-        let mut logits = self.backend.step(&step)?;
-        if logits.len() != step.slices.len() {
-            let reason = format!("{} results for {} slices", logits.len(), step.slices.len());
-            return Err(BackendError::Device(reason));
-        }
-        self.embedder.complete(logits.split_off(generating), self.batch.pool_mut())?;
-        for (&(id, count), mut rows) in plan.parts.iter().zip(logits) {
-            let Some(sequence) = self.batch.computed(id, count) else { continue };
-            if rows.len() != 1 + sequence.guess.len() || rows.iter().any(Vec::is_empty) {
-                return Err(BackendError::Device("no logits for a slice that wants them".into()));
-            }
-            let mut emission = Emission::of(sequence);
-            let mut restart = false;
-            for (right, row) in rows.iter_mut().enumerate() {
-                let (token, logprob) = match sequence.sample(row, &self.text) {
-                    Ok(sampled) => sampled,
-                    Err(stuck) => {
-                        emission.failed = Some(stuck.to_string());
-                        break;
-                    }
-                };
-                let guessed = sequence.guess.get(right) == Some(&token);
-                emission.tokens.push(token);
-                emission.logprobs.extend(logprob);
-                emission.text += &sequence.accept(token, &self.text);
-                let shifted = sequence.take_shifted();
-                restart |= shifted;
-                if !guessed || shifted || sequence.finished().is_some() {
-                    sequence.guessed(right);
-                    break;
-                }
-                // Its keys and values are there already.
-                sequence.computed += 1;
-            }
-            emission.mu = sequence.mu();
-            if sequence.finished().is_some() {
-                emission.finished = self.batch.remove(id).and_then(finished);
-            } else if restart {
-                self.batch.restart(id);
-            } else if emission.failed.is_some() {
-                self.batch.remove(id);
-            }
-            match emissions.iter_mut().find(|other| other.sequence == id) {
-                Some(started) => *started = Emission { started: started.started, ..emission },
-                None => emissions.push(emission),
-            }
-        }
-        Ok(())
     }
 
     /// Whether there is nothing to do: no sequence waits, runs, or has an emission left, and no text is to be embedded.

@@ -31,6 +31,10 @@ pub struct Sequence {
     pub prompt_tokens: usize,
     /// How many of `context` have their keys and values in `table`.
     pub computed: usize,
+    /// How many after these are on their way.
+    pub in_flight: usize,
+    /// Counts the times it began to compute its context anew: what was on its way before is not for it any more.
+    pub run: u32,
     /// Where they are.
     pub table: BlockTable,
     /// Whether its start was reported.
@@ -67,6 +71,8 @@ impl Sequence {
             id,
             prompt_tokens,
             computed: 0,
+            in_flight: 0,
+            run: 0,
             table: BlockTable::default(),
             started: false,
             guess: Vec::new(),
@@ -93,9 +99,25 @@ impl Sequence {
         self.tokens.len() - self.prompt_tokens
     }
 
-    /// Tokens not in the KV cache.
+    /// Tokens neither in the KV cache nor on their way there.
     pub fn remaining(&self) -> usize {
-        self.context.len() - self.computed
+        self.context.len() - self.computed - self.in_flight
+    }
+
+    /// Notes that its next `count` tokens, guesses included, are on their way. The position of the first.
+    pub fn depart(&mut self, count: usize) -> usize {
+        let start = self.computed + self.in_flight;
+        self.in_flight += count.min(self.remaining());
+        start
+    }
+
+    /// Notes that `count` tokens from `start` are computed, apart from those that were guessed. Whether the next token is to
+    /// be sampled.
+    pub fn arrive(&mut self, start: usize, count: usize) -> bool {
+        let known = count.min(self.context.len().saturating_sub(start));
+        self.in_flight = self.in_flight.saturating_sub(known);
+        self.computed += known;
+        self.computed == self.context.len()
     }
 
     /// Guesses what comes next, at most `room` tokens, and fewer than it may still generate.

@@ -8,7 +8,7 @@ use ollamamax_engine::engine::{
 };
 use ollamamax_engine::vocabulary::{TokenKind, Vocabulary};
 use ollamamax_proto::inference::{Options, TokenLogprob};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, OnceLock};
 
 pub const BLOCK_TOKENS: u32 = 4;
@@ -44,12 +44,16 @@ pub struct FakeBackend {
     vocabulary: u32,
     /// Steps after which the device fails.
     pub fails_after: Option<usize>,
+    /// Steps on their way at once.
+    pub depth: usize,
+    flights: VecDeque<(StepBatch, Vec<SliceLogits>)>,
 }
 
 impl FakeBackend {
     pub fn new(blocks: u32, step_tokens: usize) -> Self {
         let slots = vec![None; (blocks * BLOCK_TOKENS) as usize];
-        Self { slots, step_tokens, vocabulary: SPELLINGS.len() as u32, fails_after: None }
+        let (vocabulary, flights) = (SPELLINGS.len() as u32, VecDeque::new());
+        Self { slots, step_tokens, vocabulary, fails_after: None, depth: 1, flights }
     }
 
     /// For a model with another vocabulary.
@@ -59,8 +63,8 @@ impl FakeBackend {
     }
 }
 
-impl Backend for FakeBackend {
-    fn step(&mut self, batch: &StepBatch) -> Result<Vec<SliceLogits>, BackendError> {
+impl FakeBackend {
+    fn compute(&mut self, batch: &StepBatch) -> Result<Vec<SliceLogits>, BackendError> {
         match &mut self.fails_after {
             Some(0) => return Err(BackendError::Device("unplugged".into())),
             Some(left) => *left -= 1,
@@ -101,6 +105,26 @@ impl Backend for FakeBackend {
         };
         Ok(batch.slices.iter().map(logits).collect())
     }
+}
+
+impl Backend for FakeBackend {
+    /// Computed at once: what is given back between start and step must not matter.
+    fn start(&mut self, batch: &StepBatch) -> Result<(), BackendError> {
+        assert!(self.flights.len() < self.depth, "more steps than asked for");
+        let logits = self.compute(batch)?;
+        self.flights.push_back((batch.clone(), logits));
+        Ok(())
+    }
+
+    fn step(&mut self, batch: &StepBatch) -> Result<Vec<SliceLogits>, BackendError> {
+        let (started, logits) = self.flights.pop_front().expect("started before");
+        assert_eq!(started, *batch, "steps are asked for in their order");
+        Ok(logits)
+    }
+
+    fn steps_in_flight(&self) -> usize {
+        self.depth
+    }
 
     fn blocks_count(&self) -> u32 {
         self.slots.len() as u32 / BLOCK_TOKENS
@@ -135,8 +159,14 @@ fn mix(value: u64) -> u64 {
 }
 
 pub fn engine(blocks: u32, limits: EngineLimits) -> Engine {
+    pipeline(blocks, limits, 1)
+}
+
+/// An engine with `depth` steps on their way at once.
+pub fn pipeline(blocks: u32, limits: EngineLimits, depth: usize) -> Engine {
     let tokens = limits.step_tokens.max(limits.sequences_max as usize);
-    Engine::new(Box::new(FakeBackend::new(blocks, tokens)), text(), limits)
+    let backend = FakeBackend { depth, ..FakeBackend::new(blocks, tokens) };
+    Engine::new(Box::new(backend), text(), limits)
 }
 
 pub fn limits(sequences_max: u32, step_tokens: usize) -> EngineLimits {

@@ -2,7 +2,7 @@
 //! generates the same.
 
 use crate::fake::{
-    BLOCK_TOKENS, END, FakeBackend, Stream, drain, engine, limits, prepared, solo, text,
+    BLOCK_TOKENS, END, FakeBackend, Stream, drain, engine, limits, pipeline, prepared, solo, text,
 };
 use ollamamax_engine::backend::BackendError;
 use ollamamax_engine::engine::{Engine, EngineLimits, Prepared, Refusal, SequenceId};
@@ -91,10 +91,11 @@ proptest! {
         sequences_max in 1u32..6,
         step_tokens in 1usize..40,
         speculating_max in 0usize..6,
+        depth in 1usize..4,
         cancelled in prop::collection::vec((0usize..9, 0usize..20), 0..3),
     ) {
         let limits = EngineLimits { speculating_max, ..limits(sequences_max, step_tokens) };
-        let mut engine = engine(blocks, limits);
+        let mut engine = pipeline(blocks, limits, depth);
         let mut streams = BTreeMap::<SequenceId, Stream>::new();
         let mut ids = Vec::new();
         let mut gone = BTreeMap::new();
