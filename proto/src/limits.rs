@@ -21,6 +21,23 @@ pub const NODES_COUNT: usize = 9;
 pub const REPLICAS_COUNT: u32 = 64;
 /// Most stages of one replica, shards counted one by one: each more is a hop on the way of every token.
 pub const REPLICA_STAGES_COUNT: usize = 32;
+/// Longest message with which a stage greets the next: a ring of all its peers with their addresses.
+pub const STAGE_HELLO_BYTES: usize = 32 * 1024;
+/// Longest frame between stages: the residuals of the longest step of a wide model, and block tables.
+pub const STAGE_FRAME_BYTES: usize = 512 * 1024 * 1024;
+/// How long a ring may take to close, all its stages connecting one after another, in milliseconds.
+pub const STAGE_JOIN_MS: u64 = 5_000;
+/// Between two tries to close a ring, in milliseconds: a peer that is just loading is ready soon.
+pub const STAGE_REJOIN_MS: u64 = 200;
+/// How long a new connection may take to say what it is, in milliseconds.
+pub const CONNECTION_PREFACE_MS: u64 = 5_000;
+/// Connections that may be about to say what they are; more wait to be accepted.
+pub const CONNECTION_PREFACES_COUNT: usize = 1_024;
+/// Least time without an answer after which a step of a ring is given up, in milliseconds: below it, a busy machine looks
+/// dead.
+pub const STAGE_PATIENCE_MS: u64 = 1_500;
+/// The same while nothing is known of how long a step takes: the first reads the weights from disk.
+pub const STAGE_PATIENCE_FIRST_MS: u64 = 30_000;
 /// Largest GGUF metadata kept per model as JSON: it travels through Raft and is answered by `/api/show`.
 pub const MODEL_METADATA_BYTES: usize = 256 * 1024;
 /// Largest template, system prompt or licence of one model, each.

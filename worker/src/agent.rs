@@ -257,8 +257,7 @@ fn accept(set: wire::AssignmentSet) -> Result<AssignmentSet, String> {
     }
     let assigned: Result<Vec<Assigned>, _> =
         set.assignments.into_iter().map(Assigned::try_from).collect();
-    let assigned = assigned.map_err(|error| error.to_string())?;
-    let assignments = assigned.into_iter().map(|assigned| assigned.assignment).collect();
+    let assignments = assigned.map_err(|error| error.to_string())?;
     Ok(AssignmentSet { revision: Revision(set.revision), assignments })
 }
 

@@ -4,7 +4,7 @@
 //! Sets may come from nodes that lag behind one another: a set older than one already seen is ignored, and within a
 //! set an assignment older than the one held is ignored too.
 
-use ollamamax_proto::placement::Assignment;
+use ollamamax_proto::placement::Assigned;
 use ollamamax_proto::{AssignmentId, Generation, Revision};
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ pub struct AssignmentSet {
     /// The state they were read from.
     pub revision: Revision,
     /// In no particular order; of several with one id the newest generation counts.
-    pub assignments: Vec<Assignment>,
+    pub assignments: Vec<Assigned>,
 }
 
 /// One thing to do to come closer to the set. Unloads come before loads: they give memory back.
@@ -28,7 +28,7 @@ pub enum Action {
         generation: Generation,
     },
     /// Fetch and load this.
-    Load(Assignment),
+    Load(Box<Assigned>),
 }
 
 /// The newest revision seen: the fence against sets from nodes that lag.
@@ -53,16 +53,17 @@ impl Fence {
 }
 
 /// What to do so that exactly the `wanted` assignments are held. `held` maps ids to the generation held or being loaded.
-pub fn diff(held: &BTreeMap<AssignmentId, Generation>, wanted: &[Assignment]) -> Vec<Action> {
-    let mut newest: BTreeMap<AssignmentId, &Assignment> = BTreeMap::new();
-    for assignment in wanted {
-        let entry = newest.entry(assignment.id).or_insert(assignment);
-        if assignment.generation > entry.generation {
-            *entry = assignment;
+pub fn diff(held: &BTreeMap<AssignmentId, Generation>, wanted: &[Assigned]) -> Vec<Action> {
+    let mut newest: BTreeMap<AssignmentId, &Assigned> = BTreeMap::new();
+    for assigned in wanted {
+        let assignment = &assigned.assignment;
+        let entry = newest.entry(assignment.id).or_insert(assigned);
+        if assignment.generation > entry.assignment.generation {
+            *entry = assigned;
         }
     }
     let replaced = |id: &AssignmentId, generation: &Generation| {
-        newest.get(id).is_none_or(|wanted| wanted.generation > *generation)
+        newest.get(id).is_none_or(|wanted| wanted.assignment.generation > *generation)
     };
     let unloads = held
         .iter()
@@ -70,8 +71,11 @@ pub fn diff(held: &BTreeMap<AssignmentId, Generation>, wanted: &[Assignment]) ->
         .map(|(&id, &generation)| Action::Unload { id, generation });
     let loads = newest
         .values()
-        .filter(|wanted| held.get(&wanted.id).is_none_or(|held| *held < wanted.generation))
-        .map(|&wanted| Action::Load(wanted.clone()));
+        .filter(|wanted| {
+            let wanted = &wanted.assignment;
+            held.get(&wanted.id).is_none_or(|held| *held < wanted.generation)
+        })
+        .map(|&wanted| Action::Load(Box::new(wanted.clone())));
     unloads.chain(loads).collect()
 }
 
@@ -79,11 +83,11 @@ pub fn diff(held: &BTreeMap<AssignmentId, Generation>, wanted: &[Assignment]) ->
 mod tests {
     use super::*;
     use ollamamax_proto::Digest;
-    use ollamamax_proto::placement::Stage;
+    use ollamamax_proto::placement::{Assignment, Stage};
     use proptest::prelude::*;
 
-    fn assignment(id: u64, generation: u64) -> Assignment {
-        Assignment {
+    fn assigned(id: u64, generation: u64) -> Assigned {
+        let assignment = Assignment {
             id: AssignmentId(id),
             generation: Generation(generation),
             model: "m".parse().expect("a name"),
@@ -92,7 +96,8 @@ mod tests {
             stage: Stage::whole(1),
             context_length: 16,
             sequences_max: 1,
-        }
+        };
+        Assigned { assignment, ring: None }
     }
 
     fn apply(held: &mut BTreeMap<AssignmentId, Generation>, actions: &[Action]) {
@@ -102,7 +107,8 @@ mod tests {
                     assert_eq!(held.remove(id), Some(*generation), "only what is held is unloaded");
                 }
                 Action::Load(wanted) => {
-                    let before = held.insert(wanted.id, wanted.generation);
+                    let Assignment { id, generation, .. } = wanted.assignment;
+                    let before = held.insert(id, generation);
                     assert_eq!(before, None, "nothing is loaded over something held");
                 }
             }
@@ -120,14 +126,14 @@ mod tests {
         ) {
             let before: BTreeMap<_, _> =
                 held.into_iter().map(|(id, g)| (AssignmentId(id), Generation(g))).collect();
-            let wanted: Vec<Assignment> = wanted.into_iter().map(|(id, g)| assignment(id, g)).collect();
+            let wanted: Vec<Assigned> = wanted.into_iter().map(|(id, g)| assigned(id, g)).collect();
             let mut held = before.clone();
             apply(&mut held, &diff(&before, &wanted));
-            for wanted in &wanted {
+            for Assigned { assignment: wanted, .. } in &wanted {
                 prop_assert!(held[&wanted.id] >= wanted.generation);
             }
             for (id, generation) in &held {
-                prop_assert!(wanted.iter().any(|wanted| wanted.id == *id));
+                prop_assert!(wanted.iter().any(|wanted| wanted.assignment.id == *id));
                 prop_assert!(before.get(id).is_none_or(|before| before <= generation));
             }
             prop_assert_eq!(diff(&held, &wanted), vec![]);

@@ -4,6 +4,10 @@
 //! renamed only when the digest fits. A transfer that breaks off is continued from what is there, from whichever node
 //! answers next; what turns out to be wrong is deleted and fetched anew from another node.
 
+mod part;
+mod partial;
+
+use self::partial::Partial;
 use crate::peers::{Peer, Peers};
 use crate::telemetry;
 use ollamamax_proto::wire::blobs_client::BlobsClient;
@@ -11,8 +15,8 @@ use ollamamax_proto::wire::{BlobFetchRequest, BlobStatRequest};
 use ollamamax_proto::{Digest, backoff, limits};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -78,10 +82,7 @@ impl Fetcher {
     /// The path of the complete blob; waits while another task fetches the same one. Dropping the future leaves what
     /// came so far for the next attempt.
     pub async fn fetch(&self, digest: Digest, bytes: u64) -> Result<PathBuf, FetchError> {
-        let lock = {
-            let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(busy.entry(digest).or_default())
-        };
+        let lock = self.lock(digest);
         let _one = lock.lock().await;
         let path = self.dir.join(file_name(&digest));
         if let Ok(meta) = fs::metadata(&path) {
@@ -97,6 +98,11 @@ impl Fetcher {
         }
         self.fetch_over_network(digest, bytes, &path).await?;
         Ok(path)
+    }
+
+    fn lock(&self, digest: Digest) -> Arc<tokio::sync::Mutex<()>> {
+        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(busy.entry(digest).or_default())
     }
 
     async fn take_hint(&self, digest: Digest, path: &Path) -> bool {
@@ -194,7 +200,8 @@ impl Fetcher {
             let entry = entry?;
             let name = entry.file_name();
             let name = name.to_string_lossy();
-            let stem = name.strip_suffix(".partial").unwrap_or(&name);
+            let stem = name.strip_suffix(".partial").or_else(|| name.strip_suffix(".part"));
+            let stem = stem.unwrap_or(&name);
             let Ok(digest) = stem.parse::<Digest>() else { continue };
             if !needed.contains(&digest) {
                 let meta = entry.metadata()?;
@@ -254,50 +261,6 @@ async fn within<T>(
         Ok(Ok(value)) => Ok(value),
         Ok(Err(status)) => Err(format!("{}: {}", status.code(), status.message())),
         Err(_) => Err(format!("silent for {ms} ms")),
-    }
-}
-
-/// The bytes that came so far.
-#[derive(Debug)]
-struct Partial {
-    path: PathBuf,
-    file: File,
-    hash: Sha256,
-    length: u64,
-}
-
-impl Partial {
-    /// Goes on from what an earlier attempt left, hashed again because nobody vouches for it.
-    fn open(path: PathBuf, total: u64) -> io::Result<Self> {
-        let options =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).clone();
-        let mut file = options.open(&path)?;
-        if file.metadata()?.len() > total {
-            file.set_len(0)?;
-        }
-        let mut hash = Sha256::new();
-        let length = hash_all(&mut file, &mut hash)?;
-        file.seek(SeekFrom::Start(length))?;
-        Ok(Self { path, file, hash, length })
-    }
-
-    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all(bytes)?;
-        self.hash.update(bytes);
-        self.length += bytes.len() as u64;
-        Ok(())
-    }
-
-    /// Gives the blob its final name if the digest fits; deletes it otherwise.
-    fn finish(self, path: &Path, digest: Digest) -> io::Result<bool> {
-        if Digest(self.hash.finalize().into()) != digest {
-            fs::remove_file(&self.path)?;
-            return Ok(false);
-        }
-        self.file.sync_all()?;
-        fs::rename(&self.path, path)?;
-        sync_parent(path)?;
-        Ok(true)
     }
 }
 

@@ -7,13 +7,20 @@
 //!
 //! Entries change only here; everyone else reads reports or looks a runner up.
 
+mod live;
+mod lookup;
+
+use self::live::Live;
+pub use self::lookup::LookupError;
 use crate::desired::{Action, AssignmentSet, Fence, diff};
-use crate::fetch::Fetcher;
+use crate::fetch::{FetchError, Fetcher};
 use crate::machine::Loader;
 use crate::runner::{Runner, RunnerState};
-use ollamamax_proto::placement::{Assignment, AssignmentReport, Phase};
+use crate::stage::Links;
+use ollamamax_proto::placement::{Assigned, Assignment, AssignmentReport, Phase};
 use ollamamax_proto::{AssignmentId, Digest, Generation, Revision};
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -27,6 +34,7 @@ pub struct Holder {
     memory_bytes: u64,
     sequences_max: u32,
     drain: Duration,
+    links: Arc<Links>,
     table: Mutex<Table>,
     changes: watch::Sender<u64>,
 }
@@ -35,13 +43,13 @@ pub struct Holder {
 struct Table {
     fence: Fence,
     held: BTreeMap<AssignmentId, Held>,
-    leaving: Vec<(AssignmentId, Arc<Runner>)>,
+    leaving: Vec<(AssignmentId, Live)>,
     closed: bool,
 }
 
 #[derive(Debug)]
 struct Held {
-    assignment: Arc<Assignment>,
+    assigned: Arc<Assigned>,
     state: State,
     cancel: CancellationToken,
 }
@@ -49,44 +57,28 @@ struct Held {
 #[derive(Debug)]
 enum State {
     Loading,
-    Ready(Arc<Runner>),
+    Ready(Live),
     Failed(String),
 }
 
-/// Why there is no runner for a request.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum LookupError {
-    /// Never heard of, or given up.
-    #[error("assignment `{0}` is not held here")]
-    Unknown(AssignmentId),
-    /// The request was routed by another generation.
-    #[error("assignment `{id}` is held in generation `{held}`, the request names `{asked}`")]
-    Generation {
-        /// Which one.
-        id: AssignmentId,
-        /// What is held.
-        held: Generation,
-        /// What was asked for.
-        asked: Generation,
-    },
-    /// The request was made for other bytes.
-    #[error("assignment `{id}` runs blob `{held}`, the request names `{asked}`")]
-    Blob {
-        /// Which one.
-        id: AssignmentId,
-        /// What is held.
-        held: Digest,
-        /// What was asked for.
-        asked: Digest,
-    },
-    /// It is not ready, and why.
-    #[error("assignment `{id}` is not ready: {reason}")]
-    NotReady {
-        /// Which one.
-        id: AssignmentId,
-        /// In words.
-        reason: String,
-    },
+impl Held {
+    fn generation(&self) -> Generation {
+        self.assigned.assignment.generation
+    }
+
+    /// Takes the ring as it is now, where only that has changed.
+    fn rewire(&mut self, wanted: Assigned) {
+        if wanted.assignment.generation != self.generation() {
+            return;
+        }
+        if let (State::Ready(Live::Model(runner)), Some(ring)) = (&self.state, &wanted.ring) {
+            runner.rewire(ring.clone());
+        }
+        if self.assigned.ring != wanted.ring {
+            let assignment = self.assigned.assignment.clone();
+            self.assigned = Arc::new(Assigned { assignment, ring: wanted.ring });
+        }
+    }
 }
 
 impl Holder {
@@ -100,7 +92,13 @@ impl Holder {
         drain: Duration,
     ) -> Self {
         let (table, changes) = (Mutex::default(), watch::Sender::new(0));
-        Self { fetcher, loader, memory_bytes, sequences_max, drain, table, changes }
+        let links = Arc::default();
+        Self { fetcher, loader, memory_bytes, sequences_max, drain, links, table, changes }
+    }
+
+    /// Where connections between stages come in.
+    pub fn links(&self) -> &Arc<Links> {
+        &self.links
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -119,7 +117,7 @@ impl Holder {
             if table.closed || !table.fence.admit(set.revision) {
                 return;
             }
-            let held = table.held.iter().map(|(id, held)| (*id, held.assignment.generation));
+            let held = table.held.iter().map(|(id, held)| (*id, held.generation()));
             for action in diff(&held.collect(), &set.assignments) {
                 match action {
                     Action::Unload { id, generation } => {
@@ -128,26 +126,29 @@ impl Holder {
                             self.let_go(&mut table, id, held, self.drain);
                         }
                     }
-                    Action::Load(mut assignment) => {
+                    Action::Load(mut assigned) => {
+                        let assignment = &mut assigned.assignment;
                         let (id, generation) = (assignment.id, assignment.generation);
                         tracing::info!(assignment = %id, %generation, model = %assignment.model, "loading");
                         assignment.sequences_max =
                             assignment.sequences_max.clamp(1, self.sequences_max.max(1));
-                        let assignment = Arc::new(assignment);
+                        let assigned: Arc<Assigned> = Arc::from(assigned);
                         let cancel = CancellationToken::new();
                         let state = State::Loading;
-                        let held = Held {
-                            assignment: Arc::clone(&assignment),
-                            state,
-                            cancel: cancel.clone(),
-                        };
+                        let held =
+                            Held { assigned: Arc::clone(&assigned), state, cancel: cancel.clone() };
                         table.held.insert(id, held);
                         let holder = Arc::clone(self);
                         tokio::spawn(async move {
-                            let load = holder.load(&assignment);
+                            let load = holder.load(&assigned);
                             cancel.run_until_cancelled(load).await;
                         });
                     }
+                }
+            }
+            for wanted in set.assignments {
+                if let Some(held) = table.held.get_mut(&wanted.assignment.id) {
+                    held.rewire(wanted);
                 }
             }
         }
@@ -156,31 +157,33 @@ impl Holder {
 
     fn let_go(self: &Arc<Self>, table: &mut Table, id: AssignmentId, held: Held, drain: Duration) {
         held.cancel.cancel();
-        let State::Ready(runner) = held.state else { return };
-        runner.stop(Instant::now() + drain);
-        table.leaving.push((id, Arc::clone(&runner)));
+        let State::Ready(live) = held.state else { return };
+        live.stop(Instant::now() + drain);
+        table.leaving.push((id, live.clone()));
         let holder = Arc::clone(self);
         tokio::spawn(async move {
-            runner.ended().await;
-            holder.table().leaving.retain(|(_, leaving)| !Arc::ptr_eq(leaving, &runner));
+            live.ended().await;
+            holder.table().leaving.retain(|(_, leaving)| !leaving.is(&live));
             holder.changed();
         });
     }
 
-    async fn load(self: &Arc<Self>, assignment: &Arc<Assignment>) {
-        let outcome = self.fetch_and_start(assignment).await;
-        let runner = {
+    async fn load(self: &Arc<Self>, assigned: &Arc<Assigned>) {
+        let assignment = &assigned.assignment;
+        let outcome = self.fetch_and_start(assigned).await;
+        let live = {
             let mut table = self.table();
             let Some(held) = table.held.get_mut(&assignment.id) else { return };
-            if held.assignment.generation != assignment.generation {
+            if held.generation() != assignment.generation {
                 return;
             }
             match outcome {
-                Ok(runner) => {
-                    tracing::info!(assignment = %assignment.id, model = %assignment.model, "ready");
-                    let runner = Arc::new(runner);
-                    held.state = State::Ready(Arc::clone(&runner));
-                    Some(runner)
+                Ok(live) => {
+                    tracing::info!(assignment = %assignment.id, model = %assignment.model, "loaded");
+                    held.state = State::Ready(live.clone());
+                    // The ring may have changed while it was loading.
+                    held.rewire((*held.assigned).clone());
+                    Some(live)
                 }
                 Err(reason) => {
                     tracing::error!(assignment = %assignment.id, model = %assignment.model, reason, "not loaded");
@@ -191,22 +194,36 @@ impl Holder {
         };
         self.changed();
         self.prune().await;
-        if let Some(runner) = runner {
-            // Its end must be reported at once; the token of this task ends the wait when it is let go.
-            runner.ended().await;
+        if let Some(live) = live {
+            // Its end must be reported at once, and whether its stages are connected; the token of this task ends the wait
+            // when it is let go.
+            live.watch(|| self.changed()).await;
             self.changed();
         }
     }
 
-    async fn fetch_and_start(&self, assignment: &Arc<Assignment>) -> Result<Runner, String> {
-        let path = self.fetcher.fetch(assignment.blob, assignment.blob_bytes).await;
+    async fn fetch_and_start(&self, assigned: &Arc<Assigned>) -> Result<Live, String> {
+        let assignment = &assigned.assignment;
+        let path = match &assigned.ring {
+            None => self.fetcher.fetch(assignment.blob, assignment.blob_bytes).await,
+            Some(_) => self.fetch_part(assigned).await,
+        };
         let path = path.map_err(|error| error.to_string())?;
-        self.wait_for_memory(assignment).await;
-        Runner::start(Arc::clone(&self.loader), path, Arc::clone(assignment)).await
+        self.wait_for_memory(assigned).await;
+        Live::start(&self.loader, path, assigned, &self.links).await
+    }
+
+    /// Only what a stage needs, where the loader can tell and the whole is not here already.
+    async fn fetch_part(&self, assigned: &Arc<Assigned>) -> Result<PathBuf, FetchError> {
+        let Assignment { blob, blob_bytes, .. } = assigned.assignment;
+        let (loader, assigned) = (Arc::clone(&self.loader), Arc::clone(assigned));
+        let ranges = move |header: &Path| loader.ranges(header, &assigned).ok().flatten();
+        self.fetcher.fetch_part(blob, blob_bytes, ranges).await
     }
 
     /// What is being given up counts until it is gone: loading must not push the machine over its memory meanwhile.
-    async fn wait_for_memory(&self, assignment: &Assignment) {
+    async fn wait_for_memory(&self, assigned: &Assigned) {
+        let (id, bytes) = (assigned.assignment.id, live::bytes(assigned));
         let mut changes = self.changes.subscribe();
         loop {
             {
@@ -217,8 +234,8 @@ impl Holder {
                 });
                 let leaving = table.leaving.iter().map(|(_, runner)| runner.resident_bytes());
                 let taken = ready.chain(leaving).fold(0, u64::saturating_add);
-                let fits = taken.saturating_add(assignment.blob_bytes) <= self.memory_bytes;
-                let replaces = table.leaving.iter().any(|(id, _)| *id == assignment.id);
+                let fits = taken.saturating_add(bytes) <= self.memory_bytes;
+                let replaces = table.leaving.iter().any(|(leaving, _)| *leaving == id);
                 if table.leaving.is_empty() || (fits && !replaces) {
                     return;
                 }
@@ -233,7 +250,7 @@ impl Holder {
         let holder = Arc::clone(self);
         let pruned = tokio::task::spawn_blocking(move || {
             let needed: BTreeSet<Digest> =
-                holder.table().held.values().map(|held| held.assignment.blob).collect();
+                holder.table().held.values().map(|held| held.assigned.assignment.blob).collect();
             holder.fetcher.prune(&needed)
         });
         if let Ok(Err(error)) = pruned.await {
@@ -250,15 +267,17 @@ impl Holder {
     ) -> Result<Arc<Runner>, LookupError> {
         let table = self.table();
         let entry = table.held.get(&id).ok_or(LookupError::Unknown(id))?;
-        let held = entry.assignment.generation;
+        let held = entry.generation();
         if held != asked {
             return Err(LookupError::Generation { id, held, asked });
         }
-        if entry.assignment.blob != blob {
-            return Err(LookupError::Blob { id, held: entry.assignment.blob, asked: blob });
+        let held = entry.assigned.assignment.blob;
+        if held != blob {
+            return Err(LookupError::Blob { id, held, asked: blob });
         }
         match &entry.state {
-            State::Ready(runner) => Ok(Arc::clone(runner)),
+            State::Ready(Live::Model(runner)) => Ok(Arc::clone(runner)),
+            State::Ready(Live::Stage(_)) => Err(LookupError::Stage(id)),
             State::Loading => {
                 Err(LookupError::NotReady { id, reason: "it is still loading".to_owned() })
             }
@@ -269,7 +288,9 @@ impl Holder {
     /// Some ready runner of `blob`.
     pub fn by_blob(&self, blob: Digest) -> Option<Arc<Runner>> {
         self.table().held.values().find_map(|held| match &held.state {
-            State::Ready(runner) if held.assignment.blob == blob => Some(Arc::clone(runner)),
+            State::Ready(Live::Model(runner)) if held.assigned.assignment.blob == blob => {
+                Some(Arc::clone(runner))
+            }
             _ => None,
         })
     }
@@ -301,23 +322,23 @@ impl Holder {
 
     /// Gives everything up, takes no further set, and waits until the memory is back.
     pub async fn close(self: &Arc<Self>) {
-        let runners: Vec<Arc<Runner>> = {
+        let leaving: Vec<Live> = {
             let mut table = self.table();
             table.closed = true;
             for (id, held) in std::mem::take(&mut table.held) {
                 self.let_go(&mut table, id, held, Duration::ZERO);
             }
-            table.leaving.iter().map(|(_, runner)| Arc::clone(runner)).collect()
+            table.leaving.iter().map(|(_, live)| live.clone()).collect()
         };
-        for runner in runners {
-            runner.stop(Instant::now());
-            runner.ended().await;
+        for live in leaving {
+            live.stop(Instant::now());
+            live.ended().await;
         }
     }
 }
 
 fn report(held: &Held) -> AssignmentReport {
-    let assignment = &held.assignment;
+    let assignment = &held.assigned.assignment;
     let mut report = AssignmentReport {
         id: assignment.id,
         generation: assignment.generation,
@@ -333,13 +354,11 @@ fn report(held: &Held) -> AssignmentReport {
         State::Ready(runner) => {
             report.phase = match runner.state() {
                 RunnerState::Running => Phase::Ready,
+                RunnerState::Apart(_) => Phase::Loading,
                 RunnerState::Failed(reason) => Phase::Failed { reason },
                 RunnerState::Stopped => Phase::Failed { reason: "the engine stopped".to_owned() },
             };
-            let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-            let running = runner.running();
-            report.running = count(running);
-            report.waiting = count(runner.outstanding().saturating_sub(running));
+            (report.running, report.waiting) = runner.requests();
             report.resident_bytes = runner.resident_bytes();
             report.load_ns = u64::try_from(runner.load_time().as_nanos()).unwrap_or(u64::MAX);
         }

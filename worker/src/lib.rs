@@ -28,6 +28,7 @@ pub mod peers;
 pub mod places;
 pub mod runner;
 pub mod service;
+pub mod stage;
 mod telemetry;
 
 pub use config::WorkerConfig;

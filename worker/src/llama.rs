@@ -1,20 +1,25 @@
 //! The real engine behind [`crate::machine`]: GGUF files on this machine's CPU.
 
+mod stages;
+
 use crate::machine::{BadRequest, LoadError, Loaded, Loader, Machine, MachineFailure, Text};
-use ollamamax_engine::backend::Backend;
+use crate::stage::{Driver, Links, RingMachine};
+use ollamamax_engine::backend::{Backend, StageBackend};
 use ollamamax_engine::cpu::{CpuBackend, CpuOptions, KvType};
 use ollamamax_engine::engine::{
     Embedded, Emission, Engine, EngineLimits, Prepared, SequenceId, TextModel,
 };
+use ollamamax_engine::part::Part;
 use ollamamax_engine::weights::Mapping;
 use ollamamax_gguf::Gguf;
 use ollamamax_proto::inference::{EmbedInput, Options, Prompt};
 use ollamamax_proto::limits;
-use ollamamax_proto::placement::Assignment;
+use ollamamax_proto::placement::Assigned;
+use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-/// Loads whole models onto the CPU.
+/// Loads models, and parts of them, onto the CPU.
 #[derive(Clone, Debug)]
 pub struct LlamaLoader {
     /// Compute threads.
@@ -27,39 +32,30 @@ pub struct LlamaLoader {
     pub kv_type: KvType,
 }
 
+/// What is known of an assignment before its weights are loaded.
+struct Plan {
+    mapping: Arc<Mapping>,
+    part: Option<Part>,
+    options: CpuOptions,
+}
+
 impl Loader for LlamaLoader {
-    fn load(&self, path: &Path, assignment: &Assignment) -> Result<Loaded, LoadError> {
-        let mapping = Arc::new(Mapping::open(path).map_err(|error| in_words(&error))?);
-        let (text, facts) = {
+    fn load(
+        &self,
+        path: &Path,
+        assigned: &Assigned,
+        links: &Arc<Links>,
+    ) -> Result<Loaded, LoadError> {
+        let assignment = &assigned.assignment;
+        let Plan { mapping, part, options } = self.prepare(path, assigned)?;
+        let text = {
             let gguf = Gguf::parse(mapping.bytes()).map_err(|error| in_words(&error))?;
-            let text = TextModel::from_gguf(&gguf).map_err(|error| in_words(&error))?;
-            (text, ollamamax_gguf::model_facts(&gguf).map_err(|error| in_words(&error))?)
+            Arc::new(TextModel::from_gguf(&gguf).map_err(|error| in_words(&error))?)
         };
-        if !assignment.stage.is_whole(facts.layers) {
-            let (stage, layers) = (assignment.stage, facts.layers);
-            let words = format!("stage {stage:?} is not the whole model of {layers} layers");
-            return Err(LoadError(words));
-        }
-        let asked = match assignment.context_length {
-            0 => limits::CONTEXT_TOKENS,
-            tokens => tokens,
-        };
-        let context_tokens = asked.min(facts.context_length.max(1));
-        // An encoder has room for one text at a time.
-        let sequences = if facts.kv_bytes_per_token == 0 { 1 } else { assignment.sequences_max };
-        let kv_blocks = self.kv_blocks(
-            context_tokens,
-            sequences,
-            self.kv_type.bytes(facts.kv_bytes_per_token),
-            mapping.bytes().len() as u64,
-        )?;
-        let threads = self.threads as usize;
-        let kv_type = self.kv_type;
-        let options =
-            CpuOptions { threads, kv_blocks, kv_type, context_tokens, ..CpuOptions::default() };
-        let backend =
-            CpuBackend::from_mapping(mapping, &options).map_err(|error| in_words(&error))?;
-        let engine_limits = EngineLimits {
+        let context_tokens = options.context_tokens;
+        let backend = CpuBackend::part_from_mapping(mapping, &options, part)
+            .map_err(|error| in_words(&error))?;
+        let limits = EngineLimits {
             context_tokens,
             sequences_max: assignment.sequences_max,
             step_tokens: self.step_tokens,
@@ -67,17 +63,83 @@ impl Loader for LlamaLoader {
             waiting_max: limits::WORKER_WAITING_COUNT + assignment.sequences_max as usize,
             speculating_max: limits::SPECULATING_SEQUENCES_COUNT,
         };
-        let model = Arc::new(text);
-        let generates = !backend.is_encoder();
-        let engine = Engine::new(Box::new(backend), Arc::clone(&model), engine_limits);
-        let context_tokens = engine.limits().context_tokens;
-        let name = assignment.model.to_string();
-        let text = Arc::new(LlamaText { name, model, context_tokens, generates });
-        Ok(Loaded { text, machine: Box::new(engine) })
+        let (name, generates) = (assignment.model.to_string(), !backend.is_encoder());
+        let words =
+            |model, context_tokens| Arc::new(LlamaText { name, model, context_tokens, generates });
+        let Some(ring) = &assigned.ring else {
+            let engine = Engine::new(Box::new(backend), Arc::clone(&text), limits);
+            let context_tokens = engine.limits().context_tokens;
+            let text = words(text, context_tokens);
+            return Ok(Loaded { text, machine: Box::new(engine), ring: None });
+        };
+        let ring = Arc::new(Mutex::new(ring.clone()));
+        let me = (assignment.id, assignment.generation);
+        let (shared, kv_type) = (Arc::clone(&ring), self.kv_type().to_owned());
+        let driver = Driver::new(me, shared, Box::new(backend), kv_type, Arc::clone(links));
+        let machine = RingMachine::new(driver, Arc::clone(&text), limits);
+        let text = words(text, context_tokens);
+        Ok(Loaded { text, machine: Box::new(machine), ring: Some(ring) })
+    }
+
+    fn load_stage(
+        &self,
+        path: &Path,
+        assigned: &Assigned,
+    ) -> Result<Box<dyn StageBackend>, LoadError> {
+        let Plan { mapping, part, options } = self.prepare(path, assigned)?;
+        let backend = CpuBackend::part_from_mapping(mapping, &options, part);
+        Ok(Box::new(backend.map_err(|error| in_words(&error))?))
+    }
+
+    fn ranges(
+        &self,
+        header: &Path,
+        assigned: &Assigned,
+    ) -> Result<Option<Vec<Range<u64>>>, LoadError> {
+        stages::ranges(header, assigned)
+    }
+
+    fn kv_type(&self) -> &'static str {
+        match self.kv_type {
+            KvType::F16 => "f16",
+            KvType::Q8_0 => "q8_0",
+        }
     }
 }
 
 impl LlamaLoader {
+    fn prepare(&self, path: &Path, assigned: &Assigned) -> Result<Plan, LoadError> {
+        let assignment = &assigned.assignment;
+        let mapping = Arc::new(Mapping::open(path).map_err(|error| in_words(&error))?);
+        let part = stages::part(assigned)?;
+        let options = {
+            let gguf = Gguf::parse(mapping.bytes()).map_err(|error| in_words(&error))?;
+            let facts = ollamamax_gguf::model_facts(&gguf).map_err(|error| in_words(&error))?;
+            if part.is_none() && !assignment.stage.is_whole(facts.layers) {
+                let (stage, layers) = (assignment.stage, facts.layers);
+                let words = format!("stage {stage:?} is not the whole model of {layers} layers");
+                return Err(LoadError(words));
+            }
+            let asked = match assignment.context_length {
+                0 => limits::CONTEXT_TOKENS,
+                tokens => tokens,
+            };
+            let context_tokens = asked.min(facts.context_length.max(1));
+            // An encoder has room for one text at a time.
+            let encoder = facts.kv_bytes_per_token == 0;
+            let sequences = if encoder { 1 } else { assignment.sequences_max };
+            let part = part.as_ref();
+            let token_bytes = stages::kv_bytes_per_token(&gguf, part, facts.kv_bytes_per_token)?;
+            let file_bytes = mapping.bytes().len() as u64;
+            let weight_bytes = stages::weight_bytes(&gguf, part, file_bytes)?;
+            let token_bytes = self.kv_type.bytes(token_bytes);
+            let kv_blocks = self.kv_blocks(context_tokens, sequences, token_bytes, weight_bytes)?;
+            let (threads, kv_type) = (self.threads as usize, self.kv_type);
+            CpuOptions { threads, kv_blocks, kv_type, context_tokens, ..CpuOptions::default() }
+        };
+        Ok(Plan { mapping, part, options })
+    }
+
     /// Blocks for a full context of every sequence, or as many as fit; never fewer than one full context.
     fn kv_blocks(
         &self,
@@ -171,7 +233,7 @@ impl Machine for Engine {
     }
 
     fn step(&mut self) -> Result<Vec<Emission>, MachineFailure> {
-        Engine::step(self).map_err(|error| MachineFailure(error.to_string()))
+        Engine::step(self).map_err(|error| MachineFailure::Dead(error.to_string()))
     }
 
     fn is_idle(&self) -> bool {

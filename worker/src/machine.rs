@@ -3,17 +3,50 @@
 //! [`crate::llama`] is the real one. Keeping the seam a trait lets the shell be tested with engines that stall, fail or
 //! panic on command.
 
+use crate::stage::Links;
+use ollamamax_engine::backend::StageBackend;
 use ollamamax_engine::engine::{Embedded, Emission, Prepared, SequenceId};
 use ollamamax_proto::inference::{EmbedInput, Options, Prompt};
-use ollamamax_proto::placement::Assignment;
+use ollamamax_proto::placement::{Assigned, Ring};
 use std::fmt;
+use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// Turns a blob into something that runs.
 pub trait Loader: fmt::Debug + Send + Sync + 'static {
-    /// Loads the stage that `assignment` names from the GGUF at `path`; may take minutes, runs on a thread of its own.
-    fn load(&self, path: &Path, assignment: &Assignment) -> Result<Loaded, LoadError>;
+    /// Loads a whole model, or the stage that drives a ring over `links`, from the GGUF at `path`; may take minutes, runs on
+    /// a thread of its own.
+    fn load(
+        &self,
+        path: &Path,
+        assigned: &Assigned,
+        links: &Arc<Links>,
+    ) -> Result<Loaded, LoadError>;
+
+    /// Loads a stage that another one drives.
+    fn load_stage(
+        &self,
+        _path: &Path,
+        _assigned: &Assigned,
+    ) -> Result<Box<dyn StageBackend>, LoadError> {
+        Err(LoadError("this worker runs whole models only".to_owned()))
+    }
+
+    /// Where in the GGUF the bytes lie that `assigned` needs, for one of which `header` is the beginning; `None` when that is
+    /// too little to tell. Without an answer the whole file is fetched.
+    fn ranges(
+        &self,
+        _header: &Path,
+        _assigned: &Assigned,
+    ) -> Result<Option<Vec<Range<u64>>>, LoadError> {
+        Ok(None)
+    }
+
+    /// What keys and values are kept as: the same for all stages of a replica.
+    fn kv_type(&self) -> &'static str {
+        "f16"
+    }
 }
 
 /// A model ready to run.
@@ -23,6 +56,8 @@ pub struct Loaded {
     pub text: Arc<dyn Text>,
     /// Its computing half, owned by the runner's thread.
     pub machine: Box<dyn Machine>,
+    /// The ring that the machine drives: what is written here counts when it closes the ring anew.
+    pub ring: Option<Arc<Mutex<Ring>>>,
 }
 
 /// A blob that cannot be run here, in words for people.
@@ -35,10 +70,16 @@ pub struct LoadError(pub String);
 #[error("{0}")]
 pub struct BadRequest(pub String);
 
-/// The device failed; its engine cannot be trusted any more.
+/// A step that could not be computed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct MachineFailure(pub String);
+pub enum MachineFailure {
+    /// The device failed; its engine cannot be trusted any more.
+    #[error("{0}")]
+    Dead(String),
+    /// The ring that the machine drives is open: its sequences are lost, [`Machine::join`] closes it anew.
+    #[error("{0}")]
+    Apart(String),
+}
 
 /// The text half of a model.
 pub trait Text: fmt::Debug + Send + Sync {
@@ -71,6 +112,16 @@ pub trait Machine: fmt::Debug + Send {
 
     /// Computes one step over all sequences that have a place.
     fn step(&mut self) -> Result<Vec<Emission>, MachineFailure>;
+
+    /// Whether all it needs is connected; only then requests may be submitted.
+    fn is_together(&self) -> bool {
+        true
+    }
+
+    /// Tries to connect what it needs; takes a few seconds at most. Why it could not, in words.
+    fn join(&mut self) -> Result<(), String> {
+        Ok(())
+    }
 
     /// Whether a step would do nothing.
     fn is_idle(&self) -> bool;

@@ -10,6 +10,7 @@ use crate::llama::LlamaLoader;
 use crate::machine::Loader;
 use crate::peers::{InvalidAddress, Peers};
 use crate::service::InferenceService;
+use crate::stage::{Accepted, accept};
 use ollamamax_proto::wire::inference_server::InferenceServer;
 use ollamamax_proto::{Incarnation, Millis, WorkerId, limits};
 use std::io;
@@ -21,7 +22,6 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::TcpIncoming;
 
 /// Why a worker did not start.
 #[derive(Debug, thiserror::Error)]
@@ -137,7 +137,8 @@ impl WorkerNode {
         let shutdown = CancellationToken::new();
         let service =
             InferenceService { holder: Arc::clone(&holder), draining: draining.subscribe() };
-        let server = tokio::spawn(serve(listener, service, shutdown.clone()));
+        let incoming = accept(listener, Arc::clone(holder.links()));
+        let server = tokio::spawn(serve(incoming, service, shutdown.clone()));
         tracing::info!(worker = %identity.worker, %address, device = device.name, "worker started");
         let told = watch::Sender::new(false);
         let told_draining = told.subscribe();
@@ -243,7 +244,7 @@ async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartE
 }
 
 async fn serve(
-    listener: TcpListener,
+    incoming: Accepted,
     service: InferenceService,
     shutdown: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
@@ -251,8 +252,6 @@ async fn serve(
     let service = InferenceServer::new(service)
         .max_decoding_message_size(limits::RPC_MESSAGE_BYTES)
         .max_encoding_message_size(limits::RPC_MESSAGE_BYTES);
-    // Without TCP_NODELAY on accepted sockets a token can wait 40 ms for an acknowledgement.
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     tonic::transport::Server::builder()
         .initial_stream_window_size(limits::RPC_WINDOW_BYTES)
         .initial_connection_window_size(limits::RPC_WINDOW_BYTES)

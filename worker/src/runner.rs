@@ -7,24 +7,25 @@
 //!
 //! The machine has no clock: the times in `Started` and `Done` are measured here.
 
+mod apart;
 mod embeds;
 mod live;
+mod work;
 
-use self::embeds::{Embeds, Texts};
-use self::live::{Call, Live};
-use crate::machine::{BadRequest, Loaded, Loader, Machine, Text};
+use self::embeds::Texts;
+use self::live::Call;
+use self::work::Work;
+use crate::machine::{Loaded, Loader, Text};
 use crate::outbox::{self, Inbox};
 use crate::places::{NoPlace, Places};
-use crate::telemetry;
-use ollamamax_engine::engine::{Emission, Prepared, SequenceId};
-use ollamamax_proto::inference::{Started, TokenChunk};
-use ollamamax_proto::placement::Assignment;
-use std::collections::BTreeMap;
+use crate::stage::Links;
+use ollamamax_engine::engine::Prepared;
+use ollamamax_proto::placement::{Assigned, Ring};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
 use tonic::Status;
@@ -34,10 +35,19 @@ use tonic::Status;
 pub enum RunnerState {
     /// It takes requests, or finishes its last ones.
     Running,
+    /// The stages it drives are not connected, and why; it tries on.
+    Apart(String),
     /// It ended because it was told to.
     Stopped,
     /// It ended because the machine failed, and why.
     Failed(String),
+}
+
+impl RunnerState {
+    /// Whether nothing comes after it.
+    pub fn is_end(&self) -> bool {
+        matches!(self, Self::Stopped | Self::Failed(_))
+    }
 }
 
 /// Why a request was not taken.
@@ -49,6 +59,9 @@ pub enum SubmitError {
     /// It is about to end, or has ended.
     #[error("the assignment is being unloaded")]
     Stopped,
+    /// The stages are not connected.
+    #[error("the stages of this replica are not connected now; try again later")]
+    Apart,
 }
 
 /// A loaded assignment; the thread behind it ends when it is told to [`Runner::stop`].
@@ -60,6 +73,7 @@ pub struct Runner {
     gauges: Arc<Gauges>,
     state: watch::Receiver<RunnerState>,
     load: Duration,
+    ring: Option<Arc<Mutex<Ring>>>,
 }
 
 #[derive(Debug, Default)]
@@ -84,13 +98,15 @@ struct Submission {
 }
 
 impl Runner {
-    /// Loads `assignment` from the GGUF at `path` on a new thread and answers when it can take requests, or why not.
+    /// Loads what is `assigned` from the GGUF at `path` on a new thread and answers when it is loaded, or why not.
     pub async fn start(
         loader: Arc<dyn Loader>,
         path: PathBuf,
-        assignment: Arc<Assignment>,
+        assigned: Assigned,
+        links: Arc<Links>,
     ) -> Result<Self, String> {
         let begun = Instant::now();
+        let assignment = assigned.assignment.clone();
         let places = Places::new(assignment.sequences_max as usize);
         // Every submission holds a place, so the channel has room for all of them and for the stops.
         let (commands, inbound) = sync_channel(places.count() + 4);
@@ -100,14 +116,17 @@ impl Runner {
         let thread_gauges = Arc::clone(&gauges);
         let spawned = std::thread::Builder::new().name(format!("runner-{}", assignment.id)).spawn(
             move || {
-                let state = match load(&*loader, &path, &assignment) {
-                    Ok(Loaded { text, machine }) => {
+                let state = match load(&*loader, &path, &assigned, &links) {
+                    Ok(Loaded { text, machine, ring }) => {
                         let resident = machine.resident_bytes();
                         thread_gauges.resident_bytes.store(resident, Ordering::Relaxed);
-                        if loaded_tx.send(Ok(text)).is_err() {
+                        if !machine.is_together() {
+                            state_tx.send_replace(RunnerState::Apart("connecting".to_owned()));
+                        }
+                        if loaded_tx.send(Ok((text, ring))).is_err() {
                             return; // nobody wants it any more
                         }
-                        guarded(|| Work::new(machine, &thread_gauges).run(&inbound))
+                        guarded(|| Work::new(machine, &thread_gauges, &state_tx).run(&inbound))
                     }
                     Err(reason) => {
                         let _ = loaded_tx.send(Err(reason));
@@ -126,15 +145,25 @@ impl Runner {
             },
         );
         spawned.map_err(|error| format!("no thread for the engine: {error}"))?;
-        let text =
+        let (text, ring) =
             loaded.await.map_err(|_| "the engine's thread ended while loading".to_owned())??;
         let load = begun.elapsed();
-        Ok(Self { text, commands, places, gauges, state, load })
+        Ok(Self { text, commands, places, gauges, state, load, ring })
     }
 
     /// The text half of the model.
     pub fn text(&self) -> &Arc<dyn Text> {
         &self.text
+    }
+
+    fn check_open(&self) -> Result<(), SubmitError> {
+        if self.gauges.closed.load(Ordering::Acquire) {
+            return Err(SubmitError::Stopped);
+        }
+        match &*self.state.borrow() {
+            RunnerState::Apart(_) => Err(SubmitError::Apart),
+            _ => Ok(()),
+        }
     }
 
     /// Queues a request that [`Runner::text`] prepared; dropping the inbox cancels it.
@@ -145,9 +174,7 @@ impl Runner {
         resume: Vec<u32>,
         deadline: Option<Instant>,
     ) -> Result<Inbox, SubmitError> {
-        if self.gauges.closed.load(Ordering::Acquire) {
-            return Err(SubmitError::Stopped);
-        }
+        self.check_open()?;
         let _place = self.places.take(&prepared.caller)?;
         let (outbox, inbox) = outbox::channel();
         let call = Call { outbox, submitted: Instant::now(), deadline, _place };
@@ -156,6 +183,13 @@ impl Runner {
             .try_send(Command::Submit(Box::new(submission)))
             .map_err(|_| SubmitError::Stopped)?;
         Ok(inbox)
+    }
+
+    /// From now on the ring is this one, when it has to be closed anew; nothing happens to a runner without a ring.
+    pub fn rewire(&self, ring: Ring) {
+        if let Some(mine) = &self.ring {
+            *mine.lock().unwrap_or_else(PoisonError::into_inner) = ring;
+        }
     }
 
     /// Takes no more requests; the running ones may go on until `deadline`. [`Runner::ended`] tells when it is over.
@@ -169,10 +203,15 @@ impl Runner {
         self.state.borrow().clone()
     }
 
+    /// Follows where it stands.
+    pub fn follow(&self) -> watch::Receiver<RunnerState> {
+        self.state.clone()
+    }
+
     /// Waits until the thread has given the machine back, and tells how it ended.
     pub async fn ended(&self) -> RunnerState {
         let mut state = self.state.clone();
-        match state.wait_for(|state| *state != RunnerState::Running).await {
+        match state.wait_for(RunnerState::is_end).await {
             Ok(state) => state.clone(),
             Err(_) => RunnerState::Failed("the engine's thread is gone".to_owned()),
         }
@@ -199,8 +238,13 @@ impl Runner {
     }
 }
 
-fn load(loader: &dyn Loader, path: &std::path::Path, of: &Assignment) -> Result<Loaded, String> {
-    match catch_unwind(AssertUnwindSafe(|| loader.load(path, of))) {
+fn load(
+    loader: &dyn Loader,
+    path: &std::path::Path,
+    of: &Assigned,
+    links: &Arc<Links>,
+) -> Result<Loaded, String> {
+    match catch_unwind(AssertUnwindSafe(|| loader.load(path, of, links))) {
         Ok(loaded) => loaded.map_err(|error| error.0),
         Err(panic) => Err(format!("the engine panicked while loading: {}", words(&*panic))),
     }
@@ -215,162 +259,6 @@ fn guarded(work: impl FnOnce() -> RunnerState) -> RunnerState {
 fn words(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
-}
-
-/// The thread's own state.
-struct Work<'a> {
-    machine: Box<dyn Machine>,
-    gauges: &'a Gauges,
-    live: BTreeMap<SequenceId, Live>,
-    embeds: Embeds,
-    deadline: Option<Instant>,
-}
-
-impl<'a> Work<'a> {
-    fn new(machine: Box<dyn Machine>, gauges: &'a Gauges) -> Self {
-        let embeds = Embeds::default();
-        Self { machine, gauges, live: BTreeMap::new(), embeds, deadline: None }
-    }
-
-    fn is_idle(&self) -> bool {
-        self.live.is_empty() && self.embeds.is_empty()
-    }
-
-    fn run(mut self, inbound: &Receiver<Command>) -> RunnerState {
-        loop {
-            if self.is_idle() && self.deadline.is_none() {
-                match inbound.recv() {
-                    Ok(command) => self.take(command),
-                    Err(_) => return RunnerState::Stopped,
-                }
-            }
-            loop {
-                match inbound.try_recv() {
-                    Ok(command) => self.take(command),
-                    Err(TryRecvError::Empty) => break,
-                    Err(TryRecvError::Disconnected) => return RunnerState::Stopped,
-                }
-            }
-            self.end_the_late();
-            self.cancel_the_gone();
-            if self.deadline.is_some_and(|at| self.is_idle() || Instant::now() >= at) {
-                return RunnerState::Stopped;
-            }
-            if self.is_idle() {
-                continue;
-            }
-            if let Err(reason) = self.step() {
-                return RunnerState::Failed(reason);
-            }
-        }
-    }
-
-    fn take(&mut self, command: Command) {
-        match command {
-            Command::Stop { deadline } => self.deadline = Some(deadline),
-            Command::Embed(texts) => self.embeds.take(&mut *self.machine, *texts),
-            Command::Submit(submission) => {
-                let Submission { prepared, resume, call } = *submission;
-                match self.machine.submit(prepared, &resume) {
-                    Ok(id) => {
-                        let last = call.submitted;
-                        self.live.insert(id, Live { call, admitted: None, first: None, last });
-                    }
-                    Err(BadRequest(reason)) => {
-                        call.outbox.end(Err(Status::invalid_argument(reason)));
-                        telemetry::sequence_ended("refused");
-                    }
-                }
-            }
-        }
-    }
-
-    fn cancel_the_gone(&mut self) {
-        let machine = &mut self.machine;
-        self.live.retain(|id, live| {
-            let gone = live.call.outbox.is_gone();
-            if gone {
-                machine.cancel(*id);
-                telemetry::sequence_ended("cancelled");
-            }
-            !gone
-        });
-        self.embeds.cancel_the_gone(&mut **machine);
-        self.gauges.running.store(self.machine.running(), Ordering::Relaxed);
-    }
-
-    fn end_the_late(&mut self) {
-        let now = Instant::now();
-        let late = |(id, live): (&SequenceId, &Live)| {
-            live.call.deadline.filter(|at| *at <= now).map(|_| (*id, now - live.call.submitted))
-        };
-        let late: Vec<_> = self.live.iter().filter_map(late).collect();
-        for (id, after) in late {
-            self.machine.cancel(id);
-            self.end(id, Err(late_status(after)), "late");
-        }
-        self.embeds.end_the_late(&mut *self.machine, now);
-    }
-
-    fn step(&mut self) -> Result<(), String> {
-        if self.machine.is_idle() {
-            return Err("the engine lost a sequence it had accepted".to_owned());
-        }
-        let begun = Instant::now();
-        for emission in self.machine.admit() {
-            self.deliver(emission, begun);
-        }
-        let emissions = self.machine.step().map_err(|failure| failure.0)?;
-        let now = Instant::now();
-        let running = self.machine.running();
-        self.gauges.running.store(running, Ordering::Relaxed);
-        telemetry::step(running, emissions.iter().map(|emission| emission.tokens.len()).sum());
-        for emission in emissions {
-            self.deliver(emission, now);
-        }
-        self.embeds.deliver(self.machine.embedded());
-        Ok(())
-    }
-
-    fn deliver(&mut self, emission: Emission, now: Instant) {
-        let Some(live) = self.live.get_mut(&emission.sequence) else { return };
-        let mut chunk = TokenChunk {
-            index: emission.index,
-            tokens: emission.tokens,
-            text: emission.text,
-            logprobs: emission.logprobs,
-            mu: emission.mu,
-            ..TokenChunk::default()
-        };
-        if let Some(admitted) = emission.started {
-            live.admitted = Some(now);
-            chunk.started = Some(Started {
-                prompt_tokens: admitted.prompt_tokens,
-                cached_tokens: admitted.cached_tokens,
-                queue_ns: nanos(now - live.call.submitted),
-            });
-        }
-        if !chunk.tokens.is_empty() {
-            live.first.get_or_insert(now);
-            live.last = now;
-        }
-        let reason = emission.finished.as_ref().map(|finished| finished.reason);
-        chunk.done = emission.finished.map(|finished| live.done(finished, now));
-        live.call.outbox.push(chunk);
-        if let Some(reason) = reason {
-            self.end(emission.sequence, Ok(()), reason.as_str());
-        } else if let Some(why) = emission.failed {
-            // The request's own fault, so that no other worker is tried.
-            self.end(emission.sequence, Err(Status::invalid_argument(why)), "failed");
-        }
-    }
-
-    fn end(&mut self, sequence: SequenceId, end: Result<(), Status>, how: &'static str) {
-        if let Some(live) = self.live.remove(&sequence) {
-            live.call.outbox.end(end);
-            telemetry::sequence_ended(how);
-        }
-    }
 }
 
 fn late_status(after: Duration) -> Status {

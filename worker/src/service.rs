@@ -133,6 +133,7 @@ fn lookup_status(error: LookupError) -> Status {
         LookupError::Generation { .. } | LookupError::Blob { .. } => {
             Status::failed_precondition(words)
         }
+        LookupError::Stage(_) => Status::failed_precondition(words),
         LookupError::NotReady { .. } => Status::unavailable(words),
     }
 }
@@ -140,6 +141,6 @@ fn lookup_status(error: LookupError) -> Status {
 fn submit_status(error: SubmitError) -> Status {
     match error {
         SubmitError::NoPlace(_) => Status::resource_exhausted(error.to_string()),
-        SubmitError::Stopped => Status::unavailable(error.to_string()),
+        SubmitError::Stopped | SubmitError::Apart => Status::unavailable(error.to_string()),
     }
 }

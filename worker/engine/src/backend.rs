@@ -146,3 +146,27 @@ pub trait Backend: Send + fmt::Debug {
         Pooling::Mean
     }
 }
+
+/// What computes a part of a model: one stage of several, or a shard of one.
+pub trait StageBackend: Backend {
+    /// The first part, or one between others: from the tokens, or from the residuals that the part before gave, to its own
+    /// residuals, `[token][width]`, tokens in the order of the slices.
+    fn residuals(
+        &mut self,
+        batch: &StepBatch,
+        before: Option<&[f32]>,
+    ) -> Result<Vec<f32>, BackendError>;
+
+    /// The last part: from the residuals that the part before gave to what is wanted.
+    fn step_from(
+        &mut self,
+        batch: &StepBatch,
+        before: &[f32],
+    ) -> Result<Vec<SliceLogits>, BackendError>;
+
+    /// Connects the shards of its layers, where these are split. Until then a step of a shard fails.
+    fn join(&mut self, shards: Option<Box<dyn Shards>>);
+
+    /// Width of a residual.
+    fn width(&self) -> usize;
+}

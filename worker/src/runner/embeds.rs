@@ -6,7 +6,6 @@ use crate::places::Place;
 use ollamamax_engine::engine::{Embedded, SequenceId};
 use ollamamax_proto::inference::Embedding;
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 use tokio::sync::oneshot;
 use tonic::Status;
@@ -37,9 +36,7 @@ impl Runner {
         caller: &str,
         deadline: Option<Instant>,
     ) -> Result<Result<Vec<Embedding>, Status>, SubmitError> {
-        if self.gauges.closed.load(Ordering::Acquire) {
-            return Err(SubmitError::Stopped);
-        }
+        self.check_open()?;
         let _place = self.places.take(caller)?;
         let (reply, answer) = oneshot::channel();
         let asked = Asked { reply, submitted: Instant::now(), deadline, _place };
@@ -50,6 +47,12 @@ impl Runner {
         let gone =
             |_| Err(Status::unavailable("the engine stopped before the texts were embedded"));
         Ok(answer.await.unwrap_or_else(gone))
+    }
+}
+
+impl Texts {
+    pub(super) fn refuse(self, status: Status) {
+        self.asked.end(Err(status));
     }
 }
 
@@ -69,6 +72,13 @@ impl Embeds {
                 self.0.insert(id, asked);
             }
             Err(BadRequest(reason)) => asked.end(Err(Status::invalid_argument(reason))),
+        }
+    }
+
+    /// Ends all; the machine has forgotten them already.
+    pub fn end_all(&mut self, status: &dyn Fn() -> Status) {
+        for asked in std::mem::take(&mut self.0).into_values() {
+            asked.end(Err(status()));
         }
     }
 

@@ -3,5 +3,6 @@
 mod fetching;
 mod lifecycle;
 mod real_engine;
+mod rings;
 mod serving;
 mod support;

@@ -232,11 +232,6 @@ impl CpuBackend {
         Ok(Self { shape, part, sharded, model, pool, tier, shards: None })
     }
 
-    /// Connects the shards of its layers, where these are split. Until then a step of a shard fails.
-    pub fn join(&mut self, shards: Option<Box<dyn Shards>>) {
-        self.shards = shards;
-    }
-
     /// The part of the model that it holds.
     pub fn part(&self) -> &Part {
         &self.part

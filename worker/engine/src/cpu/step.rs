@@ -2,30 +2,9 @@
 
 use super::pieces::{self, Join, Place, Wanted};
 use super::{CpuBackend, Model};
-use crate::backend::{Backend, BackendError, Logits, SliceLogits, StepBatch};
+use crate::backend::{Backend, BackendError, Logits, Shards, SliceLogits, StageBackend, StepBatch};
 
 impl CpuBackend {
-    /// The first part of a model, or one between others: from the tokens, or from the residuals that the part before gave,
-    /// to its own residuals, `[token][width]`, tokens in the order of the slices.
-    pub fn residuals(
-        &mut self,
-        batch: &StepBatch,
-        before: Option<&[f32]>,
-    ) -> Result<Vec<f32>, BackendError> {
-        let mut residuals = Vec::new();
-        self.run(batch, before, Some(&mut residuals))?;
-        Ok(residuals)
-    }
-
-    /// The last part: from the residuals that the part before gave to what is wanted.
-    pub fn step_from(
-        &mut self,
-        batch: &StepBatch,
-        before: &[f32],
-    ) -> Result<Vec<SliceLogits>, BackendError> {
-        self.run(batch, Some(before), None)
-    }
-
     pub(super) fn run(
         &mut self,
         batch: &StepBatch,
@@ -128,5 +107,33 @@ impl CpuBackend {
             return mismatch("it is a shard and not connected to the others".to_owned());
         }
         Ok(())
+    }
+}
+
+impl StageBackend for CpuBackend {
+    fn residuals(
+        &mut self,
+        batch: &StepBatch,
+        before: Option<&[f32]>,
+    ) -> Result<Vec<f32>, BackendError> {
+        let mut residuals = Vec::new();
+        self.run(batch, before, Some(&mut residuals))?;
+        Ok(residuals)
+    }
+
+    fn step_from(
+        &mut self,
+        batch: &StepBatch,
+        before: &[f32],
+    ) -> Result<Vec<SliceLogits>, BackendError> {
+        self.run(batch, Some(before), None)
+    }
+
+    fn join(&mut self, shards: Option<Box<dyn Shards>>) {
+        self.shards = shards;
+    }
+
+    fn width(&self) -> usize {
+        self.shape.width as usize
     }
 }

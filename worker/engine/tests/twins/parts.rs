@@ -1,7 +1,7 @@
 //! A model in parts against the whole of it: stages change no bit, shards only the order of sums.
 
 use super::{PATHS, families, load, options, slice, tokens, worst};
-use ollamamax_engine::backend::{Backend, BackendError, Logits, Shards, StepBatch};
+use ollamamax_engine::backend::{Backend, BackendError, Logits, Shards, StageBackend, StepBatch};
 use ollamamax_engine::cpu::{CpuBackend, CpuOptions, LoadError, NumericPath};
 use ollamamax_engine::part::Part;
 use ollamamax_engine::shape::{ModelShape, ShapeError};

@@ -2,10 +2,11 @@
 
 use ollamamax_engine::engine::{Admitted, Embedded, Emission, Finished, Prepared, SequenceId};
 use ollamamax_proto::inference::{EmbedInput, Embedding, FinishReason, Options, Predict, Prompt};
-use ollamamax_proto::placement::Assignment;
+use ollamamax_proto::placement::Assigned;
 use ollamamax_worker::machine::{
     BadRequest, LoadError, Loaded, Loader, Machine, MachineFailure, Text,
 };
+use ollamamax_worker::stage::Links;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -56,7 +57,13 @@ fn token(prompt: &[u32], index: u32) -> u32 {
 struct FakeLoader(Knobs);
 
 impl Loader for FakeLoader {
-    fn load(&self, path: &Path, assignment: &Assignment) -> Result<Loaded, LoadError> {
+    fn load(
+        &self,
+        path: &Path,
+        assigned: &Assigned,
+        _links: &Arc<Links>,
+    ) -> Result<Loaded, LoadError> {
+        let assignment = &assigned.assignment;
         let blob = std::fs::read(path).map_err(|error| LoadError(error.to_string()))?;
         if blob.starts_with(b"unloadable") {
             return Err(LoadError("the blob is no model".to_owned()));
@@ -69,7 +76,7 @@ impl Loader for FakeLoader {
             texts: BTreeMap::new(),
             next: 0,
         };
-        Ok(Loaded { text: Arc::new(FakeText), machine: Box::new(machine) })
+        Ok(Loaded { text: Arc::new(FakeText), machine: Box::new(machine), ring: None })
     }
 }
 
@@ -179,7 +186,7 @@ impl Machine for FakeMachine {
     fn step(&mut self) -> Result<Vec<Emission>, MachineFailure> {
         assert!(!self.knobs.panic.load(SeqCst), "told to panic");
         if self.knobs.fail.load(SeqCst) {
-            return Err(MachineFailure("told to fail".to_owned()));
+            return Err(MachineFailure::Dead("told to fail".to_owned()));
         }
         let step = Duration::from_millis(self.knobs.step_ms.load(SeqCst));
         std::thread::sleep(step);

@@ -38,9 +38,14 @@ pub struct Script {
     pub revision: AtomicU64,
     pub unknown: AtomicBool,
     pub fenced: AtomicBool,
+    /// Bytes that were asked for.
+    pub fetched_bytes: AtomicU64,
     pub silent: AtomicBool,
     pub others: Mutex<Vec<String>>,
 }
+
+/// Bytes of a chunk of a blob.
+const CHUNK_BYTES: usize = 1_000;
 
 /// One node.
 #[derive(Debug)]
@@ -66,6 +71,7 @@ impl FakeNode {
             revision: AtomicU64::new(1),
             unknown: AtomicBool::new(false),
             fenced: AtomicBool::new(false),
+            fetched_bytes: AtomicU64::new(0),
             silent: AtomicBool::new(false),
             others: Mutex::default(),
         });
@@ -99,13 +105,16 @@ impl FakeNode {
         *self.script.serving.lock().expect("a lock") = serving;
     }
 
-    /// From now on the worker is to hold exactly these.
+    /// From now on the worker is to hold exactly these, each a whole model.
     pub fn assign(&self, revision: u64, assignments: &[Assignment]) {
-        let whole = |assignment: &Assignment| {
-            let assigned = Assigned { assignment: assignment.clone(), ring: None };
-            (&assigned).into()
-        };
-        let assignments = assignments.iter().map(whole).collect();
+        let whole =
+            |assignment: &Assignment| Assigned { assignment: assignment.clone(), ring: None };
+        self.assign_parts(revision, &assignments.iter().map(whole).collect::<Vec<_>>());
+    }
+
+    /// From now on the worker is to hold exactly these.
+    pub fn assign_parts(&self, revision: u64, assigned: &[Assigned]) {
+        let assignments = assigned.iter().map(Into::into).collect();
         self.script.sets.send_replace(Some(AssignmentSet { revision, assignments }));
     }
 
@@ -229,7 +238,7 @@ impl Blobs for Service {
         &self,
         request: Request<BlobFetchRequest>,
     ) -> Result<Response<Self::FetchStream>, Status> {
-        let BlobFetchRequest { digest, offset, .. } = request.into_inner();
+        let BlobFetchRequest { digest, offset, length } = request.into_inner();
         let blob = self.0.blobs.lock().expect("a lock").get(&digest).cloned();
         let blob = blob.ok_or_else(|| Status::not_found("no such blob"))?;
         self.0.fetched_from.lock().expect("a lock").push(offset);
@@ -239,7 +248,9 @@ impl Blobs for Service {
             _ => usize::MAX,
         };
         let mut chunks = Vec::new();
-        for (index, part) in blob[offset as usize..].chunks(1_000).enumerate() {
+        let end = if length == 0 { blob.len() } else { (offset + length) as usize };
+        self.0.fetched_bytes.fetch_add(end as u64 - offset, SeqCst);
+        for (index, part) in blob[offset as usize..end].chunks(CHUNK_BYTES).enumerate() {
             if left < part.len() {
                 chunks.push(Err(Status::unavailable("told to break off")));
                 break;
@@ -250,7 +261,7 @@ impl Blobs for Service {
                 data[0] ^= 1;
             }
             chunks.push(Ok(wire::BlobChunk {
-                offset: offset + index as u64 * 1_000,
+                offset: offset + (index * CHUNK_BYTES) as u64,
                 data: data.into(),
             }));
         }

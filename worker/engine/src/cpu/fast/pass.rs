@@ -12,7 +12,6 @@ use super::load;
 use super::multiply::{Buffers, Packed, Products, multiply, quantise};
 use super::panels::ROWS;
 use crate::architecture::{Activation, Pairs};
-use crate::backend::Shards;
 use crate::cpu::pool::Pool;
 use crate::cpu::rope::{Rope, Turns};
 use crate::cpu::rows::Rows;
@@ -104,13 +103,6 @@ impl Fast {
         forward(weights, &mut pass);
         let hidden = pass.hidden(weights, &wanted.hidden);
         Wanted { logits: pass.logits(weights, &wanted.logits), hidden }
-    }
-}
-
-impl Fast {
-    /// The residual of a token of the last run.
-    pub fn residual(&self, token: usize) -> &[f32] {
-        self.s.x.row(token)
     }
 }
 
@@ -312,7 +304,7 @@ impl Steps for Pass<'_> {
         self.multiply(&[matrix], Input::Of(from));
         let Activations { x, products, .. } = &mut *self.s;
         if let Some(shards) = self.join.shards.as_deref_mut() {
-            sum_products(shards, products, x, self.join.failed);
+            outputs::sum_products(shards, products, x, self.join.failed);
         }
         let products = &*products;
         if !matches!(before, Before::Nothing) {
@@ -385,25 +377,6 @@ fn each(
     }
     let mut rows: Vec<_> = rows.rows_mut().collect();
     pool.for_each(buffers, &mut rows, |token, row, buffers| work(token, row, buffers));
-}
-
-/// Replaces the products by their sums over all shards.
-fn sum_products(
-    shards: &mut dyn Shards,
-    products: &mut Products,
-    x: &Rows,
-    failed: &mut Option<String>,
-) {
-    let mut rows = vec![0.0; x.count() * x.width()];
-    for (token, row) in rows.chunks_exact_mut(x.width()).enumerate() {
-        products.gather(0, token, row);
-    }
-    if failed.is_none() {
-        *failed = shards.sum(&mut rows).err();
-    }
-    for (token, row) in rows.chunks_exact(x.width()).enumerate() {
-        products.scatter(0, token, row);
-    }
 }
 
 fn plus(row: &mut [f32], delta: &[f32]) {

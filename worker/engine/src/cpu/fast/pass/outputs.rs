@@ -1,8 +1,18 @@
-//! What comes out of a pass: hidden states and logits of the tokens that somebody wants them of.
+//! What comes out of a pass: hidden states and logits of the tokens that somebody wants them of, residuals for the next part of
+//! the model, products for the other shards.
 
-use super::{Activations, Input, Pass};
-use crate::cpu::fast::multiply::Packed;
+use super::{Activations, Fast, Input, Pass};
+use crate::backend::Shards;
+use crate::cpu::fast::multiply::{Packed, Products};
+use crate::cpu::rows::Rows;
 use crate::weights::Weights;
+
+impl Fast {
+    /// The residual of a token of the last run.
+    pub fn residual(&self, token: usize) -> &[f32] {
+        self.s.x.row(token)
+    }
+}
 
 impl Pass<'_> {
     /// The last hidden states of some tokens; an encoder has normed them already.
@@ -36,5 +46,24 @@ impl Pass<'_> {
             logits
         };
         (0..wanted.len()).map(of_token).collect()
+    }
+}
+
+/// Replaces the products by their sums over all shards.
+pub(super) fn sum_products(
+    shards: &mut dyn Shards,
+    products: &mut Products,
+    x: &Rows,
+    failed: &mut Option<String>,
+) {
+    let mut rows = vec![0.0; x.count() * x.width()];
+    for (token, row) in rows.chunks_exact_mut(x.width()).enumerate() {
+        products.gather(0, token, row);
+    }
+    if failed.is_none() {
+        *failed = shards.sum(&mut rows).err();
+    }
+    for (token, row) in rows.chunks_exact(x.width()).enumerate() {
+        products.scatter(0, token, row);
     }
 }
