@@ -4,6 +4,7 @@
 #![allow(clippy::print_stdout)]
 
 mod concurrency;
+mod pipeline;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -20,15 +21,29 @@ struct Arguments {
 enum Scenario {
     /// Many clients chat for a while: is every request answered, and does memory stay flat?
     Concurrency(concurrency::Options),
+    /// A model in one process beside the same model in stages, on the same processors
+    Pipeline(pipeline::Options),
+    /// One stage of `pipeline`
+    #[command(hide = true)]
+    Stage(pipeline::StageOptions),
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let Scenario::Concurrency(options) = Arguments::parse().scenario;
-    match concurrency::run(&options).await {
-        Ok(report) => {
+    let done = match Arguments::parse().scenario {
+        Scenario::Concurrency(options) => concurrency::run(&options)
+            .await
+            .map(|report| (report.to_string(), report.passed()))
+            .map_err(|error| error.to_string()),
+        Scenario::Pipeline(options) => {
+            pipeline::run(&options).await.map(|report| (report.to_string(), true))
+        }
+        Scenario::Stage(options) => pipeline::stage(&options).await.map(|()| (String::new(), true)),
+    };
+    match done {
+        Ok((report, passed)) => {
             println!("{report}");
-            if report.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(error) => {
             eprintln!("Error: {error}");

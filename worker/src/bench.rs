@@ -4,6 +4,8 @@
 //! A [`Task`] is one line of text, so that another program can drive measurements of several engines in turn:
 //! `prefill 512`, `decode 128 16`, `batch 8 64`, `repeat 512`.
 
+pub mod ring;
+
 use ollamamax_engine::cpu::ceilings;
 pub use ollamamax_engine::cpu::ceilings::Ceilings;
 use ollamamax_engine::cpu::{CpuBackend, CpuOptions, Tier, TokenWork};
@@ -81,13 +83,19 @@ impl Task {
 /// A model, loaded to be measured.
 #[derive(Debug)]
 pub struct EngineBench {
+    timed: Timed,
+    load: Duration,
+    machine: Machine,
+    kv_block_bytes: u64,
+}
+
+/// An engine whose requests are timed.
+#[derive(Debug)]
+struct Timed {
     engine: Engine,
     vocabulary: u32,
     /// Makes every prompt a new one.
     salt: u32,
-    load: Duration,
-    machine: Machine,
-    kv_block_bytes: u64,
 }
 
 /// What the figures are to be seen beside.
@@ -115,6 +123,14 @@ pub struct Memory {
 /// Sequences and context there is room for.
 const SEQUENCES: u32 = limits::SEQUENCES_COUNT;
 const CONTEXT_TOKENS: u32 = limits::CONTEXT_TOKENS;
+/// Nobody guesses ahead.
+const LIMITS: EngineLimits = EngineLimits {
+    context_tokens: CONTEXT_TOKENS,
+    sequences_max: SEQUENCES,
+    step_tokens: limits::STEP_TOKENS_CPU,
+    waiting_max: SEQUENCES as usize,
+    speculating_max: 0,
+};
 /// Prompt of a sequence of a batch, in tokens.
 const BATCH_PROMPT: u32 = 16;
 
@@ -141,15 +157,11 @@ impl EngineBench {
             file_bytes,
         };
         let vocabulary = text.tokenizer().vocabulary().tokens.len() as u32;
-        let engine_limits = EngineLimits {
-            context_tokens: CONTEXT_TOKENS,
-            sequences_max: SEQUENCES,
-            step_tokens: limits::STEP_TOKENS_CPU,
-            waiting_max: SEQUENCES as usize,
-            speculating_max: if speculate { SEQUENCES as usize } else { 0 },
-        };
+        let speculating_max = if speculate { SEQUENCES as usize } else { 0 };
+        let engine_limits = EngineLimits { speculating_max, ..LIMITS };
         let engine = Engine::new(Box::new(backend), Arc::new(text), engine_limits);
-        Ok(Self { engine, vocabulary, salt: 0, load: began.elapsed(), machine, kv_block_bytes })
+        let timed = Timed { engine, vocabulary, salt: 0 };
+        Ok(Self { timed, load: began.elapsed(), machine, kv_block_bytes })
     }
 
     /// How long loading took.
@@ -172,13 +184,19 @@ impl EngineBench {
         let status = std::fs::read_to_string("/proc/self/status").ok()?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
         let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
-        let blocks = self.engine.kv_usage();
+        let blocks = self.timed.engine.kv_usage();
         let kv = u64::from(blocks.used + blocks.cached) * self.kv_block_bytes;
         Some(Memory { peak: kib * 1024, kv })
     }
 
     /// Runs one task.
     pub fn run(&mut self, task: Task) -> Result<Duration, String> {
+        self.timed.run(task)
+    }
+}
+
+impl Timed {
+    fn run(&mut self, task: Task) -> Result<Duration, String> {
         match task {
             Task::Prefill(tokens) => {
                 self.salt += 1;

@@ -1,0 +1,176 @@
+//! `pipeline`: a model file in one process beside rings of stages in processes of their own, on the same processors, in turn.
+//!
+//! Stages of a ring wait parked while another one computes, so that each may use all processors. What is left is what
+//! handing on costs: two of three hops of a token through three stages carry residuals, one carries the token.
+
+use ollamamax_worker::bench::ring::{BenchStage, Cut, RingBench};
+use ollamamax_worker::bench::{EngineBench, Task};
+use std::fmt;
+use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+/// What to measure.
+#[derive(clap::Args)]
+pub struct Options {
+    /// A GGUF file
+    model: PathBuf,
+    /// Compute threads of each process; 0 for one per processor
+    #[arg(long, default_value_t = 0)]
+    threads: u32,
+    /// Rounds; medians count
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+    /// Tokens of a stream that is timed
+    #[arg(long, default_value_t = 128)]
+    tokens: u32,
+}
+
+/// One stage, for `pipeline` to start.
+#[derive(clap::Args)]
+pub struct StageOptions {
+    model: PathBuf,
+    threads: u32,
+    stages: u32,
+    index: usize,
+}
+
+/// Tries of one way to run the model, in seconds, by task.
+struct Way {
+    name: String,
+    stages: u32,
+    seconds: Vec<Vec<f64>>,
+}
+
+/// All of them.
+pub struct Report {
+    tasks: Vec<Task>,
+    ways: Vec<Way>,
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let alone = &self.ways[0];
+        for (index, task) in self.tasks.iter().enumerate() {
+            let base = median(&alone.seconds[index]);
+            for way in &self.ways {
+                let seconds = &way.seconds[index];
+                let middle = median(seconds);
+                let ratios: Vec<f64> = seconds
+                    .iter()
+                    .zip(&alone.seconds[index])
+                    .map(|(way, alone)| alone / way)
+                    .collect();
+                let (least, most) =
+                    ratios.iter().fold((f64::INFINITY, 0.0f64), |(least, most), ratio| {
+                        (least.min(*ratio), most.max(*ratio))
+                    });
+                write!(
+                    f,
+                    "{:<22} {:<22} {:>8.1} tokens/s, {:.3} of one process (rounds {least:.3} to {most:.3})",
+                    format!("{task:?}"),
+                    way.name,
+                    f64::from(task.tokens()) / middle,
+                    median(&ratios),
+                )?;
+                if let (Task::Decode { count, .. }, 2..) = (task, way.stages) {
+                    let hop = (middle - base) / f64::from(*count) / f64::from(way.stages);
+                    write!(f, ", {:.1} us a hop", hop * 1e6)?;
+                }
+                writeln!(f)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Stages in processes of their own; they end with it.
+struct Stages(Vec<Child>);
+
+impl Drop for Stages {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            // It ends by itself, too, when its input closes.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+async fn ring(options: &Options, stages: u32, steps: u32) -> Result<(Stages, RingBench), String> {
+    let mut cut = Cut::even(&options.model, stages)?;
+    cut.steps_in_flight = steps;
+    let mut children = Stages(Vec::new());
+    let program = std::env::current_exe().map_err(|error| error.to_string())?;
+    for index in 0..stages as usize - 1 {
+        let mut child = Command::new(&program)
+            .arg("stage")
+            .arg(&options.model)
+            .args([options.threads.to_string(), stages.to_string(), index.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|error| error.to_string())?;
+        let out = child.stdout.take().ok_or("no output of a stage")?;
+        children.0.push(child);
+        let mut line = String::new();
+        BufReader::new(out).read_line(&mut line).map_err(|error| error.to_string())?;
+        line.trim().clone_into(&mut cut.addresses[index]);
+        if cut.addresses[index].is_empty() {
+            return Err("a stage did not start; see its message".to_owned());
+        }
+    }
+    let bench = RingBench::close(&options.model, options.threads, cut).await?;
+    Ok((children, bench))
+}
+
+/// Runs it.
+pub async fn run(options: &Options) -> Result<Report, String> {
+    let tasks = vec![
+        Task::Decode { count: options.tokens, at: 16 },
+        Task::Batch { sequences: 8, count: options.tokens / 2 },
+        Task::Prefill(512),
+    ];
+    let mut alone = EngineBench::load(&options.model, options.threads, false)?;
+    let mut rings = Vec::new();
+    let mut ways =
+        vec![Way { name: "one process".to_owned(), stages: 1, seconds: vec![vec![]; tasks.len()] }];
+    for (stages, steps) in [(2, 1), (2, 2), (3, 1)] {
+        rings.push(ring(options, stages, steps).await?);
+        let name = format!("{stages} stages, {steps} in flight");
+        ways.push(Way { name, stages, seconds: vec![vec![]; tasks.len()] });
+    }
+    for round in 0..=options.rounds {
+        for (index, task) in tasks.iter().enumerate() {
+            let mut times: Vec<Duration> = vec![alone.run(*task)?];
+            for (_, bench) in &mut rings {
+                times.push(tokio::task::block_in_place(|| bench.run(*task))?);
+            }
+            // The first round warms up.
+            if round > 0 {
+                for (way, time) in ways.iter_mut().zip(times) {
+                    way.seconds[index].push(time.as_secs_f64());
+                }
+            }
+        }
+    }
+    Ok(Report { tasks, ways })
+}
+
+/// Is one stage until its input closes.
+pub async fn stage(options: &StageOptions) -> Result<(), String> {
+    let cut = Cut::even(&options.model, options.stages)?;
+    let stage = BenchStage::start(&options.model, options.threads, &cut, options.index).await?;
+    println!("{}", stage.address);
+    std::io::stdout().flush().map_err(|error| error.to_string())?;
+    let ended = tokio::task::spawn_blocking(|| std::io::stdin().lines().count());
+    ended.await.map_err(|error| error.to_string())?;
+    Ok(())
+}
