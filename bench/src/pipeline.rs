@@ -3,7 +3,7 @@
 //! Stages of a ring wait parked while another one computes, so that each may use all processors. What is left is what
 //! handing on costs: two of three hops of a token through three stages carry residuals, one carries the token.
 
-use ollamamax_worker::bench::ring::{BenchStage, Cut, RingBench};
+use ollamamax_worker::bench::ring::{BenchStage, Cut, RingBench, echo, hop};
 use ollamamax_worker::bench::{EngineBench, Task};
 use std::fmt;
 use std::io::{BufRead, BufReader, Write};
@@ -47,6 +47,8 @@ struct Way {
 pub struct Report {
     tasks: Vec<Task>,
     ways: Vec<Way>,
+    /// Of the residual of a token, with nothing to compute.
+    hop: Duration,
 }
 
 fn median(values: &[f64]) -> f64 {
@@ -82,21 +84,26 @@ impl fmt::Display for Report {
                 )?;
                 if let (Task::Decode { count, .. }, 2..) = (task, way.stages) {
                     let hop = (middle - base) / f64::from(*count) / f64::from(way.stages);
-                    write!(f, ", {:.1} us a hop", hop * 1e6)?;
+                    write!(f, ", {:.1} us more a stage", hop * 1e6)?;
                 }
                 writeln!(f)?;
             }
         }
-        Ok(())
+        write!(f, "a residual from process to process: {:.1} us", self.hop.as_secs_f64() * 1e6)
     }
 }
 
 /// Stages in processes of their own; they end with it.
-struct Stages(Vec<Child>);
+struct Stages {
+    children: Vec<Child>,
+    /// Where one of them sends frames back.
+    echo: String,
+    width: usize,
+}
 
 impl Drop for Stages {
     fn drop(&mut self) {
-        for child in &mut self.0 {
+        for child in &mut self.children {
             // It ends by itself, too, when its input closes.
             let _ = child.kill();
             let _ = child.wait();
@@ -107,7 +114,7 @@ impl Drop for Stages {
 async fn ring(options: &Options, stages: u32, steps: u32) -> Result<(Stages, RingBench), String> {
     let mut cut = Cut::even(&options.model, stages)?;
     cut.steps_in_flight = steps;
-    let mut children = Stages(Vec::new());
+    let mut stages_up = Stages { children: Vec::new(), echo: String::new(), width: cut.width };
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
     for index in 0..stages as usize - 1 {
         let mut child = Command::new(&program)
@@ -119,16 +126,18 @@ async fn ring(options: &Options, stages: u32, steps: u32) -> Result<(Stages, Rin
             .spawn()
             .map_err(|error| error.to_string())?;
         let out = child.stdout.take().ok_or("no output of a stage")?;
-        children.0.push(child);
+        stages_up.children.push(child);
         let mut line = String::new();
         BufReader::new(out).read_line(&mut line).map_err(|error| error.to_string())?;
-        line.trim().clone_into(&mut cut.addresses[index]);
+        let (address, echo) = line.trim().split_once(' ').unwrap_or_default();
+        address.clone_into(&mut cut.addresses[index]);
+        echo.clone_into(&mut stages_up.echo);
         if cut.addresses[index].is_empty() {
             return Err("a stage did not start; see its message".to_owned());
         }
     }
     let bench = RingBench::close(&options.model, options.threads, cut).await?;
-    Ok((children, bench))
+    Ok((stages_up, bench))
 }
 
 /// Runs it.
@@ -161,14 +170,16 @@ pub async fn run(options: &Options) -> Result<Report, String> {
             }
         }
     }
-    Ok(Report { tasks, ways })
+    let hop = rings.first().map(|(stages, _)| hop(&stages.echo, stages.width, 5_000));
+    let hop = hop.transpose()?.unwrap_or_default();
+    Ok(Report { tasks, ways, hop })
 }
 
 /// Is one stage until its input closes.
 pub async fn stage(options: &StageOptions) -> Result<(), String> {
     let cut = Cut::even(&options.model, options.stages)?;
     let stage = BenchStage::start(&options.model, options.threads, &cut, options.index).await?;
-    println!("{}", stage.address);
+    println!("{} {}", stage.address, echo(cut.width)?);
     std::io::stdout().flush().map_err(|error| error.to_string())?;
     let ended = tokio::task::spawn_blocking(|| std::io::stdin().lines().count());
     ended.await.map_err(|error| error.to_string())?;

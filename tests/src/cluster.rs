@@ -4,6 +4,7 @@ use crate::error::HarnessError;
 use crate::http::Api;
 use crate::ports;
 use crate::process::Process;
+use crate::proxy::Proxy;
 use crate::status::ClusterStatus;
 use crate::wait::wait_until;
 use std::ffi::OsString;
@@ -115,10 +116,23 @@ impl Cluster {
 
     /// Starts one more worker; it registers by itself. Its index.
     pub fn add_worker(&mut self) -> Result<usize, HarnessError> {
+        self.add_worker_at(ports::free()?, &[])
+    }
+
+    /// Starts one more worker, which gateways and other workers reach only over a link that can be cut. Its index.
+    pub async fn add_worker_behind_link(&mut self) -> Result<(usize, Proxy), HarnessError> {
+        let port = ports::free()?;
+        let link = Proxy::start(&format!("127.0.0.1:{port}")).await?;
+        let index = self.add_worker_at(port, &["--advertise".into(), link.address().into()])?;
+        Ok((index, link))
+    }
+
+    fn add_worker_at(&mut self, port: u16, more: &[OsString]) -> Result<usize, HarnessError> {
         let name = format!("worker-{}", self.workers.len() + 1);
         let mut args = self.common("worker", &name);
         args.extend(["--name".into(), name.clone().into()]);
-        args.extend(["--listen".into(), format!("127.0.0.1:{}", ports::free()?).into()]);
+        args.extend(["--listen".into(), format!("127.0.0.1:{port}").into()]);
+        args.extend_from_slice(more);
         args.extend(["--threads".into(), self.options.threads.to_string().into()]);
         args.extend(["--memory".into(), self.options.memory_bytes.to_string().into()]);
         for port in &self.raft {

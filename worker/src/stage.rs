@@ -17,8 +17,9 @@
 //! closes the ring anew. Stages keep nothing between rings but their weights.
 
 mod accept;
+mod depth;
 mod door;
-mod frame;
+pub(crate) mod frame;
 mod links;
 mod machine;
 mod mesh;

@@ -31,8 +31,6 @@ pub struct BatchLimits {
     pub step_tokens: usize,
     /// Sequences that may run while any of them speculates; 0 for never. With more the device has enough to do.
     pub speculating_max: usize,
-    /// Steps on their way at once, at least one.
-    pub steps_in_flight: usize,
 }
 
 /// A sequence that was admitted, and how many of its prompt's positions the cache had.
@@ -149,11 +147,11 @@ impl Batch {
         Some(sequence)
     }
 
-    /// Decides the next step.
-    pub fn plan(&mut self) -> StepPlan {
+    /// Decides the next step, one of so many that are on their way at once.
+    pub fn plan(&mut self, steps_in_flight: usize) -> StepPlan {
         let mut plan = StepPlan::default();
         let mut budget = self.limits.step_tokens;
-        let preempted = self.plan_decodes(&mut plan, &mut budget);
+        let preempted = self.plan_decodes(&mut plan, &mut budget, steps_in_flight);
         self.plan_prefills(&mut plan, &mut budget);
         // Whoever was just preempted would be the first to come back in and push the next one out.
         if !preempted {
@@ -162,11 +160,16 @@ impl Batch {
         plan
     }
 
-    fn plan_decodes(&mut self, plan: &mut StepPlan, budget: &mut usize) -> bool {
+    fn plan_decodes(
+        &mut self,
+        plan: &mut StepPlan,
+        budget: &mut usize,
+        steps_in_flight: usize,
+    ) -> bool {
         let (mut index, mut preempted) = (0, false);
         let decoding = |sequence: &&Sequence| sequence.context.len() - sequence.computed == 1;
         let decoding = self.running.iter().filter(decoding).count();
-        let most = decoding.div_ceil(self.limits.steps_in_flight.max(1));
+        let most = decoding.div_ceil(steps_in_flight.max(1));
         let speculate =
             self.running.len() <= self.limits.speculating_max && self.waiting.is_empty();
         while let Some(sequence) = self.running.get_mut(index) {

@@ -167,7 +167,6 @@ impl Engine {
             sequences_max: limits.sequences_max as usize,
             step_tokens: limits.step_tokens,
             speculating_max: limits.speculating_max,
-            steps_in_flight: backend.steps_in_flight(),
         };
         Self {
             batch: Batch::new(batch_limits, BlockPool::new(count, tokens)),
@@ -263,7 +262,7 @@ impl Engine {
         if self.flights.is_empty() {
             self.embedder.reserve(budget.max(1), self.batch.pool_mut());
         }
-        let plan = self.batch.plan();
+        let plan = self.batch.plan(self.backend.steps_in_flight());
         for admission in &plan.admitted {
             let Some(sequence) = self.batch.get_mut(admission.sequence) else { continue };
             let mut emission = Emission::of(sequence);

@@ -3,8 +3,9 @@
 use super::{CONTEXT_TOKENS, LIMITS, SEQUENCES, Task, Timed};
 use crate::llama::LlamaLoader;
 use crate::machine::Loader;
+use crate::stage::frame::{self, Frame};
 use crate::stage::{Driver, Links, StageRunner, accept};
-use ollamamax_engine::backend::StageBackend;
+use ollamamax_engine::backend::{BlockId, Logits, Slice, StageBackend, StepBatch};
 use ollamamax_engine::cpu::KvType;
 use ollamamax_engine::engine::{Engine, TextModel};
 use ollamamax_engine::weights::Mapping;
@@ -13,7 +14,7 @@ use ollamamax_proto::placement::{Activations, Assigned, Assignment, Peer, Ring, 
 use ollamamax_proto::{AssignmentId, Digest, Generation, ReplicaId, limits};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 
 /// How a model is cut, and where its stages listen.
@@ -25,6 +26,8 @@ pub struct Cut {
     pub addresses: Vec<String>,
     /// Key-value heads of the model.
     pub heads: u32,
+    /// Width of a residual.
+    pub width: usize,
     /// Steps on their way at once.
     pub steps_in_flight: u32,
 }
@@ -53,7 +56,8 @@ impl Cut {
             return Err(format!("{} layers do not make {stages} stages", facts.layers));
         }
         let addresses = vec!["127.0.0.1:1".to_owned(); stages as usize];
-        Ok(Self { layers, addresses, heads, steps_in_flight: 1 })
+        let width = facts.embedding_length as usize;
+        Ok(Self { layers, addresses, heads, width, steps_in_flight: 1 })
     }
 
     fn ring(&self) -> Ring {
@@ -178,4 +182,54 @@ impl RingBench {
     pub fn run(&mut self, task: Task) -> Result<Duration, String> {
         self.timed.run(task)
     }
+}
+
+/// Sends every frame of residuals of `width` back over the connections of a listener, whose address it returns.
+pub fn echo(width: usize) -> Result<String, String> {
+    let failed = |error: std::io::Error| error.to_string();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?.to_string();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let (mut read, mut written) = (Vec::new(), Vec::new());
+            let mut turn = || -> std::io::Result<()> {
+                stream.set_nodelay(true)?;
+                let Frame { step, batch, residuals } = frame::read(&mut stream, &mut read, width)?;
+                let rows = residuals.unwrap_or_default();
+                frame::write(
+                    &mut stream,
+                    &mut written,
+                    (step, &batch),
+                    Some((&rows, Activations::F32)),
+                )
+            };
+            while turn().is_ok() {}
+        }
+    });
+    Ok(address)
+}
+
+/// Half of the median time that the residual of one token takes there and back, from process to process: what a hop costs
+/// when nothing is computed.
+pub fn hop(address: &str, width: usize, rounds: usize) -> Result<Duration, String> {
+    let failed = |error: std::io::Error| error.to_string();
+    let mut stream = std::net::TcpStream::connect(address).map_err(failed)?;
+    stream.set_nodelay(true).map_err(failed)?;
+    let slice = Slice {
+        start: 0,
+        tokens: vec![0],
+        blocks: (0..16).map(BlockId).collect(),
+        logits: Logits::Last,
+    };
+    let (batch, rows) = (StepBatch { slices: vec![slice] }, vec![0.5; width]);
+    let (mut read, mut written, mut times) = (Vec::new(), Vec::new(), Vec::new());
+    for step in 0..rounds as u32 {
+        let begun = Instant::now();
+        let residuals = Some((&rows[..], Activations::F32));
+        frame::write(&mut stream, &mut written, (step, &batch), residuals).map_err(failed)?;
+        frame::read(&mut stream, &mut read, width).map_err(failed)?;
+        times.push(begun.elapsed() / 2);
+    }
+    times.sort();
+    times.get(times.len() / 2).copied().ok_or_else(|| "no rounds".to_owned())
 }

@@ -1,5 +1,6 @@
 //! The driver's side of a ring: closing it, and steps through it as if they were computed here.
 
+use super::depth::Depth;
 use super::door::Door;
 use super::frame;
 use super::links::{self, Greeting, Incoming, LinkError, Links};
@@ -125,7 +126,11 @@ impl Driver {
             blocks,
             pooling,
             resident_bytes,
-            steps_in_flight: ring.steps_in_flight as usize,
+            depth: Depth::new(match alone {
+                true => 1,
+                false => ring.steps_in_flight as usize,
+            }),
+            last: Instant::now(),
             patience: Patience::default(),
             patience_ms,
             sent: VecDeque::new(),
@@ -210,7 +215,9 @@ pub struct RingBackend {
     blocks: u32,
     pooling: Pooling,
     resident_bytes: u64,
-    steps_in_flight: usize,
+    depth: Depth,
+    /// When the last step ended, or the first after an idle time began.
+    last: Instant,
     patience: Patience,
     /// The same for the shards of the driver's stage, in milliseconds.
     patience_ms: Arc<AtomicU64>,
@@ -253,6 +260,12 @@ impl RingBackend {
         self.patience_ms.store(ms, Ordering::Relaxed);
         let logits = local.step_from(batch, &residuals).map_err(words)?;
         self.patience.learn(tokens, begun.elapsed());
+        // Prompts give no measure: their chunks differ.
+        let several = batch.slices.len() > 1 || !self.sent.is_empty();
+        if several && batch.slices.iter().all(|slice| slice.tokens.len() == 1) {
+            self.depth.learn(tokens, self.last.elapsed());
+        }
+        self.last = Instant::now();
         Ok(logits)
     }
 }
@@ -261,6 +274,9 @@ impl Backend for RingBackend {
     fn start(&mut self, batch: &StepBatch) -> Result<(), BackendError> {
         let step = self.steps;
         self.steps = self.steps.wrapping_add(1);
+        if self.sent.is_empty() {
+            self.last = Instant::now();
+        }
         self.sent.push_back((step, Instant::now()));
         for output in &mut self.outputs {
             frame::write(output, &mut self.buffer, (step, batch), None).map_err(|error| {
@@ -275,10 +291,7 @@ impl Backend for RingBackend {
     }
 
     fn steps_in_flight(&self) -> usize {
-        match self.input {
-            Some(_) => self.steps_in_flight,
-            None => 1,
-        }
+        self.depth.now()
     }
 
     fn blocks_count(&self) -> u32 {
