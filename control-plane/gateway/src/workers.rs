@@ -6,7 +6,7 @@
 //!         \- loads, channels: locked where a route is built or a connection is made, never by a pick
 //! ```
 
-mod caches;
+pub mod caches;
 pub mod load;
 pub mod meter;
 pub mod route;
