@@ -10,6 +10,7 @@ use crate::wire;
 use std::time::Duration;
 
 mod assigned;
+mod caches;
 mod embed;
 mod logprobs;
 mod options;
@@ -155,6 +156,7 @@ impl From<&GenerateRequest> for wire::GenerateRequest {
             resume: request.resume.clone(),
             caller: request.caller.clone(),
             time_left_ms: to_ms(request.time_left),
+            prefix: caches::prefix_to_wire(&request.prefix),
             ..Self::default()
         };
         match &request.prompt {
@@ -237,6 +239,7 @@ impl TryFrom<wire::GenerateRequest> for GenerateRequest {
             resume: wire.resume,
             caller: wire.caller.chars().take(128).collect(),
             time_left: from_ms(wire.time_left_ms),
+            prefix: caches::prefix_from_wire(wire.prefix)?,
         })
     }
 }

@@ -1,6 +1,7 @@
 //! A request for tokens and the tokens that answer it, between gateway and worker.
 
 use crate::ids::{AssignmentId, Digest, Generation, ModelName};
+pub use crate::prefix::Prefix;
 pub use crate::sampling::{Mirostat, MirostatVersion, Sampling};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -125,6 +126,8 @@ pub struct GenerateRequest {
     pub caller: String,
     /// How long it may still take.
     pub time_left: Option<Duration>,
+    /// How the conversation begins; empty where nobody says.
+    pub prefix: Prefix,
 }
 
 /// What is to be embedded.

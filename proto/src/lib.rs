@@ -14,6 +14,7 @@ pub mod inference;
 pub mod limits;
 pub mod model;
 pub mod placement;
+pub mod prefix;
 pub mod sampling;
 pub mod time;
 

@@ -326,3 +326,51 @@ pub const LATENCY_DECAY_MS: u64 = 10_000;
 pub const PREFIX_LOAD_PERCENT: u64 = 125;
 /// Missing replicas times ready workers up to which the planner searches for a better packing at all: beyond, the search sees too little.
 pub const PLAN_SEARCH_PAIRS_COUNT: usize = 256;
+
+/// Load a worker may have for what it has cached to count at all, in percent of the mean load: beyond it the queue is the
+/// larger cost, whatever it saves.
+pub const PREFIX_IMBALANCE_PERCENT: u64 = 200;
+/// Bytes of a conversation one hash stands for: some sixty tokens, a few blocks of a worker's cache.
+pub const PREFIX_BLOCK_BYTES: usize = 256;
+/// Hashes of one conversation: its first sixteen kilobytes, about a context of the usual length. They travel with the request.
+pub const PREFIX_BLOCKS_COUNT: usize = 64;
+/// Blocks whose hash chooses the home of what nobody has cached: a common system prompt, before conversations part.
+pub const PREFIX_HOME_BLOCKS_COUNT: usize = 4;
+/// Hashes a gateway keeps for one placement: a cache of a million tokens.
+pub const PREFIX_HASHES_COUNT: usize = 16_384;
+/// Time after which a fresh worker gets as much as the others: its caches are warm and its averages mean something.
+pub const SLOW_START_MS: u64 = 10_000;
+/// What a fresh worker gets at first, in percent of a usual share.
+pub const SLOW_START_PERCENT: u64 = 10;
+/// How often a gateway looks for outliers.
+pub const OUTLIER_PERIOD_MS: u64 = 1_000;
+/// Answers in such a period below which nobody is judged: one slow answer is chance.
+pub const OUTLIER_ANSWERS_COUNT: u32 = 3;
+/// Latency of an outlier, in percent of the median.
+pub const OUTLIER_LATENCY_PERCENT: u64 = 400;
+/// And at least so far above it, in microseconds: below that nobody notices.
+pub const OUTLIER_LATENCY_US: u64 = 100_000;
+/// Failures of an outlier, in percent of its answers above the median.
+pub const OUTLIER_FAILURES_PERCENT: u64 = 50;
+/// Most workers left out at once, in percent: the rest must carry the load.
+pub const OUTLIER_SHARE_PERCENT: usize = 34;
+/// How long an outlier is left out the first time; the second time twice as long, and so on.
+pub const OUTLIER_OUT_MS: u64 = 10_000;
+/// Longest time an outlier is left out: a repaired worker is found again within it.
+pub const OUTLIER_OUT_MAX_MS: u64 = 120_000;
+/// Extra attempts at workers, retries and hedges together, in percent of all requests: a cluster that fails is not loaded much more.
+pub const RETRY_PERCENT: u64 = 20;
+/// Extra attempts a gateway may make each second whatever its traffic, and at its start: a quiet one may try again, too.
+pub const RETRY_RESERVE_COUNT: u64 = 10;
+/// Extra attempts that can be saved up: bounds the burst after a long good time.
+pub const RETRY_HELD_COUNT: u64 = 100;
+/// Samples below which nobody claims to know what a worker usually does.
+pub const PACE_SAMPLES_COUNT: u32 = 4;
+/// How many times longer than hardly ever a worker is silent before that is a bad sign.
+pub const PACE_SILENCE_TIMES: u64 = 3;
+/// Silence of a whole worker that is never a bad sign: in that time it computes the prompts of others beside a full batch.
+pub const SILENCE_FLOOR_MS: u64 = 1_500;
+/// Shortest wait before a second attempt is made beside the first: what it saves must be worth a prompt.
+pub const HEDGE_MIN_MS: u64 = 250;
+/// Silence of a whole worker that is never a bad sign while it computes prompts: other gateways sent it some, too.
+pub const PROMPT_FLOOR_MS: u64 = 5_000;

@@ -38,9 +38,14 @@ impl Default for Breaker {
 impl Breaker {
     /// Whether a request would be permitted now; asking changes nothing.
     pub fn is_permitting(&self, now: Millis) -> bool {
+        now >= self.permits_from()
+    }
+
+    /// From when on it permits; the beginning of time while it is closed.
+    pub fn permits_from(&self) -> Millis {
         match self.state {
-            State::Closed { .. } => true,
-            State::Open { until } | State::HalfOpen { until } => now >= until,
+            State::Closed { .. } => Millis(0),
+            State::Open { until } | State::HalfOpen { until } => until,
         }
     }
 

@@ -13,6 +13,7 @@
 
 pub mod admission;
 pub mod breaker;
+pub mod budget;
 pub mod change;
 pub mod codec;
 pub mod command;
@@ -21,6 +22,7 @@ pub mod ewma;
 pub mod feed;
 pub mod invariant;
 pub mod liveness;
+pub mod pace;
 pub mod plan;
 pub mod record;
 pub mod rejection;

@@ -1,6 +1,8 @@
 //! What a node tells its gateway at start.
 
-use ollamamax_proto::limits;
+use ollamamax_core::route::Policy;
+use ollamamax_proto::{ModelName, limits};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +34,12 @@ pub struct Config {
     pub client_stall: Duration,
     /// Attempts over workers, the first included.
     pub attempts: u32,
+    /// How requests are spread over workers where nobody says otherwise.
+    pub balancing: Policy,
+    /// And for single models.
+    pub balancing_of: BTreeMap<ModelName, Policy>,
+    /// Whether a second attempt may be made beside a slow first one.
+    pub hedging: bool,
     /// Largest body of an API request other than a blob, in bytes.
     pub body_bytes: usize,
     /// Requests held for one model before their first token.
@@ -50,9 +58,19 @@ impl Default for Config {
             resume_timeout: Duration::from_millis(limits::RESUME_TIMEOUT_MS),
             client_stall: Duration::from_millis(limits::CLIENT_STALL_MS),
             attempts: limits::ATTEMPTS_COUNT,
+            balancing: Policy::default(),
+            balancing_of: BTreeMap::new(),
+            hedging: true,
             body_bytes: limits::BODY_BYTES,
             requests_queued: limits::REQUESTS_QUEUED,
         }
+    }
+}
+
+impl Config {
+    /// How requests for a model are spread: as this node was told for it, else as its deployment asks, else as usual.
+    pub fn policy(&self, model: &ModelName, deployed: Option<Policy>) -> Policy {
+        self.balancing_of.get(model).copied().or(deployed).unwrap_or(self.balancing)
     }
 }
 
@@ -61,6 +79,7 @@ impl fmt::Debug for Config {
         f.debug_struct("Config")
             .field("keep_alive_ms", &self.keep_alive_ms)
             .field("replicas", &self.replicas)
+            .field("balancing", &self.balancing)
             .finish_non_exhaustive()
     }
 }

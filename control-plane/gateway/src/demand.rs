@@ -11,7 +11,6 @@ use crate::Gateway;
 use crate::error::Failure;
 use crate::keep_alive::KeepAlive;
 use crate::ports::ControlError;
-use crate::workers::candidates;
 use ollamamax_core::record::{Demand, Lifetime, ModelRecord};
 use ollamamax_core::{Command, Rejection, State};
 use ollamamax_proto::placement::{Phase, WorkerStatus};
@@ -135,7 +134,7 @@ impl Gateway {
         want: Want,
     ) -> Result<(), Failure> {
         let state = self.control.state();
-        let loaded = !candidates(&state, model).is_empty();
+        let loaded = !self.workers.route(&state, model).seats().is_empty();
         if let Some(demand) = self.renewal(&state, &model.name, want) {
             if loaded {
                 self.renew_in_background(demand);
@@ -287,7 +286,7 @@ impl Gateway {
     }
 
     fn progress(&self, state: &State, model: &ModelRecord) -> Progress {
-        if !candidates(state, model).is_empty() {
+        if !self.workers.route(state, model).seats().is_empty() {
             return Progress::Ready;
         }
         match state.models.get(&model.name) {

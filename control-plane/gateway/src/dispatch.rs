@@ -1,9 +1,9 @@
 //! The request path: from a model and a prompt to a stream of text that survives its worker.
 //!
 //! ```text
-//!   job -> loaded? -> pick -> Generate(resume = tokens so far) -> text to the client
-//!            ^                          |
-//!            +---- broken, stalled -----+        at most `attempts` tries
+//!   job -> loaded? -> pick -> opening (two, where one is slow) -> text to the client
+//!            ^                Generate(resume = tokens so far)         |
+//!            +---- broken, silent, refused ----------------------------+   at most `attempts` tries
 //! ```
 //!
 //! One task per request owns the whole of it. Tokens decide what a worker has to continue from, text is only ever appended:
@@ -12,18 +12,29 @@
 
 mod attempt;
 mod embed;
+mod opening;
+mod prefix;
+mod race;
 mod tries;
+mod waiting;
 
 use crate::Gateway;
 use crate::demand::{Use, Want};
 use crate::error::Failure;
 use crate::request::{Asker, Deadline};
 use crate::telemetry;
+use crate::workers::route::Ask;
+use crate::workers::seat::Seat;
 use attempt::{Attempt, End};
 pub use embed::{EmbedJob, Vectors};
+use ollamamax_core::budget::RetryBudget;
 use ollamamax_core::record::ModelRecord;
-use ollamamax_proto::inference::{FinishReason, Options, Predict, Prompt, TokenLogprob};
+use ollamamax_core::route::Shape;
+use ollamamax_proto::inference::{
+    FinishReason, GenerateRequest, Options, Predict, Prefix, Prompt, TokenLogprob,
+};
 use ollamamax_proto::{Millis, limits};
+use opening::Unopened;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::time::{Duration, Instant};
@@ -186,6 +197,10 @@ struct Run {
     untold: Vec<TokenLogprob>,
     resumes: u32,
     tries: Tries,
+    /// Tokens of the prompt: estimated, until a worker tells.
+    prompt_tokens: u32,
+    /// What a pick sees of it; its size grows with the tokens.
+    ask: Ask,
     last_touch: Instant,
 }
 
@@ -197,6 +212,9 @@ impl Run {
         sender: mpsc::Sender<Result<Event, Failure>>,
     ) -> Self {
         let now = Instant::now();
+        let prefix = Arc::new(prefix::of(&job.model, &job.prompt));
+        let shape = Shape { prefix_hash: prefix.home(), ..estimate(&job.prompt, &job.options) };
+        let ask = Ask { policy: gateway.config.policy(&job.model.name, None), shape, prefix };
         Self {
             gateway,
             job,
@@ -210,6 +228,8 @@ impl Run {
             untold: Vec::new(),
             resumes: 0,
             tries: Tries::new(),
+            prompt_tokens: ask.shape.prompt_tokens,
+            ask,
             last_touch: now,
         }
     }
@@ -217,34 +237,82 @@ impl Run {
     async fn drive(&mut self) -> Result<(), Failure> {
         self.gateway.ensure_loaded(&self.job.model, self.job.want).await?;
         self.load_ns = nanos(self.started.elapsed());
+        self.budget(|budget, now| budget.deposit(now));
         let mut last: Option<Failure> = None;
         loop {
-            let work_tokens =
-                estimate(&self.job.prompt, &self.job.options) + self.tokens.len() as u64;
             let (model, begun) = (&self.job.model, !self.tokens.is_empty());
-            let next = self.tries.next(&self.gateway, model, work_tokens, begun).await;
-            let Some((candidate, work)) = next else {
+            let next = self.tries.next(&self.gateway, model, &self.ask, begun).await;
+            let Some((seat, work)) = next else {
                 return Err(last.unwrap_or_else(tries::nobody));
             };
-            let before = self.tokens.len();
-            if !self.tokens.is_empty() {
+            if begun {
                 self.resumes += 1;
                 telemetry::resumed(&self.job.model.name.to_string());
-                tracing::info!(worker = %candidate.worker.id, tokens = before, "resuming the stream");
+                let (worker, tokens) = (seat.candidate.worker.id, self.tokens.len());
+                tracing::info!(%worker, tokens, "resuming the stream");
             }
-            let attempt = self.tries.begin();
-            let end = Attempt { run: self, candidate: &candidate, work, attempt }.go().await;
+            let (seat, end) = match race::open(self, seat, work).await? {
+                Err(Unopened { seat, end }) => (seat, end),
+                Ok(opened) => {
+                    let seat = Arc::clone(&opened.seat);
+                    (seat, Attempt { run: self, opened }.forward().await)
+                }
+            };
             match end {
                 End::Done | End::ClientGone => {
                     telemetry::attempt(end.name());
                     if matches!(end, End::Done) {
-                        self.gateway.workers.record(&candidate.worker, true, Millis::now());
+                        seat.record(true, Millis::now());
                     }
                     self.gateway.touch(&self.job.model.name);
                     return Ok(());
                 }
-                end => last = Some(self.tries.failed(&self.gateway, &candidate, end)?),
+                end => {
+                    // A stale map is nobody's failure, and a client that has seen a part shall get the rest.
+                    let free = matches!(end, End::Stale(_)) || !self.tokens.is_empty();
+                    let failure = self.tries.failed(&self.gateway, &seat, end)?;
+                    if !free && !self.budget(RetryBudget::take) {
+                        telemetry::retry_refused();
+                        return Err(failure);
+                    }
+                    // What is to be computed elsewhere has grown.
+                    self.ask.shape.prompt_tokens =
+                        self.prompt_tokens.saturating_add(count(self.tokens.len()));
+                    last = Some(failure);
+                }
             }
+        }
+    }
+
+    fn budget<T>(&self, change: impl FnOnce(&mut RetryBudget, Millis) -> T) -> T {
+        let route = self.gateway.workers.route(&self.gateway.control.state(), &self.job.model);
+        route.budget(|budget| change(budget, Millis::now()))
+    }
+
+    /// What a worker is asked.
+    fn request(&self, seat: &Seat, attempt: u32) -> GenerateRequest {
+        let job = &self.job;
+        let assignment = &seat.candidate.placement.assignment;
+        let mut options = job.options.clone();
+        // A wish for more than was placed is met as far as the place goes.
+        options.context_tokens =
+            options.context_tokens.map(|tokens| tokens.min(assignment.context_length));
+        if let Some(mirostat) = &mut options.sampling.mirostat {
+            mirostat.mu = self.mu;
+        }
+        GenerateRequest {
+            request_id: job.request_id.clone(),
+            attempt,
+            model: job.model.name.clone(),
+            blob: assignment.blob,
+            assignment: assignment.id,
+            generation: assignment.generation,
+            prompt: job.prompt.clone(),
+            options,
+            resume: self.tokens.clone(),
+            caller: job.asker.caller.clone(),
+            time_left: job.asker.deadline.map(|deadline| deadline.at - Instant::now()),
+            prefix: Prefix::clone(&self.ask.prefix),
         }
     }
 
@@ -265,23 +333,27 @@ impl Run {
     }
 }
 
-/// Tokens of work a request is thought to be: four bytes of prompt a token, and what it may generate.
-fn estimate(prompt: &Prompt, options: &Options) -> u64 {
+/// What a request is thought to be: four bytes of prompt a token, and what it may generate.
+fn estimate(prompt: &Prompt, options: &Options) -> Shape {
     /// What a request without a limit is thought to generate.
-    const USUAL_OUTPUT_TOKENS: u64 = 256;
+    const USUAL_OUTPUT_TOKENS: u32 = 256;
     let prompt_tokens = match prompt {
-        Prompt::Text(text) => text.len() as u64 / 4,
-        Prompt::Tokens(tokens) => tokens.len() as u64,
+        Prompt::Text(text) => text.len() / 4,
+        Prompt::Tokens(tokens) => tokens.len(),
         Prompt::Chat { messages, context, .. } => {
             let bytes: usize = messages.iter().map(|message| message.content.len()).sum();
-            (bytes / 4 + context.len()) as u64
+            bytes / 4 + context.len()
         }
     };
-    let output_tokens = match options.predict {
-        Predict::AtMost(tokens) => u64::from(tokens).min(4 * USUAL_OUTPUT_TOKENS),
+    let max_tokens = match options.predict {
+        Predict::AtMost(tokens) => tokens.min(4 * USUAL_OUTPUT_TOKENS),
         Predict::UntilDone | Predict::FillContext => USUAL_OUTPUT_TOKENS,
     };
-    prompt_tokens + output_tokens
+    Shape { prompt_tokens: count(prompt_tokens), max_tokens, prefix_hash: 0 }
+}
+
+fn count(tokens: usize) -> u32 {
+    u32::try_from(tokens).unwrap_or(u32::MAX)
 }
 
 fn nanos(duration: Duration) -> u64 {

@@ -29,7 +29,7 @@ pub mod ports;
 mod request;
 mod stream;
 mod telemetry;
-mod workers;
+pub mod workers;
 
 pub use config::Config;
 

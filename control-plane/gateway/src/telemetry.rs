@@ -16,6 +16,21 @@ pub fn attempt(outcome: &'static str) {
     counter!("ollamamax_attempts_total", "outcome" => outcome).increment(1);
 }
 
+/// Counts one attempt made beside a slow one.
+pub fn hedged() {
+    counter!("ollamamax_hedges_total").increment(1);
+}
+
+/// Counts one retry that the budget did not allow.
+pub fn retry_refused() {
+    counter!("ollamamax_retries_refused_total").increment(1);
+}
+
+/// Counts one placement that is left out as an outlier.
+pub fn ejected() {
+    counter!("ollamamax_ejections_total").increment(1);
+}
+
 /// Counts one stream that goes on at another worker.
 pub fn resumed(model: &str) {
     counter!("ollamamax_resumes_total", "model" => model.to_owned()).increment(1);

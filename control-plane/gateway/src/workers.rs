@@ -1,14 +1,26 @@
-//! The workers as this gateway uses them: one channel per address, how much is in flight on each, and which of them fail.
+//! The workers as this gateway uses them: one channel per address, how much is in flight on each, how they do, and the way to
+//! each model.
+//!
+//! ```text
+//! Workers -- routes (ArcSwap) --> Route of a model --> Seat: candidate + Load (a worker's) + Meter (a placement's)
+//!         \- loads, channels: locked where a route is built or a connection is made, never by a pick
+//! ```
 
+pub mod caches;
+pub mod load;
+pub mod meter;
+pub mod route;
+pub mod seat;
+
+use arc_swap::ArcSwap;
+use load::Load;
 use ollamamax_core::State;
-use ollamamax_core::breaker::Breaker;
 use ollamamax_core::record::{ModelRecord, Placement, WorkerRecord};
-use ollamamax_core::route::{self, Policy, Shape};
 use ollamamax_proto::placement::{Phase, WorkerStatus};
 use ollamamax_proto::wire::inference_client::InferenceClient;
-use ollamamax_proto::{Incarnation, Millis, WorkerId, limits};
+use ollamamax_proto::{Incarnation, Millis, ModelName, WorkerId, limits};
+use route::Route;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tonic::transport::{Channel, Endpoint};
@@ -48,46 +60,14 @@ pub fn candidates(state: &State, model: &ModelRecord) -> Vec<Candidate> {
         .collect()
 }
 
-/// Channels, loads and breakers by worker.
-#[derive(Default)]
+/// Channels, loads and routes.
+#[derive(Debug, Default)]
 pub struct Workers {
     channels: Mutex<HashMap<String, Channel>>,
     loads: Mutex<HashMap<WorkerId, Arc<Load>>>,
-}
-
-struct Load {
-    incarnation: Incarnation,
-    outstanding_tokens: AtomicU64,
-    running: AtomicU32,
-    breaker: Mutex<Breaker>,
-}
-
-impl Load {
-    fn breaker(&self) -> MutexGuard<'_, Breaker> {
-        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Work in flight on a worker, taken back when dropped.
-pub struct Outstanding {
-    load: Arc<Load>,
-    tokens: u64,
-}
-
-impl Outstanding {
-    /// Tells that `tokens` of the work are done.
-    pub fn progress(&mut self, tokens: u64) {
-        let done = tokens.min(self.tokens);
-        self.tokens -= done;
-        self.load.outstanding_tokens.fetch_sub(done, Ordering::Relaxed);
-    }
-}
-
-impl Drop for Outstanding {
-    fn drop(&mut self) {
-        self.load.outstanding_tokens.fetch_sub(self.tokens, Ordering::Relaxed);
-        self.load.running.fetch_sub(1, Ordering::Relaxed);
-    }
+    routes: ArcSwap<HashMap<ModelName, Arc<Route>>>,
+    /// Held while a route is built, so that it is built once.
+    building: Mutex<()>,
 }
 
 impl Workers {
@@ -114,98 +94,55 @@ impl Workers {
             .max_encoding_message_size(limits::RPC_MESSAGE_BYTES))
     }
 
-    /// Takes the best of `candidates` and counts `tokens` of work on it. `tried` tells which ones already failed this request;
-    /// they are left out. `coin` in [0, 1) decides between equals.
-    ///
-    /// Ready workers come first, suspect ones next; one behind an open breaker is only tried when it is all there is.
-    pub fn pick(
-        &self,
-        candidates: Vec<Candidate>,
-        tokens: u64,
-        now: Millis,
-        coin: f64,
-        tried: impl Fn(&Candidate) -> bool,
-    ) -> Option<(Candidate, Outstanding)> {
-        let mut loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
-        let known: Vec<(Candidate, Arc<Load>)> = candidates
-            .into_iter()
-            .filter(|candidate| !tried(candidate))
-            .map(|candidate| {
-                let load = load_of(&mut loads, &candidate.worker);
-                (candidate, load)
-            })
-            .collect();
-        let ready =
-            |candidate: &Candidate, _: &Load| candidate.worker.status == WorkerStatus::Ready;
-        let permitted = |load: &Load| load.breaker().is_permitting(now);
-        let best = pick_where(&known, coin, |c, load| ready(c, load) && permitted(load))
-            .or_else(|| pick_where(&known, coin, |_, load| permitted(load)))
-            .or_else(|| pick_where(&known, coin, ready))
-            .or_else(|| pick_where(&known, coin, |_, _| true))?;
-        let (candidate, load) = known.into_iter().nth(best)?;
-        load.breaker().permit(now);
-        load.outstanding_tokens.fetch_add(tokens, Ordering::Relaxed);
-        load.running.fetch_add(1, Ordering::Relaxed);
-        Some((candidate, Outstanding { load, tokens }))
-    }
-
-    /// Remembers how a try at a worker went.
-    pub fn record(&self, worker: &WorkerRecord, success: bool, now: Millis) {
-        let load = load_of(&mut self.loads.lock().unwrap_or_else(PoisonError::into_inner), worker);
-        load.breaker().record(now, success);
+    /// The way to a model as of `state`: read where it is known, built where the state has moved on.
+    pub fn route(&self, state: &State, model: &ModelRecord) -> Arc<Route> {
+        let known = |routes: &HashMap<ModelName, Arc<Route>>| {
+            let route = routes.get(&model.name)?;
+            route.is_current(state, model).then(|| Arc::clone(route))
+        };
+        if let Some(route) = known(&self.routes.load()) {
+            return route;
+        }
+        let _building = self.building.lock().unwrap_or_else(PoisonError::into_inner);
+        let routes = self.routes.load();
+        if let Some(route) = known(&routes) {
+            return route;
+        }
+        let before = routes.get(&model.name);
+        let route = Arc::new(Route::new(self, state, model, before.map(|r| &**r), Millis::now()));
+        // A request that began before the state moved must not put its old view back.
+        if before.is_none_or(|before| before.revision <= route.revision) {
+            let mut next = HashMap::clone(&routes);
+            next.insert(model.name.clone(), Arc::clone(&route));
+            if next.len() > 2 * state.models.len() + 16 {
+                next.retain(|name, _| state.models.contains_key(name));
+            }
+            self.routes.store(Arc::new(next));
+        }
+        route
     }
 
     /// Tokens of work this gateway has in flight on a worker.
     pub fn outstanding_tokens(&self, worker: WorkerId) -> u64 {
-        let loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
-        loads.get(&worker).map_or(0, |load| load.outstanding_tokens.load(Ordering::Relaxed))
+        self.loads().get(&worker).map_or(0, |load| load.outstanding_tokens())
     }
-}
 
-/// The index of the least loaded among those `usable`.
-fn pick_where(
-    known: &[(Candidate, Arc<Load>)],
-    coin: f64,
-    usable: impl Fn(&Candidate, &Load) -> bool,
-) -> Option<usize> {
-    let seen: Vec<route::Candidate> = known
-        .iter()
-        .map(|(candidate, load)| {
-            let assignment = &candidate.placement.assignment;
-            route::Candidate {
-                worker: candidate.worker.id,
-                assignment: assignment.id,
-                generation: assignment.generation,
-                usable: usable(candidate, load),
-                outstanding_tokens: load.outstanding_tokens.load(Ordering::Relaxed),
-                running: load.running.load(Ordering::Relaxed),
-                // What it runs and what it lets wait; past that it would refuse.
-                capacity: assignment.sequences_max + limits::WORKER_WAITING_COUNT as u32,
-                ewma_latency_us: 0,
-                weight: 1,
-            }
-        })
-        .collect();
-    route::pick(Policy::LeastOutstanding, &seen, &Shape::default(), coin)
-}
+    fn loads(&self) -> MutexGuard<'_, HashMap<WorkerId, Arc<Load>>> {
+        self.loads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 
-fn load_of(loads: &mut HashMap<WorkerId, Arc<Load>>, worker: &WorkerRecord) -> Arc<Load> {
-    if loads.len() > 2 * limits::WORKERS_COUNT {
-        loads.retain(|_, load| Arc::strong_count(load) > 1);
+    fn load_of(&self, worker: &WorkerRecord) -> Arc<Load> {
+        let mut loads = self.loads();
+        if loads.len() > 2 * limits::WORKERS_COUNT {
+            loads.retain(|_, load| Arc::strong_count(load) > 1);
+        }
+        let fresh = || Arc::new(Load::new(worker.incarnation));
+        let load = loads.entry(worker.id).or_insert_with(fresh);
+        if load.incarnation != worker.incarnation {
+            *load = fresh();
+        }
+        Arc::clone(load)
     }
-    let fresh = || {
-        Arc::new(Load {
-            incarnation: worker.incarnation,
-            outstanding_tokens: AtomicU64::new(0),
-            running: AtomicU32::new(0),
-            breaker: Mutex::default(),
-        })
-    };
-    let load = loads.entry(worker.id).or_insert_with(fresh);
-    if load.incarnation != worker.incarnation {
-        *load = fresh();
-    }
-    Arc::clone(load)
 }
 
 fn endpoint(address: &str) -> Result<Endpoint, tonic::transport::Error> {

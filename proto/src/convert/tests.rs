@@ -4,7 +4,7 @@ use super::*;
 use crate::ids::{Digest, ReplicaId};
 use crate::inference::{
     EmbedInput, EmbedRequest, Embedding, Logprob, Mirostat, MirostatVersion, Options, OutputFormat,
-    Predict, Sampling, TokenLogprob,
+    Predict, Prefix, Sampling, TokenLogprob,
 };
 use crate::placement::{Activations, Assigned, Assignment, Peer, Ring, Stage};
 use proptest::prelude::*;
@@ -22,7 +22,21 @@ fn request(options: Options) -> GenerateRequest {
         resume: vec![1, 2],
         caller: "somebody".to_owned(),
         time_left: Some(Duration::from_millis(1500)),
+        prefix: Prefix { hashes: vec![u64::MAX, 0], bytes: 700 },
     }
+}
+
+#[test]
+fn a_beginning_with_more_hashes_than_bytes_is_refused() {
+    let with = |hashes: usize, bytes: u64| {
+        let mut wire = wire::GenerateRequest::from(&request(Options::default()));
+        wire.prefix = Some(wire::Prefix { hashes: vec![7; hashes], bytes });
+        GenerateRequest::try_from(wire).map(|request| request.prefix.hashes.len())
+    };
+    assert_eq!(with(2, 512), Ok(2));
+    let error = with(3, 512).expect_err("two blocks").to_string();
+    assert_eq!(error, "`prefix.hashes` is `3`, expected at most 2 for 512 bytes");
+    assert!(with(limits::PREFIX_BLOCKS_COUNT + 1, u64::MAX).is_err());
 }
 
 fn mirostat() -> impl Strategy<Value = Option<Mirostat>> {

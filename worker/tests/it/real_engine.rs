@@ -69,6 +69,7 @@ fn ask(of: &Assignment, question: &str, predict: u32, temperature: f32) -> wire:
         resume: vec![],
         caller: String::new(),
         time_left: None,
+        prefix: Default::default(),
     })
         .into()
 }

@@ -1,47 +1,91 @@
-//! Requests that begin alike go to the same worker, whose cache likely holds the beginning:
-//! rendezvous hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam, "Consistent hashing with
-//! bounded loads").
+//! A request goes where its beginning is cached, as long as that saves more than the queue there
+//! costs; what nobody has cached finds its home by rendezvous hashing with bounded loads (Mirrokni,
+//! Thorup, Zadimoghaddam, "Consistent hashing with bounded loads").
+//!
+//! ```text
+//! somebody has it cached --> most of (tokens saved - tokens queued above the mean), within the bound
+//!                                |  all of them beyond the bound: the fewest outstanding tokens
+//! nobody has it -----------> first in rank within the bound; else the fewest outstanding tokens
+//! ```
 //!
 //! Each worker's rank is a hash of the prefix and its id, so a worker that comes or goes moves only
-//! its own share. The first in rank whose load is within [`limits::PREFIX_LOAD_PERCENT`] of the
-//! mean gets the request.
+//! its own share.
 
-use super::{Candidate, Shape, least_outstanding, open};
+use super::{Candidate, FULL_SHARE, Shape, least_outstanding};
 use ollamamax_proto::{WorkerId, limits};
-use std::cmp::Reverse;
 
-/// The first in rank that is not loaded beyond the bound.
+/// The loads of all open candidates together.
+struct Loads {
+    tokens: u64,
+    count: u64,
+}
+
+/// Where the cache saves most, or the home of the prefix.
 pub fn pick(candidates: &[Candidate], shape: &Shape, coin: f64) -> Option<usize> {
-    let open = open(candidates);
-    let request = u64::from(shape.prompt_tokens) + u64::from(shape.max_tokens);
-    let total: u128 =
-        open.iter().map(|&index| u128::from(candidates[index].outstanding_tokens)).sum();
-    let bound = (total + u128::from(request)) * u128::from(limits::PREFIX_LOAD_PERCENT)
-        / (100 * open.len().max(1) as u128);
-    let within = |index: &usize| {
-        // An idle worker always takes a request, however much that request alone exceeds the mean.
-        let load = u128::from(candidates[*index].outstanding_tokens);
-        load == 0 || load + u128::from(request) <= bound
-    };
-    let first = open.iter().copied().filter(within).min_by_key(|&index| {
-        let worker = candidates[index].worker;
-        (Reverse(rank(shape.prefix_hash, worker)), worker)
-    });
+    let mut loads = Loads { tokens: shape.tokens(), count: 0 };
+    let mut cached = false;
+    for candidate in candidates.iter().filter(|candidate| candidate.is_open()) {
+        loads.tokens = loads.tokens.saturating_add(candidate.outstanding_tokens);
+        loads.count += 1;
+        cached |= candidate.cached_tokens > 0;
+    }
+    let first =
+        if cached { warmest(candidates, shape, &loads) } else { home(candidates, shape, &loads) };
     first.or_else(|| least_outstanding::pick(candidates, shape, coin))
 }
 
-/// The hash of a conversation's beginning: FNV-1a, chained with `previous` (0 to begin with).
-pub fn hash(previous: u64, bytes: &[u8]) -> u64 {
-    const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
-    const PRIME: u64 = 0x0000_0100_0000_01b3;
-    bytes.iter().fold(OFFSET ^ previous, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(PRIME))
+/// Who saves most; none when all that have something cached are loaded beyond the bound, or their
+/// queues cost more than is saved.
+fn warmest(candidates: &[Candidate], shape: &Shape, loads: &Loads) -> Option<usize> {
+    let mean = loads.tokens.saturating_sub(shape.tokens()) / loads.count.max(1);
+    let bound = loads.bound(limits::PREFIX_IMBALANCE_PERCENT);
+    let mut best: Option<(usize, (u64, u64))> = None;
+    for (index, candidate) in candidates.iter().enumerate() {
+        if candidate.cached_tokens == 0 || !candidate.is_open() {
+            continue;
+        }
+        let load = candidate.outstanding_tokens.saturating_add(shape.tokens());
+        let queued = candidate.outstanding_tokens.saturating_sub(mean);
+        let saved = u64::from(candidate.cached_tokens).saturating_sub(queued);
+        if candidate.outstanding_tokens > 0 && (saved == 0 || load > bound) {
+            continue;
+        }
+        // Of two that save the same the idler one.
+        let score = (saved, u64::MAX - candidate.outstanding_tokens);
+        if best.is_none_or(|(_, most)| score > most) {
+            best = Some((index, score));
+        }
+    }
+    best.map(|(index, _)| index)
+}
+
+/// The first in rank that is not loaded beyond the bound.
+fn home(candidates: &[Candidate], shape: &Shape, loads: &Loads) -> Option<usize> {
+    let bound = loads.bound(limits::PREFIX_LOAD_PERCENT);
+    let mut best: Option<(usize, (u64, WorkerId))> = None;
+    for (index, candidate) in candidates.iter().enumerate().filter(|(_, c)| c.is_open()) {
+        // An idle worker always takes a request, however much that request alone exceeds the mean.
+        let load = candidate.outstanding_tokens.saturating_add(shape.tokens());
+        let share = bound.saturating_mul(candidate.share()) / u64::from(FULL_SHARE);
+        if candidate.outstanding_tokens > 0 && load > share {
+            continue;
+        }
+        let rank = (rank(shape.prefix_hash, candidate.worker), candidate.worker);
+        if best.is_none_or(|(_, highest)| rank > highest) {
+            best = Some((index, rank));
+        }
+    }
+    best.map(|(index, _)| index)
+}
+
+impl Loads {
+    /// So many percent of the mean.
+    fn bound(&self, percent: u64) -> u64 {
+        self.tokens.saturating_mul(percent) / (100 * self.count.max(1))
+    }
 }
 
 fn rank(prefix: u64, worker: WorkerId) -> u64 {
-    let bytes = worker.0.to_be_bytes();
-    let mut hash = hash(prefix, &bytes);
-    // The finaliser of splitmix64: FNV's upper bits mix badly, and ranks compare those first.
-    hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    hash ^ (hash >> 31)
+    let (low, high) = (worker.0 as u64, (worker.0 >> 64) as u64);
+    super::chain::mix(super::chain::mix(prefix ^ low) ^ high)
 }

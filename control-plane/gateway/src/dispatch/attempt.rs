@@ -1,21 +1,18 @@
-//! One try at one worker.
+//! One stream of one worker, from its first tokens on.
 
-use super::tries::within;
+use super::opening::{self, Opened, millis};
+use super::waiting::Patience;
 use super::{Event, Piece, Run, Summary, nanos};
 use crate::error::Failure;
-use crate::workers::{Candidate, Outstanding};
-use ollamamax_proto::inference::{Done, GenerateRequest, TokenChunk};
-use ollamamax_proto::{limits, wire};
-use prost::Message;
-use tokio::time::Instant;
-use tonic::{Code, Status, Streaming};
+use ollamamax_proto::inference::{Done, TokenChunk};
+use ollamamax_proto::limits;
+use tokio::time::{Duration, Instant};
+use tonic::{Code, Status};
 
-/// One try at one worker, for one request.
+/// One stream, for one request.
 pub(super) struct Attempt<'a> {
     pub(super) run: &'a mut Run,
-    pub(super) candidate: &'a Candidate,
-    pub(super) work: Outstanding,
-    pub(super) attempt: u32,
+    pub(super) opened: Opened,
 }
 
 /// How a try ended.
@@ -65,82 +62,51 @@ impl From<Status> for End {
 }
 
 impl Attempt<'_> {
-    pub(super) async fn go(mut self) -> End {
-        match self.call().await {
-            Ok(stream) => self.forward(stream).await,
-            Err(end) => end,
-        }
-    }
-
-    async fn call(&mut self) -> Result<Streaming<wire::TokenChunk>, End> {
-        let address = &self.candidate.worker.address;
-        let client = self.run.gateway.workers.client(address);
-        let mut client = client.map_err(|error| End::Broken(format!("`{address}`: {error}")))?;
-        let request = wire::GenerateRequest::from(&self.request());
-        if request.encoded_len() > limits::RPC_MESSAGE_BYTES {
-            // No worker takes a message that long, and no context a prompt.
-            let limit = limits::RPC_MESSAGE_BYTES as u64;
-            return Err(End::Refused(Failure::TooLarge { limit }));
-        }
-        let gateway = &self.run.gateway;
-        let patience = gateway.config.load_timeout;
-        let call = client.generate(request);
-        Ok(within(gateway, self.candidate, patience, call).await??.into_inner())
-    }
-
-    fn request(&self) -> GenerateRequest {
-        let job = &self.run.job;
-        let assignment = &self.candidate.placement.assignment;
-        let mut options = job.options.clone();
-        // A wish for more than was placed is met as far as the place goes.
-        options.context_tokens =
-            options.context_tokens.map(|tokens| tokens.min(assignment.context_length));
-        if let Some(mirostat) = &mut options.sampling.mirostat {
-            mirostat.mu = self.run.mu;
-        }
-        GenerateRequest {
-            request_id: job.request_id.clone(),
-            attempt: self.attempt,
-            model: job.model.name.clone(),
-            blob: assignment.blob,
-            assignment: assignment.id,
-            generation: assignment.generation,
-            prompt: job.prompt.clone(),
-            options,
-            resume: self.run.tokens.clone(),
-            caller: job.asker.caller.clone(),
-            time_left: job.asker.deadline.map(|deadline| deadline.at - Instant::now()),
-        }
-    }
-
-    async fn forward(&mut self, mut stream: Streaming<wire::TokenChunk>) -> End {
-        let config = &self.run.gateway.config;
-        let (stall, first_token) = (config.stall, config.load_timeout);
-        // The prompt, and what is resumed, may take long; between two tokens silence is a bad sign.
-        let mut patience = first_token;
-        loop {
-            let message = stream.message();
-            let chunk = match within(&self.run.gateway, self.candidate, patience, message).await {
-                Err(end) => return end,
-                Ok(Err(status)) => return status.into(),
-                Ok(Ok(None)) => return End::Broken("the stream ended early".to_owned()),
-                Ok(Ok(Some(chunk))) => chunk,
-            };
-            let chunk = match TokenChunk::try_from(chunk) {
-                Ok(chunk) => chunk,
-                Err(error) => return End::Broken(error.to_string()),
-            };
-            if !chunk.tokens.is_empty() {
-                patience = stall;
-            }
+    /// Passes the stream on to its end.
+    pub(super) async fn forward(mut self) -> End {
+        for chunk in std::mem::take(&mut self.opened.head) {
             if let Err(end) = self.take(chunk).await {
                 return end;
             }
         }
+        let mut last = Instant::now();
+        loop {
+            let patience = self.patience();
+            let Opened { seat, stream, .. } = &mut self.opened;
+            let chunk = match opening::next(&self.run.gateway, seat, patience, stream).await {
+                Ok(chunk) => chunk,
+                Err(end) => return end,
+            };
+            if !chunk.tokens.is_empty() {
+                // A client that reads slowly holds its stream up; that is not the worker's pace.
+                self.opened.seat.meter.gap(last.elapsed() / chunk.tokens.len() as u32);
+            }
+            if let Err(end) = self.take(chunk).await {
+                return end;
+            }
+            last = Instant::now();
+        }
+    }
+
+    /// Between two tokens silence is a bad sign, except where a full context may be computed anew.
+    fn patience(&self) -> Patience {
+        let own = self.run.gateway.config.stall;
+        let assignment = &self.opened.seat.candidate.placement.assignment;
+        let asked = self.run.job.options.context_tokens.unwrap_or(assignment.context_length);
+        let context = asked.min(assignment.context_length) as usize;
+        if self.run.prompt_tokens as usize + self.run.tokens.len() + 1 >= context {
+            return Patience::plain(own);
+        }
+        let (ceiling, floor) = (millis(own), limits::SILENCE_FLOOR_MS);
+        let silence = self.opened.seat.meter.pace().silence_ms(floor, ceiling);
+        Patience { own, silence: Duration::from_millis(silence) }
     }
 
     /// Keeps the tokens, passes the text on. Chunks that were seen already are dropped.
     async fn take(&mut self, chunk: TokenChunk) -> Result<(), End> {
+        if let Some(started) = chunk.started {
+            self.run.prompt_tokens = started.prompt_tokens;
+        }
         let known = self.run.tokens.len();
         let first = chunk.index as usize;
         let seen = !chunk.tokens.is_empty() && first + chunk.tokens.len() <= known;
@@ -148,7 +114,7 @@ impl Attempt<'_> {
             if first != known {
                 return Err(End::Broken(format!("it sent token {first}, expected {known}")));
             }
-            self.work.progress(chunk.tokens.len() as u64);
+            self.opened.work.progress(chunk.tokens.len() as u64);
             self.run.tokens.extend_from_slice(&chunk.tokens);
         }
         if !seen {

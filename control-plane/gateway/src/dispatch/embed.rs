@@ -5,15 +5,18 @@
 //! grows with it.
 
 use super::attempt::End;
-use super::tries::{self, Tries, within};
+use super::tries::{self, Tries};
+use super::waiting::{Patience, within};
 use super::{lateness, nanos};
 use crate::Gateway;
 use crate::demand::Want;
 use crate::error::Failure;
 use crate::request::Asker;
 use crate::telemetry;
-use crate::workers::Candidate;
+use crate::workers::route::Ask;
+use crate::workers::seat::Seat;
 use ollamamax_core::record::ModelRecord;
+use ollamamax_core::route::{Policy, Shape};
 use ollamamax_proto::inference::{EmbedInput, EmbedRequest, Embedding};
 use ollamamax_proto::{Millis, limits, wire};
 use prost::Message;
@@ -93,22 +96,30 @@ impl Gateway {
         job: &EmbedJob,
         inputs: &[EmbedInput],
     ) -> Result<Vec<Embedding>, Failure> {
-        let tokens = inputs.iter().map(|input| bytes(input) as u64 / 4 + 1).sum();
+        let tokens: usize = inputs.iter().map(|input| bytes(input) / 4 + 1).sum();
+        let prompt_tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
+        let shape = Shape { prompt_tokens, ..Shape::default() };
+        // Texts leave nothing behind that the next ones could use.
+        let policy = match self.config.policy(&job.model.name, None) {
+            Policy::Prefix => Policy::LeastTokens,
+            policy => policy,
+        };
+        let ask = Ask { policy, shape, prefix: Arc::default() };
         let mut tries = Tries::new();
         let mut last: Option<Failure> = None;
         loop {
-            let next = tries.next(self, &job.model, tokens, false).await;
-            let Some((candidate, _work)) = next else {
+            let next = tries.next(self, &job.model, &ask, false).await;
+            let Some((seat, _work)) = next else {
                 return Err(last.unwrap_or_else(tries::nobody));
             };
             let attempt = tries.begin();
-            match self.try_embed(job, inputs, &candidate, attempt).await {
+            match self.try_embed(job, inputs, &seat, attempt).await {
                 Ok(embeddings) => {
                     telemetry::attempt(End::Done.name());
-                    self.workers.record(&candidate.worker, true, Millis::now());
+                    seat.record(true, Millis::now());
                     return Ok(embeddings);
                 }
-                Err(end) => last = Some(tries.failed(self, &candidate, end)?),
+                Err(end) => last = Some(tries.failed(self, &seat, end)?),
             }
         }
     }
@@ -117,13 +128,13 @@ impl Gateway {
         &self,
         job: &EmbedJob,
         inputs: &[EmbedInput],
-        candidate: &Candidate,
+        seat: &Seat,
         attempt: u32,
     ) -> Result<Vec<Embedding>, End> {
-        let address = &candidate.worker.address;
+        let address = &seat.candidate.worker.address;
         let client = self.workers.client(address);
         let mut client = client.map_err(|error| End::Broken(format!("`{address}`: {error}")))?;
-        let assignment = &candidate.placement.assignment;
+        let assignment = &seat.candidate.placement.assignment;
         let request = wire::EmbedRequest::from(&EmbedRequest {
             request_id: job.request_id.clone(),
             attempt,
@@ -139,8 +150,8 @@ impl Gateway {
             let limit = limits::RPC_MESSAGE_BYTES as u64;
             return Err(End::Refused(Failure::TooLarge { limit }));
         }
-        let patience = self.config.load_timeout;
-        let reply = within(self, candidate, patience, client.embed(request)).await??.into_inner();
+        let patience = Patience::plain(self.config.load_timeout);
+        let reply = within(self, seat, patience, client.embed(request)).await??.into_inner();
         let (count, expected) = (reply.embeddings.len(), inputs.len());
         if count != expected {
             return Err(End::Broken(format!("it sent {count} vectors, expected {expected}")));

@@ -12,4 +12,5 @@ mod format;
 mod http;
 mod load;
 mod shapes;
+mod survival;
 mod worker;

@@ -7,7 +7,7 @@ use ollamamax_proto::inference::{
 use ollamamax_proto::wire::inference_server::{Inference, InferenceServer};
 use ollamamax_proto::wire::{self, TokenizeReply, TokenizeRequest};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::runtime::Runtime;
@@ -32,6 +32,12 @@ pub enum Script {
     Repeat,
     /// Says tokens the engine cannot mean.
     Skip,
+    /// Sends each token twice.
+    Twice,
+    /// So many tokens, then what no worker says.
+    Garbage(usize),
+    /// Everything asked, but the first token only after a while.
+    Late(Duration),
     /// Releases text with every second token only, and never that of the last.
     Lag,
 }
@@ -43,6 +49,8 @@ pub struct Shared {
     pub embeds: Mutex<Vec<EmbedRequest>>,
     pub running: AtomicUsize,
     pub sent: AtomicUsize,
+    /// Whether it has stopped in the middle of everything, as a process does at `SIGSTOP`.
+    pub frozen: AtomicBool,
 }
 
 /// A worker process of its own, as far as a test can have one: dropping it cuts its connections.
@@ -60,6 +68,7 @@ impl FakeWorker {
             embeds: Mutex::default(),
             running: AtomicUsize::new(0),
             sent: AtomicUsize::new(0),
+            frozen: AtomicBool::new(false),
         });
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
@@ -92,6 +101,11 @@ impl FakeWorker {
 
     pub fn running(&self) -> usize {
         self.shared.running.load(Ordering::SeqCst)
+    }
+
+    /// Stops it in the middle of everything.
+    pub fn freeze(&self) {
+        self.shared.frozen.store(true, Ordering::SeqCst);
     }
 
     /// Ends the process at once.
@@ -164,6 +178,9 @@ impl Inference for Service {
         let steps = steps(&request, &script);
         let stream =
             futures_util::stream::unfold((steps, running, 0), |(steps, running, at)| async move {
+                if running.0.frozen.load(Ordering::SeqCst) {
+                    return std::future::pending().await;
+                }
                 let item = match steps(at)? {
                     Step::Send(chunk) => Ok(chunk.into()),
                     Step::SendAfter(wait, chunk) => {
@@ -251,8 +268,8 @@ fn steps(request: &GenerateRequest, script: &Script) -> Steps {
                 ..Default::default()
             }));
         }
-        let index = start + at - 1;
-        let sent = at - 1;
+        let sent = if script == Script::Twice { (at - 1) / 2 } else { at - 1 };
+        let index = start + sent;
         match script {
             Script::FailAfter(tokens) if sent >= tokens => return Some(Step::Fail),
             Script::HangAfter(tokens) if sent >= tokens => return Some(Step::Hang),
@@ -274,7 +291,12 @@ fn steps(request: &GenerateRequest, script: &Script) -> Steps {
                 text,
                 ..Default::default()
             };
+            if matches!(script, Script::Garbage(tokens) if sent >= tokens) {
+                let logprobs = vec![logprobs(token, 0); 2];
+                return Some(Step::Send(TokenChunk { logprobs, ..chunk }));
+            }
             return Some(match script {
+                Script::Late(wait) if sent == 0 => Step::SendAfter(wait, chunk),
                 Script::Forever(wait) => Step::SendAfter(wait, chunk),
                 _ => Step::Send(chunk),
             });

@@ -88,6 +88,7 @@ pub fn request(of: &Assignment, prompt: &[u32], predict: u32) -> wire::GenerateR
         resume: vec![],
         caller: String::new(),
         time_left: None,
+        prefix: Default::default(),
     })
         .into()
 }
