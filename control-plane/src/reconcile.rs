@@ -10,7 +10,8 @@ use ollamamax_core::plan::{PlanLimits, plan};
 use ollamamax_core::record::Lifetime;
 use ollamamax_core::{Command, State};
 use ollamamax_gateway::ports::ControlError;
-use ollamamax_proto::Millis;
+use ollamamax_gateway::streams::PREFIX;
+use ollamamax_proto::{Millis, limits};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,6 +47,9 @@ impl Reconciler {
         if overdue(&state, now) {
             self.propose(Command::ExpireDemands).await;
         }
+        for name in forgotten(&state, now) {
+            self.propose(Command::DeleteCheckpoint { name, expected: None }).await;
+        }
         let state = self.published.state();
         let planned = plan(&state, &self.workers.observed(), &PlanLimits::default(), now);
         for note in &planned.report {
@@ -65,6 +69,14 @@ impl Reconciler {
             Err(error) => tracing::warn!(%error, "not reconciled"),
         }
     }
+}
+
+/// What is kept of streams that nobody has gone on with.
+fn forgotten(state: &State, now: Millis) -> Vec<String> {
+    let kept = state.checkpoints.range(PREFIX.to_owned()..);
+    let kept = kept.take_while(|(name, _)| name.starts_with(PREFIX));
+    let old = kept.filter(|(_, kept)| kept.modified_at.plus(limits::STREAM_KEPT_MS) <= now);
+    old.map(|(name, _)| name.clone()).take(limits::STREAMS_FORGOTTEN_COUNT).collect()
 }
 
 fn overdue(state: &State, now: Millis) -> bool {

@@ -9,6 +9,16 @@ pub const NAME_HOST_CHARS: usize = 350;
 pub const CHECKPOINT_NAME_CHARS: usize = 200;
 /// Largest checkpoint value: checkpoints are progress marks, not payloads; they travel through Raft.
 pub const CHECKPOINT_VALUE_BYTES: usize = 64 * 1024;
+/// How often what is new of a long stream is kept, in milliseconds; shorter streams are not kept at all.
+pub const STREAM_CHECKPOINT_MS: u64 = 1_000;
+/// How long what is kept of a stream stays after its end, in milliseconds: its client reads the rest meanwhile.
+pub const STREAM_LINGER_MS: u64 = 30_000;
+/// How long what is kept of a stream stays when nobody goes on with it, in milliseconds.
+pub const STREAM_KEPT_MS: u64 = 10 * 60 * 1_000;
+/// Most streams that one gateway keeps at once: each is written to the log once a second.
+pub const STREAMS_KEPT_COUNT: usize = 1_000;
+/// Most kept streams that are forgotten in one go.
+pub const STREAMS_FORGOTTEN_COUNT: usize = 64;
 /// Most checkpoints kept: they live in every node's memory.
 pub const CHECKPOINTS_COUNT: usize = 100_000;
 /// Most model names kept: the catalogue lives in every node's memory.

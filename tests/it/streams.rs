@@ -1,6 +1,7 @@
 //! Streams while members die: nobody who was not talking to the dead notices more than a pause.
 
 use crate::binary;
+use ollamamax_tests::stream::text_of;
 use ollamamax_tests::{Cluster, ClusterOptions, Member, model};
 use serde_json::Value;
 use std::time::{Duration, Instant};
@@ -13,6 +14,8 @@ const REPAIR: Duration = Duration::from_secs(5);
 const MODEL: &str = "smollm2:135m";
 const PROMPT: &str = "Count from one to one hundred in words.";
 const TOKENS: u32 = 96;
+/// More than can be generated before a stream is kept.
+const LONG: u32 = 700;
 
 /// A cluster that serves the real model on `workers` workers.
 async fn serving(workers: usize) -> Cluster {
@@ -124,4 +127,35 @@ async fn with_two_of_three_nodes_dead_streams_and_new_requests_go_on() {
     assert!(asked.elapsed() < Duration::from_secs(5), "it took {:?}", asked.elapsed());
     let again = cluster.api(last).chat(MODEL, PROMPT, TOKENS).await.expect("a new request");
     assert_eq!(again, reference);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_goes_on_at_another_node_when_its_gateway_is_killed() {
+    let mut cluster = serving(1).await;
+    let ask = serde_json::json!({
+        "model": MODEL, "raw": true, "prompt": "Once upon a time",
+        "options": {"num_predict": LONG, "temperature": 0.8, "seed": 3},
+    });
+    let reference = cluster.api(0).stream("/api/generate", &ask).await.expect("a stream");
+    let reference = reference.text().await.expect("an answer");
+    let leader = cluster.leader(PATIENCE).await.expect("a leader");
+    // The gateway that dies is the leader, too: the worst one.
+    let (id, mut records) =
+        cluster.api(leader).stream_with_id("/api/generate", &ask).await.expect("a stream");
+    let mut text = String::new();
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_millis(1_800) {
+        let record = records.next().await.expect("no error").expect("it is not at its end");
+        text.push_str(text_of(&record));
+    }
+    cluster.kill9(Member::Node(leader));
+    // What had arrived before is read, up to the break.
+    while let Ok(Some(record)) = records.next().await {
+        text.push_str(text_of(&record));
+    }
+    assert!(text.len() < reference.len(), "the stream was over before the kill");
+    let other = cluster.api((leader + 1) % 3);
+    let path = format!("/api/streams/{id}?from={}", text.len());
+    let rest = other.records(&path).await.expect("it goes on").text().await.expect("to its end");
+    assert_eq!(text + &rest, reference);
 }

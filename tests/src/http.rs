@@ -80,6 +80,27 @@ impl Api {
         Ok(Records::new(self.url(path), response))
     }
 
+    /// The same, with the id under which it goes on elsewhere.
+    pub async fn stream_with_id(
+        &self,
+        path: &str,
+        body: &Value,
+    ) -> Result<(String, Records), HarnessError> {
+        let response = self.good(path, self.request(Method::POST, path).json(body)).await?;
+        let id = response.headers().get("x-stream-id").and_then(|id| id.to_str().ok());
+        let id = id.map(str::to_owned).ok_or_else(|| HarnessError::Shape {
+            what: "a header `x-stream-id`".to_owned(),
+            got: format!("{:?}", response.headers()),
+        })?;
+        Ok((id, Records::new(self.url(path), response)))
+    }
+
+    /// The records of a streamed GET.
+    pub async fn records(&self, path: &str) -> Result<Records, HarnessError> {
+        let response = self.good(path, self.request(Method::GET, path)).await?;
+        Ok(Records::new(self.url(path), response))
+    }
+
     /// What this node says of the cluster.
     pub async fn status(&self) -> Result<ClusterStatus, HarnessError> {
         let status = self.get("/admin/v1/cluster").await?;

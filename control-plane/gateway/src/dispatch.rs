@@ -15,6 +15,7 @@ mod embed;
 mod opening;
 mod prefix;
 mod race;
+mod resume;
 mod tries;
 mod waiting;
 
@@ -22,19 +23,18 @@ use crate::Gateway;
 use crate::demand::{Use, Want};
 use crate::error::Failure;
 use crate::request::{Asker, Deadline};
+use crate::streams::{Hold, Kept};
 use crate::telemetry;
 use crate::workers::route::Ask;
-use crate::workers::seat::Seat;
 use attempt::{Attempt, End};
 pub use embed::{EmbedJob, Vectors};
 use ollamamax_core::budget::RetryBudget;
 use ollamamax_core::record::ModelRecord;
 use ollamamax_core::route::Shape;
-use ollamamax_proto::inference::{
-    FinishReason, GenerateRequest, Options, Predict, Prefix, Prompt, TokenLogprob,
-};
+use ollamamax_proto::inference::{FinishReason, Options, Predict, Prompt, TokenLogprob};
 use ollamamax_proto::{Millis, limits};
 use opening::Unopened;
+pub use resume::Resumed;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::time::{Duration, Instant};
@@ -56,6 +56,10 @@ pub struct Job {
     pub options: Options,
     /// What the request asks about its model.
     pub want: Want,
+    /// Under which id it goes on elsewhere, should this gateway die.
+    pub kept: Option<Kept>,
+    /// Where it goes on, when it has begun elsewhere.
+    pub resumed: Option<Resumed>,
 }
 
 /// What a client gets to see of a generation.
@@ -196,6 +200,9 @@ struct Run {
     /// Log-probabilities of tokens that have released no text yet.
     untold: Vec<TokenLogprob>,
     resumes: u32,
+    /// Bytes of text still to come that the client has already.
+    skip: usize,
+    recording: Option<Hold>,
     tries: Tries,
     /// Tokens of the prompt: estimated, until a worker tells.
     prompt_tokens: u32,
@@ -227,6 +234,8 @@ impl Run {
             mu: None,
             untold: Vec::new(),
             resumes: 0,
+            skip: 0,
+            recording: None,
             tries: Tries::new(),
             prompt_tokens: ask.shape.prompt_tokens,
             ask,
@@ -237,6 +246,9 @@ impl Run {
     async fn drive(&mut self) -> Result<(), Failure> {
         self.gateway.ensure_loaded(&self.job.model, self.job.want).await?;
         self.load_ns = nanos(self.started.elapsed());
+        if !self.take_up().await {
+            return Ok(());
+        }
         self.budget(|budget, now| budget.deposit(now));
         let mut last: Option<Failure> = None;
         loop {
@@ -287,33 +299,6 @@ impl Run {
     fn budget<T>(&self, change: impl FnOnce(&mut RetryBudget, Millis) -> T) -> T {
         let route = self.gateway.workers.route(&self.gateway.control.state(), &self.job.model);
         route.budget(|budget| change(budget, Millis::now()))
-    }
-
-    /// What a worker is asked.
-    fn request(&self, seat: &Seat, attempt: u32) -> GenerateRequest {
-        let job = &self.job;
-        let assignment = &seat.candidate.placement.assignment;
-        let mut options = job.options.clone();
-        // A wish for more than was placed is met as far as the place goes.
-        options.context_tokens =
-            options.context_tokens.map(|tokens| tokens.min(assignment.context_length));
-        if let Some(mirostat) = &mut options.sampling.mirostat {
-            mirostat.mu = self.mu;
-        }
-        GenerateRequest {
-            request_id: job.request_id.clone(),
-            attempt,
-            model: job.model.name.clone(),
-            blob: assignment.blob,
-            assignment: assignment.id,
-            generation: assignment.generation,
-            prompt: job.prompt.clone(),
-            options,
-            resume: self.tokens.clone(),
-            caller: job.asker.caller.clone(),
-            time_left: job.asker.deadline.map(|deadline| deadline.at - Instant::now()),
-            prefix: Prefix::clone(&self.ask.prefix),
-        }
     }
 
     async fn send(&mut self, event: Event) -> bool {

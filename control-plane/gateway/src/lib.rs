@@ -28,6 +28,7 @@ mod options;
 pub mod ports;
 mod request;
 mod stream;
+pub mod streams;
 mod telemetry;
 pub mod workers;
 
@@ -49,6 +50,7 @@ pub struct Gateway {
     config: Config,
     workers: workers::Workers,
     demands: demand::Demands,
+    streams: streams::Book,
     headers: ollama::model::Headers,
     has_served: AtomicBool,
 }
@@ -62,6 +64,7 @@ impl Gateway {
             config,
             workers: workers::Workers::default(),
             demands: demand::Demands::default(),
+            streams: streams::Book::default(),
             headers: ollama::model::Headers::default(),
             has_served: AtomicBool::new(false),
         })
@@ -83,6 +86,7 @@ impl Gateway {
             .route("/api/copy", post(ollama::models::copy))
             .route("/api/delete", delete(ollama::models::delete))
             .route("/api/blobs/{digest}", head(ollama::blobs::head).post(ollama::blobs::post))
+            .route("/api/streams/{id}", get(streams::get))
             .route("/v1/models", get(openai::models::list))
             .route("/v1/models/{*id}", get(openai::models::get))
             .route("/v1/chat/completions", post(openai::chat::chat))

@@ -168,6 +168,7 @@ impl Ask {
             resume: self.resume.clone(),
             caller: String::new(),
             time_left: None,
+            prefix: Default::default(),
         })
             .into()
     }

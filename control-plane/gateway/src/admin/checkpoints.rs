@@ -3,6 +3,7 @@
 //! The revision of a value is its `ETag`; `If-Match` changes only what is still there, `If-None-Match: *` only what is not.
 
 use crate::error::{Failure, Problem};
+use crate::streams::PREFIX;
 use crate::{Gateway, body, stream};
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
@@ -29,6 +30,7 @@ pub(crate) async fn get(
     Path(name): Path<String>,
     Query(Consistency { consistency }): Query<Consistency>,
 ) -> Result<Response, Problem> {
+    check_name(&name)?;
     let state = match consistency.as_deref() {
         None | Some("linearizable") => gateway.control.linearizable().await?,
         Some("local") => gateway.control.state(),
@@ -55,6 +57,7 @@ pub(crate) async fn put(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
+    check_name(&name)?;
     let expected = expected(&headers)?;
     let value = body::read(body, limits::CHECKPOINT_VALUE_BYTES).await?.to_vec();
     let command = Command::PutCheckpoint { name: name.clone(), value, expected };
@@ -70,10 +73,21 @@ pub(crate) async fn delete(
     Path(name): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
+    check_name(&name)?;
     let expected = expected(&headers)?;
     let command = Command::DeleteCheckpoint { name: name.clone(), expected };
     let revision = gateway.control.propose(command).await?.revision();
     Ok(stream::plain_json(&json!({"name": name, "revision": revision})))
+}
+
+/// What streams keep holds prompts and answers: it is for those who know a stream's id.
+fn check_name(name: &str) -> Result<(), Failure> {
+    match name.starts_with(PREFIX) {
+        true => Err(Failure::invalid(format!(
+            "checkpoints under `{PREFIX}` belong to streams; `GET /api/streams/ID` goes on with one"
+        ))),
+        false => Ok(()),
+    }
 }
 
 fn etag(revision: Revision) -> HeaderValue {

@@ -120,12 +120,17 @@ impl Attempt<'_> {
         if !seen {
             self.run.mu = chunk.mu.or(self.run.mu);
             self.run.untold.extend(chunk.logprobs);
+            if let Some(recording) = &self.run.recording {
+                recording.add(&chunk.tokens, &chunk.text, self.run.mu, self.run.resumes);
+            }
         }
         if !seen && !chunk.text.is_empty() {
             let logprobs = std::mem::take(&mut self.run.untold);
             let piece = Piece { text: chunk.text, logprobs };
-            if !self.run.send(Event::Text(piece)).await {
-                return Err(End::ClientGone);
+            match self.run.pass_on(piece).await {
+                Ok(true) => {}
+                Ok(false) => return Err(End::ClientGone),
+                Err(failure) => return Err(End::Refused(failure)),
             }
         }
         match chunk.done {
@@ -155,6 +160,12 @@ impl Attempt<'_> {
             context: done.context,
             resumes: run.resumes,
         };
-        if run.send(Event::Done(Box::new(summary))).await { End::Done } else { End::ClientGone }
+        if !run.send(Event::Done(Box::new(summary))).await {
+            return End::ClientGone;
+        }
+        if let Some(recording) = &run.recording {
+            recording.complete();
+        }
+        End::Done
     }
 }

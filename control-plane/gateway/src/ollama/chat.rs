@@ -8,6 +8,7 @@ use crate::keep_alive::KeepAlive;
 use crate::logprobs::{self, Told};
 use crate::request::{Asker, RequestId};
 use crate::stream::{self, Render};
+use crate::streams::{Flavour, Keep};
 use crate::{Gateway, body, format, names, options};
 use axum::body::Body;
 use axum::extract::State;
@@ -110,6 +111,7 @@ pub(crate) async fn chat(
     State(gateway): State<Arc<Gateway>>,
     RequestId(request_id): RequestId,
     asker: Asker,
+    keep: Keep,
     body: Body,
 ) -> Result<Response, OllamaError> {
     let request: ChatRequest = body::json(body, gateway.config.body_bytes).await?;
@@ -135,10 +137,13 @@ pub(crate) async fn chat(
     let tools = request.tools.unwrap_or_default();
     let prompt = gateway.conversation(&model, messages, &tools).await?;
     let streamed = request.stream != Some(false);
-    let generation =
-        gateway.generate(Job { request_id, asker, model, prompt, options, want }).await?;
+    let flavour = Flavour::Chat(Lines { model: asked.clone() });
+    let kept = keep.stream(streamed, &flavour);
+    let id = kept.as_ref().map(|kept| kept.id);
+    let job = Job { request_id, asker, model, prompt, options, want, kept, resumed: None };
+    let generation = gateway.generate(job).await?;
     if streamed {
-        return Ok(stream::respond(generation, Lines { model: asked }));
+        return Ok(flavour.respond(generation, 0, id));
     }
     let (piece, summary) = generation.whole().await?;
     Ok(stream::ollama_json(&Record::last(&asked, &piece, &summary)))
@@ -228,7 +233,9 @@ fn encode(tools: &[Value]) -> String {
     serde_json::to_string(tools).expect("values that were parsed can be written")
 }
 
-struct Lines {
+/// How a stream of records looks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Lines {
     model: String,
 }
 

@@ -8,6 +8,7 @@ use crate::keep_alive::KeepAlive;
 use crate::logprobs::{self, Told};
 use crate::request::{Asker, RequestId};
 use crate::stream::{self, Render};
+use crate::streams::{Flavour, Keep};
 use crate::{Gateway, body, format, names, options};
 use axum::body::Body;
 use axum::extract::State;
@@ -104,6 +105,7 @@ pub(crate) async fn generate(
     State(gateway): State<Arc<Gateway>>,
     RequestId(request_id): RequestId,
     asker: Asker,
+    keep: Keep,
     body: Body,
 ) -> Result<Response, OllamaError> {
     let request: GenerateRequest = body::json(body, gateway.config.body_bytes).await?;
@@ -124,10 +126,14 @@ pub(crate) async fn generate(
     check_generates(&model, "generate")?;
     let raw = request.raw == Some(true);
     let streamed = request.stream != Some(false);
-    let job = Job { request_id, asker, prompt: request.into_prompt(&model), model, options, want };
+    let flavour = Flavour::Generate(Lines { model: asked.clone(), raw });
+    let kept = keep.stream(streamed, &flavour);
+    let id = kept.as_ref().map(|kept| kept.id);
+    let prompt = request.into_prompt(&model);
+    let job = Job { request_id, asker, prompt, model, options, want, kept, resumed: None };
     let generation = gateway.generate(job).await?;
     if streamed {
-        return Ok(stream::respond(generation, Lines { model: asked, raw }));
+        return Ok(flavour.respond(generation, 0, id));
     }
     let (piece, summary) = generation.whole().await?;
     Ok(stream::ollama_json(&Record::last(&asked, &piece, &summary, raw)))
@@ -182,7 +188,9 @@ impl GenerateRequest {
     }
 }
 
-struct Lines {
+/// How a stream of records looks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Lines {
     model: String,
     raw: bool,
 }

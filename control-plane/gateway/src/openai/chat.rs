@@ -7,12 +7,13 @@ use crate::format::ResponseFormat;
 use crate::ollama::chat::{check_count, check_role, extra_json};
 use crate::request::{Asker, RequestId};
 use crate::stream::{self, Render};
+use crate::streams::{Flavour, Keep};
 use crate::{Gateway, body, format, logprobs, names, ollama, options};
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use ollamamax_proto::inference::{Message, Options, Predict};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
@@ -114,6 +115,7 @@ pub(crate) async fn chat(
     State(gateway): State<Arc<Gateway>>,
     RequestId(request_id): RequestId,
     asker: Asker,
+    keep: Keep,
     body: Body,
 ) -> Result<Response, OpenAiError> {
     let mut request: ChatRequest = body::json(body, gateway.config.body_bytes).await?;
@@ -132,18 +134,23 @@ pub(crate) async fn chat(
     let tools = request.tools.take().unwrap_or_default();
     let tools = if request.tool_choice == Some(json!("none")) { Vec::new() } else { tools };
     let prompt = gateway.conversation(&model, messages, &tools).await?;
-    let job = Job { request_id, asker, model, prompt, options: merged, want: Want::default() };
-    let generation = gateway.generate(job).await?;
+    let streamed = request.stream == Some(true);
+    let usage = request.stream_options.and_then(|options| options.include_usage);
     let frame = Frame {
         id: format!("chatcmpl-{:024x}", rand::random::<u128>() >> 32),
         created: jiff::Timestamp::now().as_second(),
         model: asked,
         told,
+        usage: usage == Some(true),
     };
-    if request.stream == Some(true) {
-        let usage = request.stream_options.and_then(|options| options.include_usage);
-        let events = Events { frame, usage: usage == Some(true), first: true };
-        return Ok(stream::respond(generation, events));
+    let flavour = Flavour::OpenAi(frame.clone());
+    let kept = keep.stream(streamed, &flavour);
+    let id = kept.as_ref().map(|kept| kept.id);
+    let (options, want) = (merged, Want::default());
+    let job = Job { request_id, asker, model, prompt, options, want, kept, resumed: None };
+    let generation = gateway.generate(job).await?;
+    if streamed {
+        return Ok(flavour.respond(generation, 0, id));
     }
     let (piece, summary) = generation.whole().await?;
     Ok(stream::plain_json(&frame.whole(&piece, &summary)))
@@ -263,15 +270,23 @@ fn text_of(index: usize, parts: Vec<Part>, name: &str) -> Result<String, Failure
 }
 
 /// What all records of one answer share.
-struct Frame {
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Frame {
     id: String,
     created: i64,
     model: String,
     /// Whether log-probabilities were asked for.
     told: bool,
+    /// Whether a stream tells at its end what it has used.
+    usage: bool,
 }
 
 impl Frame {
+    /// The events of a stream whose client has `from` bytes of its text.
+    pub fn events(self, from: usize) -> impl Render {
+        Events { frame: self, first: from == 0, sent: from }
+    }
+
     fn record(&self, object: &str, choices: Value) -> Value {
         json!({
             "id": self.id,
@@ -314,8 +329,9 @@ fn usage(summary: &Summary) -> Value {
 
 struct Events {
     frame: Frame,
-    usage: bool,
     first: bool,
+    /// Bytes of text: each event's id tells how many the client has with it.
+    sent: usize,
 }
 
 impl Events {
@@ -337,6 +353,8 @@ impl Render for Events {
                 let delta = self.delta(&piece.text);
                 let mut chunk = self.frame.chunk(delta, None);
                 self.frame.tell(&mut chunk["choices"][0], &piece);
+                self.sent += piece.text.len();
+                out.extend_from_slice(format!("id: {}\n", self.sent).as_bytes());
                 stream::event(&chunk, out);
             }
             Event::Done(summary) => {
@@ -346,7 +364,7 @@ impl Render for Events {
                 }
                 let reason = summary.reason.as_str();
                 stream::event(&self.frame.chunk(json!({}), Some(reason)), out);
-                if self.usage {
+                if self.frame.usage {
                     let mut last = self.frame.record("chat.completion.chunk", json!([]));
                     last["usage"] = usage(&summary);
                     stream::event(&last, out);

@@ -37,7 +37,12 @@ impl Answer {
 
     /// The `data:` events of an event stream.
     pub fn events(&self) -> Vec<String> {
-        let event = |event: &str| event.strip_prefix("data: ").expect(event).to_owned();
+        let event = |event: &str| {
+            let lines = event.split_once('\n');
+            let data =
+                lines.filter(|(id, _)| id.starts_with("id: ")).map_or(event, |(_, data)| data);
+            data.strip_prefix("data: ").expect(event).to_owned()
+        };
         self.text.split("\n\n").filter(|event| !event.is_empty()).map(event).collect()
     }
 

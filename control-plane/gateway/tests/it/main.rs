@@ -12,5 +12,6 @@ mod format;
 mod http;
 mod load;
 mod shapes;
+mod streams;
 mod survival;
 mod worker;

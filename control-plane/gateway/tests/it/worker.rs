@@ -28,6 +28,8 @@ pub enum Script {
     Refuse(Code, &'static str),
     /// A token each so often, without end.
     Forever(Duration),
+    /// A token each so often.
+    Slow(Duration),
     /// Repeats the resumed tokens before it goes on.
     Repeat,
     /// Says tokens the engine cannot mean.
@@ -297,7 +299,7 @@ fn steps(request: &GenerateRequest, script: &Script) -> Steps {
             }
             return Some(match script {
                 Script::Late(wait) if sent == 0 => Step::SendAfter(wait, chunk),
-                Script::Forever(wait) => Step::SendAfter(wait, chunk),
+                Script::Forever(wait) | Script::Slow(wait) => Step::SendAfter(wait, chunk),
                 _ => Step::Send(chunk),
             });
         }

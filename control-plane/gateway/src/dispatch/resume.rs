@@ -1,0 +1,102 @@
+//! What a generation goes on from: at another worker its tokens so far, at another gateway these and the text that its client
+//! has.
+
+use super::{Event, Piece, Run};
+use crate::error::Failure;
+use crate::workers::seat::Seat;
+use ollamamax_proto::inference::{GenerateRequest, Prefix};
+use ollamamax_proto::{AssignmentId, Generation, wire};
+use tokio::time::Instant;
+
+/// A generation that has begun at another gateway.
+#[derive(Clone, Debug)]
+pub struct Resumed {
+    /// Tokens generated there.
+    pub tokens: Vec<u32>,
+    /// Mirostat's state after them.
+    pub mu: Option<f64>,
+    /// All that they released.
+    pub text: String,
+    /// Bytes of text that the client has; more than `text` where it was faster than what was kept.
+    pub from: usize,
+}
+
+impl Run {
+    /// Takes up what was generated elsewhere, and begins to keep what comes. False when the client has gone.
+    pub(super) async fn take_up(&mut self) -> bool {
+        let resumed = self.job.resumed.take();
+        let text = resumed.as_ref().map(|resumed| resumed.text.clone()).unwrap_or_default();
+        let mut rest = String::new();
+        if let Some(Resumed { tokens, mu, text, from }) = resumed {
+            (self.tokens, self.mu) = (tokens, mu);
+            self.skip = from.saturating_sub(text.len());
+            rest = text.get(from..).unwrap_or_default().to_owned();
+        }
+        if let Some(kept) = &self.job.kept {
+            let request = wire::GenerateRequest::from(&self.bare_request());
+            self.recording = Some(self.gateway.keep(kept, request, text));
+        }
+        rest.is_empty() || self.send(Event::Text(Piece { text: rest, logprobs: vec![] })).await
+    }
+
+    /// Passes on what a worker released, apart from what the client has already. False when the client has gone.
+    pub(super) async fn pass_on(&mut self, mut piece: Piece) -> Result<bool, Failure> {
+        let skipped = self.skip.min(piece.text.len());
+        if !piece.text.is_char_boundary(skipped) {
+            return Err(Failure::invalid(
+                "`from` is inside of a character of the text; expected the number of bytes received",
+            ));
+        }
+        self.skip -= skipped;
+        piece.text.drain(..skipped);
+        if skipped > 0 && piece.text.is_empty() {
+            return Ok(true);
+        }
+        Ok(self.send(Event::Text(piece)).await)
+    }
+
+    /// What any worker would be asked.
+    fn bare_request(&self) -> GenerateRequest {
+        let job = &self.job;
+        let mut options = job.options.clone();
+        if let Some(mirostat) = &mut options.sampling.mirostat {
+            mirostat.mu = self.mu;
+        }
+        GenerateRequest {
+            request_id: job.request_id.clone(),
+            attempt: 0,
+            model: job.model.name.clone(),
+            blob: job.model.version.blob,
+            assignment: AssignmentId(0),
+            generation: Generation(0),
+            prompt: job.prompt.clone(),
+            options,
+            resume: self.tokens.clone(),
+            caller: String::new(),
+            time_left: None,
+            prefix: Prefix::default(),
+        }
+    }
+
+    /// What a worker is asked.
+    pub(super) fn request(&self, seat: &Seat, attempt: u32) -> GenerateRequest {
+        let job = &self.job;
+        let assignment = &seat.candidate.placement.assignment;
+        let bare = self.bare_request();
+        let mut options = bare.options;
+        // A wish for more than was placed is met as far as the place goes.
+        options.context_tokens =
+            options.context_tokens.map(|tokens| tokens.min(assignment.context_length));
+        GenerateRequest {
+            attempt,
+            blob: assignment.blob,
+            assignment: assignment.id,
+            generation: assignment.generation,
+            options,
+            caller: job.asker.caller.clone(),
+            time_left: job.asker.deadline.map(|deadline| deadline.at - Instant::now()),
+            prefix: Prefix::clone(&self.ask.prefix),
+            ..bare
+        }
+    }
+}

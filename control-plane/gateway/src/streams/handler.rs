@@ -1,0 +1,125 @@
+//! `GET /api/streams/{id}?from=N`: a stream, from where its client has lost it.
+
+use super::{Flavour, Kept, StreamId};
+use crate::Gateway;
+use crate::demand::Want;
+use crate::dispatch::{Job, Resumed};
+use crate::error::{Failure, OllamaError};
+use crate::request::Asker;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, HeaderName};
+use axum::response::Response;
+use ollamamax_proto::inference::GenerateRequest;
+use ollamamax_proto::wire;
+use prost::Message;
+use serde::Deserialize;
+use std::sync::Arc;
+
+/// What browsers send when an event source connects again.
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct From {
+    /// Bytes of text that the client has.
+    #[serde(default)]
+    from: Option<String>,
+}
+
+/// The handler.
+pub(crate) async fn get(
+    State(gateway): State<Arc<Gateway>>,
+    Path(id): Path<String>,
+    Query(From { from }): Query<From>,
+    asker: Asker,
+    headers: HeaderMap,
+) -> Result<Response, OllamaError> {
+    let id = StreamId::parse(&id).ok_or_else(|| {
+        let got: String = id.chars().take(50).collect();
+        Failure::invalid(format!("`{got}` is no id of a stream, expected 32 hex digits"))
+    })?;
+    let from = match from {
+        Some(from) => number("`from`", &from)?,
+        None => last_event(&headers)?,
+    };
+    let record = gateway.record_of(id).await?;
+    let (job, flavour) = continued(&gateway, id, record, from, asker)?;
+    let generation = gateway.generate(job).await?;
+    Ok(flavour.respond(generation, from, Some(id)))
+}
+
+fn last_event(headers: &HeaderMap) -> Result<usize, Failure> {
+    match headers.get(LAST_EVENT_ID) {
+        None => Ok(0),
+        Some(value) => number("header `last-event-id`", &String::from_utf8_lossy(value.as_bytes())),
+    }
+}
+
+fn number(what: &str, text: &str) -> Result<usize, Failure> {
+    text.trim().parse().map_err(|_| {
+        let got: String = text.chars().take(50).collect();
+        Failure::invalid(format!(
+            "{what} is {got:?}, expected the number of bytes of text received"
+        ))
+    })
+}
+
+fn continued(
+    gateway: &Gateway,
+    id: StreamId,
+    record: wire::StreamRecord,
+    from: usize,
+    asker: Asker,
+) -> Result<(Job, Flavour), Failure> {
+    let unreadable = |what: &str| Failure::Internal(format!("stream `{id}` is kept {what}"));
+    let flavour: Flavour = serde_json::from_str(&record.flavour_json)
+        .map_err(|error| unreadable(&format!("in an unknown form: {error}")))?;
+    let request = record.request.ok_or_else(|| unreadable("without its request"))?;
+    let request = GenerateRequest::try_from(request)
+        .map_err(|error| unreadable(&format!("with an unsound request: {error}")))?;
+    let model = gateway.control.state().models.get(&request.model).cloned();
+    let model = model.filter(|model| model.version.blob == request.blob).ok_or_else(|| {
+        let name = &request.model;
+        Failure::Conflict(format!(
+            "stream `{id}` was of another version of model '{name}'; ask anew"
+        ))
+    })?;
+    if from < record.text.len() && !record.text.is_char_boundary(from) {
+        return Err(Failure::invalid(format!(
+            "`from` is {from}, which is inside of a character of the text; expected the number of bytes received"
+        )));
+    }
+    let mu = request.options.sampling.mirostat.as_ref().and_then(|mirostat| mirostat.mu);
+    let resumed = Resumed { tokens: request.resume, mu, text: record.text, from };
+    let kept = Some(Kept { id, flavour: flavour.clone() });
+    let job = Job {
+        request_id: request.request_id,
+        asker,
+        model,
+        prompt: request.prompt,
+        options: request.options,
+        want: Want::default(),
+        kept,
+        resumed: Some(resumed),
+    };
+    Ok((job, flavour))
+}
+
+impl Gateway {
+    /// What is kept of a stream: as known here, or else as the leader knows it.
+    async fn record_of(&self, id: StreamId) -> Result<wire::StreamRecord, Failure> {
+        let name = id.name();
+        let local = self.control.state().checkpoints.get(&name).cloned();
+        let found = match local {
+            Some(found) => Some(found),
+            None => self.control.linearizable().await?.checkpoints.get(&name).cloned(),
+        };
+        let found = found.ok_or_else(|| {
+            Failure::NotFound(format!(
+                "stream `{id}` not found: streams are kept from their first second on, and for a while; ask anew"
+            ))
+        })?;
+        wire::StreamRecord::decode(&found.value[..]).map_err(|error| {
+            Failure::Internal(format!("stream `{id}` is kept in an unknown form: {error}"))
+        })
+    }
+}
