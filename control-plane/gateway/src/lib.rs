@@ -18,6 +18,7 @@ mod demand;
 mod dispatch;
 mod error;
 mod format;
+mod gate;
 mod health;
 mod keep_alive;
 mod logprobs;
@@ -51,6 +52,7 @@ pub struct Gateway {
     workers: workers::Workers,
     demands: demand::Demands,
     streams: streams::Book,
+    gate: Arc<gate::Gate>,
     headers: ollama::model::Headers,
     has_served: AtomicBool,
 }
@@ -65,6 +67,7 @@ impl Gateway {
             workers: workers::Workers::default(),
             demands: demand::Demands::default(),
             streams: streams::Book::default(),
+            gate: Arc::default(),
             headers: ollama::model::Headers::default(),
             has_served: AtomicBool::new(false),
         })
