@@ -309,3 +309,23 @@ pub const LATENCY_DECAY_MS: u64 = 10_000;
 pub const PREFIX_LOAD_PERCENT: u64 = 125;
 /// Missing replicas times ready workers up to which the planner searches for a better packing at all: beyond, the search sees too little.
 pub const PLAN_SEARCH_PAIRS_COUNT: usize = 256;
+/// Sets of unlike workers up to which the best order of a replica's stages is searched exactly: a millisecond or two.
+pub const PARTITION_EXACT_SETS_COUNT: usize = 64;
+/// Layers up to which it is: the search grows with their square, and the largest models have some 130.
+pub const PARTITION_EXACT_LAYERS_COUNT: usize = 160;
+/// Workers of which every tensor group is looked at: 256 groups at most, beyond only those of neighbouring speed.
+pub const PARTITION_GROUP_WORKERS_COUNT: usize = 8;
+/// Places whose workers are tried alone before all together: those with the most room.
+pub const PARTITION_PLACES_COUNT: usize = 8;
+/// Labels of one worker, and of one deployment: each is compared for every worker of every plan.
+pub const WORKER_LABELS_COUNT: usize = 32;
+/// Longest key or value of a label: as long as a part of a DNS name, which many are.
+pub const LABEL_CHARS: usize = 63;
+/// Models on their way from worker to worker at once: each is looked at with every command.
+pub const MIGRATIONS_COUNT: usize = 64;
+/// Workers a replica is searched over: those with the most room, many times what one replica may use.
+pub const PARTITION_WORKERS_COUNT: usize = 64;
+/// Models that one rebalancing sets on their way: each is loaded anew beside what serves.
+pub const REBALANCE_MOVES_COUNT: usize = 4;
+/// What a move must even out at least, in thousandths of a worker's memory: less is not worth a load.
+pub const REBALANCE_GAIN_THOUSANDTHS: u64 = 50;

@@ -17,14 +17,18 @@ pub mod change;
 pub mod codec;
 pub mod command;
 pub mod decide;
+pub mod deployment;
 pub mod ewma;
 pub mod feed;
 pub mod invariant;
 pub mod liveness;
+pub mod orders;
 pub mod plan;
 pub mod record;
 pub mod rejection;
+pub mod replica;
 pub mod route;
+pub mod serving;
 pub mod state;
 pub mod table;
 

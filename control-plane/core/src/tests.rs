@@ -2,5 +2,7 @@
 
 mod commands;
 mod machine;
+mod operators;
 mod planner;
+mod rings;
 mod routes;
