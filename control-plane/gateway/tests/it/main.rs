@@ -11,5 +11,6 @@ mod failover;
 mod format;
 mod http;
 mod load;
+mod placement;
 mod shapes;
 mod worker;
