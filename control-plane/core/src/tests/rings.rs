@@ -1,13 +1,14 @@
 //! Replicas of several stages from the wish to the map: planned, added whole, gone whole.
 
 use crate::command::{Command, PlanStep};
-use crate::deployment::Strategy;
+use crate::deployment::Strategy as Spread;
 use crate::plan::{Observed, PlanLimits, plan};
 use crate::rejection::Rejection;
-use crate::testing::{World, cuttable, name, register};
+use crate::testing::{World, config, cuttable, demand, name, register};
 use crate::{Change, invariant};
 use ollamamax_proto::placement::{Activations, Phase, WorkerStatus};
-use ollamamax_proto::{AssignmentId, ReplicaId, Revision, WorkerId};
+use ollamamax_proto::{AssignmentId, Incarnation, ReplicaId, Revision, WorkerId};
+use proptest::prelude::*;
 
 /// `worker:first-end shard/shards` of each member of each replica, in ring order.
 fn rings(world: &World) -> Vec<String> {
@@ -55,7 +56,7 @@ fn a_model_too_big_for_any_worker_is_split_into_layers() {
           sequences"]
     );
     assert!(settle(&mut world).is_empty());
-    assert_eq!(world.replica().strategy, Strategy::Layer);
+    assert_eq!(world.replica().strategy, Spread::Layer);
     assert_eq!(world.replica().steps_in_flight, 2);
 }
 
@@ -83,7 +84,7 @@ fn what_fits_together_no_more_than_alone_is_explained() {
 fn a_tensor_group_shares_every_layer() {
     let mut world = with_heads(&[900, 900], 400);
     world.deploy("m0", |deployment| {
-        deployment.strategy = Strategy::Tensor;
+        deployment.strategy = Spread::Tensor;
         deployment.activations = Activations::Bf16;
     });
     settle(&mut world);
@@ -102,13 +103,13 @@ fn a_deployment_splits_even_what_would_fit_whole_and_another_replaces_it_when_it
     world.demand("m0", 1);
     settle(&mut world);
     assert_eq!(world.map(), ["m0@1 ready"]);
-    world.deploy("m0", |deployment| deployment.strategy = Strategy::Pipeline);
+    world.deploy("m0", |deployment| deployment.strategy = Spread::Pipeline);
     world.plan();
     assert_eq!(rings(&world), ["2:0-1 0/1, 3:1-2 0/1"]);
     assert_eq!(world.map().len(), 3, "the whole one serves until the pipeline does");
     settle(&mut world);
     assert_eq!(world.map(), ["m0@2 ready", "m0@3 ready"]);
-    world.deploy("m0", |deployment| deployment.strategy = Strategy::Data);
+    world.deploy("m0", |deployment| deployment.strategy = Spread::Data);
     world.plan();
     assert_eq!(world.map().len(), 3);
     settle(&mut world);
@@ -120,10 +121,10 @@ fn where_there_is_no_room_for_both_the_successor_takes_the_place() {
     let mut world = with_heads(&[1_100, 1_050], 400);
     settle(&mut world);
     assert_eq!(world.map(), ["m0@1 ready"], "it fits alone");
-    world.deploy("m0", |deployment| deployment.strategy = Strategy::Layer);
+    world.deploy("m0", |deployment| deployment.strategy = Spread::Layer);
     settle(&mut world);
     assert_eq!(rings(&world), ["1:0-1 0/1, 2:1-2 0/1"]);
-    world.deploy("m0", |deployment| deployment.strategy = Strategy::Tensor);
+    world.deploy("m0", |deployment| deployment.strategy = Spread::Tensor);
     settle(&mut world);
     assert_eq!(rings(&world), ["1:0-2 0/2, 2:0-2 1/2"]);
     world.ok(Command::ClearDeployment { name: name("m0") });
@@ -239,7 +240,7 @@ fn replicas_are_refused_that_do_not_cover_the_model() {
         &|replica| replica.members.reverse(),
         &|replica| replica.members[1].worker = replica.members[0].worker,
         &|replica| replica.members[0].assignment.stage.embedding = false,
-        &|replica| replica.strategy = Strategy::Auto,
+        &|replica| replica.strategy = Spread::Auto,
         &|replica| replica.steps_in_flight = 0,
     ];
     for change in invalid {
@@ -252,4 +253,39 @@ fn replicas_are_refused_that_do_not_cover_the_model() {
     let steps = vec![PlanStep::RemoveReplica { id: ReplicaId(9) }];
     let unknown = world.err(Command::ApplyPlan { base: Revision(base.0), steps });
     assert_eq!(unknown, Rejection::UnknownReplica(ReplicaId(9)));
+}
+
+proptest! {
+    #![proptest_config(config(200))]
+
+    #[test]
+    fn a_replica_that_serves_stays_whatever_comes_and_goes_beside_it(
+        events in prop::collection::vec((0..7u8, 3..7u128, 1..9u64), 0..40),
+    ) {
+        let mut world = World::with_ring();
+        world.all_ready();
+        world.put("m1", 500);
+        let ring = world.replica().clone();
+        for (life, (kind, worker, size)) in (1..).zip(events) {
+            let id = WorkerId(worker);
+            let event = match kind {
+                0 | 1 => register(worker, life, size * 200),
+                2 => Command::SetWorkerStatus {
+                    id,
+                    incarnation: world.state.workers.get(&id).map_or(Incarnation(0), |w| w.incarnation),
+                    status: WorkerStatus::Down,
+                    reason: "gone".into(),
+                },
+                3 => Command::DemandModel { demand: demand("m1", 3) },
+                4 => Command::ReleaseModel { name: name("m1") },
+                5 => Command::DrainWorker { id, reason: "repair".into() },
+                _ => Command::ResumeWorker { id },
+            };
+            // Of a worker that is not there nothing is accepted.
+            let _ = world.run(event);
+            world.plan();
+            world.all_ready();
+            prop_assert_eq!(world.state.replicas.get(&ring.id), Some(&ring));
+        }
+    }
 }
