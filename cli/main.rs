@@ -14,6 +14,7 @@ mod control_plane;
 mod copy;
 mod create;
 mod daemon;
+mod deploy;
 mod exit;
 mod generate;
 mod host;
@@ -23,6 +24,7 @@ mod list;
 mod modelfile;
 mod ndjson;
 mod out;
+mod placement;
 mod progress;
 mod ps;
 mod pull;
@@ -37,6 +39,7 @@ mod up;
 mod upload;
 mod version;
 mod worker;
+mod workers;
 
 use clap::{Parser, Subcommand};
 use client::Client;
@@ -68,6 +71,18 @@ enum Command {
     /// See and change the control plane's members
     #[command(subcommand)]
     Cluster(cluster::Args),
+    /// See and change the workers
+    #[command(subcommand)]
+    Workers(workers::Args),
+    /// Load a model on so many workers, whole or split
+    Deploy(Box<deploy::Args>),
+    /// See who holds what, what the planner would do, and why
+    #[command(subcommand)]
+    Placement(placement::Args),
+    /// Even out what the workers hold
+    Rebalance(placement::Rebalance),
+    /// Move a model from one worker to another
+    Migrate(placement::Migrate),
     /// Run a model: one prompt, or a conversation
     Run(run::Args),
     /// Create a model from a Modelfile
@@ -136,6 +151,13 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Worker(args) => worker::run(args).await,
         Command::Cluster(cluster::Args::Join(args)) => control_plane::run((*args).into()).await,
         Command::Cluster(args) => talk(host, async |c| cluster::run(c, &args).await).await,
+        Command::Workers(args) => talk(host, async |c| workers::run(c, &args).await).await,
+        Command::Deploy(args) => talk(host, async |c| deploy::run(c, &args).await).await,
+        Command::Placement(args) => talk(host, async |c| placement::run(c, &args).await).await,
+        Command::Rebalance(args) => {
+            talk(host, async |c| placement::rebalance(c, &args).await).await
+        }
+        Command::Migrate(args) => talk(host, async |c| placement::migrate(c, &args).await).await,
         Command::Run(args) => talk(host, async |c| run::run(c, &args).await).await,
         Command::Create(args) => talk(host, async |c| create::run(c, &args).await).await,
         Command::List(args) => talk(host, async |c| list::run(c, &args).await).await,

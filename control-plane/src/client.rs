@@ -47,7 +47,9 @@ pub fn may_repeat(command: &Command) -> bool {
         | Command::ExpireDemands
         | Command::RegisterWorker { .. }
         | Command::SetWorkerStatus { .. }
-        | Command::ReportPlacements { .. } => true,
+        | Command::ReportPlacements { .. }
+        | Command::Deploy { .. }
+        | Command::LabelWorker { .. } => true,
         Command::RemoveNode { .. }
         | Command::ForgetNode { .. }
         | Command::CopyModel { .. }
@@ -56,7 +58,11 @@ pub fn may_repeat(command: &Command) -> bool {
         | Command::RemoveWorker { .. }
         | Command::ApplyPlan { .. }
         | Command::PutCheckpoint { .. }
-        | Command::DeleteCheckpoint { .. } => false,
+        | Command::DeleteCheckpoint { .. }
+        | Command::ClearDeployment { .. }
+        | Command::DrainWorker { .. }
+        | Command::ResumeWorker { .. }
+        | Command::MigrateModel { .. } => false,
     }
 }
 

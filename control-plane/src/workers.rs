@@ -113,7 +113,10 @@ impl Workers {
         let load = |heard: &Heard| {
             heard.reports.iter().map(|report| report.running + report.waiting).sum()
         };
-        Observed { busy: heard.map(|(id, heard)| (*id, load(heard))).collect() }
+        Observed {
+            busy: heard.map(|(id, heard)| (*id, load(heard))).collect(),
+            ..Observed::default()
+        }
     }
 
     /// Time that neither jumps nor goes back, on the scale of the wall clock at the start.

@@ -392,3 +392,24 @@ pub const CACHE_NEWS_PERIOD_MS: u64 = 100;
 pub const CACHE_NEWS_RETRY_MS: u64 = 2_000;
 /// Longest wait of a batch request for a place: a client that waits longer does better to come back.
 pub const BATCH_WAIT_MS: u64 = 600_000;
+
+/// Sets of unlike workers up to which the best order of a replica's stages is searched exactly: a millisecond or two.
+pub const PARTITION_EXACT_SETS_COUNT: usize = 64;
+/// Layers up to which it is: the search grows with their square, and the largest models have some 130.
+pub const PARTITION_EXACT_LAYERS_COUNT: usize = 160;
+/// Workers of which every tensor group is looked at: 256 groups at most, beyond only those of neighbouring speed.
+pub const PARTITION_GROUP_WORKERS_COUNT: usize = 8;
+/// Places whose workers are tried alone before all together: those with the most room.
+pub const PARTITION_PLACES_COUNT: usize = 8;
+/// Labels of one worker, and of one deployment: each is compared for every worker of every plan.
+pub const WORKER_LABELS_COUNT: usize = 32;
+/// Longest key or value of a label: as long as a part of a DNS name, which many are.
+pub const LABEL_CHARS: usize = 63;
+/// Models on their way from worker to worker at once: each is looked at with every command.
+pub const MIGRATIONS_COUNT: usize = 64;
+/// Workers a replica is searched over: those with the most room, many times what one replica may use.
+pub const PARTITION_WORKERS_COUNT: usize = 64;
+/// Models that one rebalancing sets on their way: each is loaded anew beside what serves.
+pub const REBALANCE_MOVES_COUNT: usize = 4;
+/// What a move must even out at least, in thousandths of a worker's memory: less is not worth a load.
+pub const REBALANCE_GAIN_THOUSANDTHS: u64 = 50;

@@ -1,9 +1,12 @@
 //! What became true. The same list feeds the stored tables, the state in memory and the watchers.
 
+use crate::deployment::Deployment;
+use crate::orders::{Migration, WorkerOrders};
 use crate::record::{
     Checkpoint, ClusterRecord, Demand, ModelRecord, NodeRecord, Placement, WorkerRecord,
 };
-use ollamamax_proto::{AssignmentId, Millis, ModelName, NodeId, Revision, WorkerId};
+use crate::replica::ReplicaRecord;
+use ollamamax_proto::{AssignmentId, Millis, ModelName, NodeId, ReplicaId, Revision, WorkerId};
 use serde::{Deserialize, Serialize};
 
 /// One fact. Stored and sent to watchers: variants are only added at the end.
@@ -37,6 +40,22 @@ pub enum Change {
     CheckpointRemoved(String),
     /// Counters, always the last change of a command that changed something.
     Advanced(Counters),
+    /// How a model is spread is or changed.
+    DeploymentPut(Box<Deployment>),
+    /// Nobody says any more how a model is spread.
+    DeploymentRemoved(ModelName),
+    /// What operators say of a worker is or changed.
+    OrdersPut(WorkerOrders),
+    /// Nothing is ordered of a worker any more.
+    OrdersRemoved(WorkerId),
+    /// A replica of several stages is or changed.
+    ReplicaPut(Box<ReplicaRecord>),
+    /// A replica of several stages is gone.
+    ReplicaRemoved(ReplicaId),
+    /// A model moves.
+    MigrationPut(Migration),
+    /// A model moves no longer.
+    MigrationRemoved(ModelName),
 }
 
 impl Change {
@@ -50,7 +69,15 @@ impl Change {
             | Self::WorkerPut(_)
             | Self::WorkerRemoved(_)
             | Self::PlacementPut(_)
-            | Self::PlacementRemoved(_) => true,
+            | Self::PlacementRemoved(_)
+            | Self::DeploymentPut(_)
+            | Self::DeploymentRemoved(_)
+            | Self::OrdersPut(_)
+            | Self::OrdersRemoved(_)
+            | Self::ReplicaPut(_)
+            | Self::ReplicaRemoved(_)
+            | Self::MigrationPut(_)
+            | Self::MigrationRemoved(_) => true,
             Self::ClusterPut(_)
             | Self::NodePut(_)
             | Self::NodeRemoved(_)

@@ -4,13 +4,16 @@
 //! added at the end, never changed or reordered, and a variant's fields stay as they are (a new
 //! need is a new variant). Golden bytes pin each one.
 
+use crate::deployment::Deployment;
 use crate::record::{ClusterRecord, Demand};
+use crate::replica::NewReplica;
 use ollamamax_proto::model::ModelVersion;
 use ollamamax_proto::placement::{Assignment, Device, Phase, WorkerStatus};
 use ollamamax_proto::{
-    AssignmentId, Generation, Incarnation, Millis, ModelName, NodeId, Revision, WorkerId,
+    AssignmentId, Generation, Incarnation, Millis, ModelName, NodeId, ReplicaId, Revision, WorkerId,
 };
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// A command in its place in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -166,6 +169,46 @@ pub enum Command {
         /// `None`: whatever is there; else only at this revision.
         expected: Option<Revision>,
     },
+    /// Says how a model is spread, and wants it loaded: both or nothing.
+    Deploy {
+        /// How.
+        deployment: Box<Deployment>,
+        /// How many and how long, exactly: replicas may shrink.
+        demand: Demand,
+    },
+    /// No longer says how a model is spread.
+    ClearDeployment {
+        /// The name.
+        name: ModelName,
+    },
+    /// Sets and removes labels of a worker.
+    LabelWorker {
+        /// Which worker.
+        id: WorkerId,
+        /// Values by key; `None` removes.
+        labels: BTreeMap<String, Option<String>>,
+    },
+    /// An operator has a worker give away what it holds, until it is resumed.
+    DrainWorker {
+        /// Which worker.
+        id: WorkerId,
+        /// Why, in words.
+        reason: String,
+    },
+    /// An operator lets a worker be used again.
+    ResumeWorker {
+        /// Which worker.
+        id: WorkerId,
+    },
+    /// Moves a model from one worker to another.
+    MigrateModel {
+        /// The name.
+        name: ModelName,
+        /// Who holds it.
+        from: WorkerId,
+        /// Who shall hold it.
+        to: WorkerId,
+    },
 }
 
 /// One step of a plan.
@@ -179,10 +222,20 @@ pub enum PlanStep {
         /// What; `id` and `generation` are ignored.
         assignment: Assignment,
     },
-    /// Take a stage away.
+    /// Take a stage away; with one of a replica, all of it.
     Unassign {
         /// Which one.
         id: AssignmentId,
+    },
+    /// Give several workers a replica, whole or not at all.
+    AddReplica {
+        /// The replica.
+        replica: Box<NewReplica>,
+    },
+    /// Take a replica of several stages away.
+    RemoveReplica {
+        /// Which one.
+        id: ReplicaId,
     },
 }
 

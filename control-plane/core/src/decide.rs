@@ -11,10 +11,13 @@
 
 mod check;
 mod checkpoints;
+mod deployments;
 mod draft;
 mod models;
 mod nodes;
+mod orders;
 mod placement;
+mod replicas;
 mod workers;
 
 use crate::change::Change;
@@ -40,6 +43,7 @@ pub struct Decision {
 pub fn decide(state: &State, entry: &Entry) -> Result<Decision, Rejection> {
     let mut draft = Draft::begin(state, entry.at);
     let admitted = dispatch(&mut draft, &entry.command)?;
+    orders::settle(&mut draft);
     let cluster = draft.state().cluster.as_ref().map(|c| c.id.clone()).unwrap_or_default();
     let changes = draft.finish();
     let changed = !changes.is_empty();
@@ -100,6 +104,12 @@ fn dispatch(draft: &mut Draft, command: &Command) -> Result<Option<NodeId>, Reje
             checkpoints::put(draft, name, value, *expected)?;
         }
         C::DeleteCheckpoint { name, expected } => checkpoints::delete(draft, name, *expected)?,
+        C::Deploy { deployment, demand } => deployments::deploy(draft, deployment, demand)?,
+        C::ClearDeployment { name } => deployments::clear(draft, name)?,
+        C::LabelWorker { id, labels } => orders::label(draft, *id, labels)?,
+        C::DrainWorker { id, reason } => orders::drain(draft, *id, reason)?,
+        C::ResumeWorker { id } => orders::resume(draft, *id)?,
+        C::MigrateModel { name, from, to } => orders::migrate(draft, name, *from, *to)?,
     }
     Ok(None)
 }

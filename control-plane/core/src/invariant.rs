@@ -8,8 +8,10 @@ mod generation_unique;
 mod ids_counted;
 mod keys_match;
 mod memory_kept;
+mod part_in_replica;
 mod placement_has_model;
 mod placement_has_worker;
+mod replica_complete;
 mod sizes_bounded;
 
 use crate::state::State;
@@ -26,7 +28,7 @@ pub struct Violation {
 type Check = fn(&State) -> Vec<String>;
 
 /// Every invariant by name.
-const ALL: [(&str, Check); 10] = [
+const ALL: [(&str, Check); 12] = [
     ("cluster_first", cluster_first::check),
     ("keys_match", keys_match::check),
     ("ids_counted", ids_counted::check),
@@ -35,6 +37,8 @@ const ALL: [(&str, Check); 10] = [
     ("placement_has_model", placement_has_model::check),
     ("placement_has_worker", placement_has_worker::check),
     ("assignment_once", assignment_once::check),
+    ("replica_complete", replica_complete::check),
+    ("part_in_replica", part_in_replica::check),
     ("memory_kept", memory_kept::check),
     ("sizes_bounded", sizes_bounded::check),
 ];

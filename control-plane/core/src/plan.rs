@@ -4,21 +4,30 @@
 //! ```text
 //! placements --sort--> drop | serve | small | leave (draining) | cool (failed)   view.rs
 //! missing replicas --score--> best worker, first replicas first   score.rs, search.rs
+//! what shall be, or must be, split --partition--> replicas of several stages    rings.rs, partition.rs
 //! steps: unassign first, assign then;  report: why a replica waits      step.rs, report.rs
 //! ```
 //!
 //! Planning is a fixpoint: the plan of a state to which a plan was applied is empty, until a report
-//! or a demand changes it. Data replicas only: each replica is the whole model on one worker.
+//! or a demand changes it. A model is whole on each of its workers where that is possible, unless its deployment says
+//! otherwise.
 
+mod explain;
 mod memory;
+pub mod partition;
+mod rebalance;
 mod report;
+mod rings;
 mod room;
 mod score;
 mod search;
+mod split;
 mod step;
 mod view;
 
-pub use memory::{kv_bytes, need_bytes, usable_bytes};
+pub use explain::{Explained, explain};
+pub use memory::{kv_bytes, member_bytes, need_bytes, usable_bytes};
+pub use rebalance::rebalance;
 pub use report::{Note, Why};
 pub use score::Score;
 
@@ -32,6 +41,8 @@ use std::collections::BTreeMap;
 pub struct Observed {
     /// Requests running and queued on each worker; absent: none.
     pub busy: BTreeMap<WorkerId, u32>,
+    /// Nanoseconds each worker takes to read a MiB of weights while computing; absent: as its kind of device does.
+    pub ns_per_mib: BTreeMap<WorkerId, u64>,
 }
 
 /// What bounds a plan.
@@ -82,14 +93,21 @@ pub fn plan(state: &State, observed: &Observed, limits: &PlanLimits, now: Millis
         chosen = search::improve(&views, &missing, chosen, &mut room);
     }
     step::replace_in_place(&mut views, &mut chosen, &mut drops, &mut room);
+    let mut split = split::Split::default();
+    split::place(&mut views, &mut chosen, &mut split, &mut drops, &mut room, limits);
     let mut report = Vec::new();
     for (index, view) in views.iter().enumerate() {
-        let chosen_count = chosen.iter().filter(|choice| choice.view == index).count();
+        let whole = chosen.iter().filter(|choice| choice.view == index).count();
+        let planned = || split.planned.iter().filter(|planned| planned.view == index);
+        let chosen_count = whole + planned().count();
         step::let_go(view, chosen_count, &mut drops);
-        report.extend(report::notes(view, chosen_count, &room, limits));
+        report.extend(planned().map(|planned| report::split(planned, view)));
+        let misfit = split.misfits.get(&index);
+        report.extend(report::notes(view, chosen_count, misfit, &room, limits));
     }
-    let mut steps: Vec<PlanStep> = drops.into_iter().map(|id| PlanStep::Unassign { id }).collect();
+    let mut steps: Vec<PlanStep> = drops.steps().collect();
     steps.extend(step::assignments(&views, &chosen, &mut room, limits));
+    steps.extend(split.planned.iter().map(|planned| rings::step(planned, &views[planned.view])));
     steps.truncate(limits.steps_max);
     Plan { base: state.counters.placement_revision, steps, report }
 }

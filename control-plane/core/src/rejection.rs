@@ -1,6 +1,8 @@
 //! Why a command was refused: deterministic, so every node refuses alike.
 
-use ollamamax_proto::{AssignmentId, Incarnation, ModelName, NodeId, Revision, WorkerId};
+use ollamamax_proto::{
+    AssignmentId, Incarnation, ModelName, NodeId, ReplicaId, Revision, WorkerId,
+};
 use serde::{Deserialize, Serialize};
 
 /// A refused command changes nothing.
@@ -74,4 +76,7 @@ pub enum Rejection {
         /// Why.
         reason: String,
     },
+    /// No such replica of several stages.
+    #[error("replica `{0}` not found")]
+    UnknownReplica(ReplicaId),
 }

@@ -2,11 +2,14 @@
 //! readers is one cheap clone.
 
 use crate::change::{Change, Counters};
+use crate::deployment::Deployment;
+use crate::orders::{Migration, WorkerOrders};
 use crate::record::{
     Checkpoint, ClusterRecord, Demand, ModelRecord, NodeRecord, Placement, WorkerRecord,
 };
+use crate::replica::ReplicaRecord;
 use imbl::OrdMap;
-use ollamamax_proto::{AssignmentId, ModelName, NodeId, Revision, WorkerId};
+use ollamamax_proto::{AssignmentId, ModelName, NodeId, ReplicaId, Revision, WorkerId};
 
 /// Everything the cluster agrees on. Cloning is O(1): the maps share their structure.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,6 +28,14 @@ pub struct State {
     pub placements: OrdMap<AssignmentId, Placement>,
     /// Named values.
     pub checkpoints: OrdMap<String, Checkpoint>,
+    /// How models are spread, by name.
+    pub deployments: OrdMap<ModelName, Deployment>,
+    /// What operators say of workers.
+    pub orders: OrdMap<WorkerId, WorkerOrders>,
+    /// Replicas of several stages; those of one have only their placement.
+    pub replicas: OrdMap<ReplicaId, ReplicaRecord>,
+    /// Models on their way from worker to worker.
+    pub migrations: OrdMap<ModelName, Migration>,
     /// Numbers that only grow.
     pub counters: Counters,
 }
@@ -39,6 +50,13 @@ impl State {
     /// record belonged to a node that was removed.
     pub fn has_removed(&self, node: NodeId) -> bool {
         node.0 != 0 && node <= self.counters.last_node && !self.nodes.contains_key(&node)
+    }
+
+    /// The replica of several stages that an assignment is a part of.
+    pub fn replica_of(&self, id: AssignmentId) -> Option<&ReplicaRecord> {
+        self.replicas
+            .values()
+            .find(|replica| replica.members.iter().any(|member| member.assignment == id))
     }
 
     /// Makes a change true. Total: what `decide` returned always applies.
@@ -82,6 +100,30 @@ impl State {
                 self.checkpoints.remove(&name);
             }
             Change::Advanced(counters) => self.counters = counters,
+            Change::DeploymentPut(deployment) => {
+                self.deployments.insert(deployment.model.clone(), *deployment);
+            }
+            Change::DeploymentRemoved(name) => {
+                self.deployments.remove(&name);
+            }
+            Change::OrdersPut(orders) => {
+                self.orders.insert(orders.worker, orders);
+            }
+            Change::OrdersRemoved(worker) => {
+                self.orders.remove(&worker);
+            }
+            Change::ReplicaPut(replica) => {
+                self.replicas.insert(replica.id, *replica);
+            }
+            Change::ReplicaRemoved(id) => {
+                self.replicas.remove(&id);
+            }
+            Change::MigrationPut(migration) => {
+                self.migrations.insert(migration.model.clone(), migration);
+            }
+            Change::MigrationRemoved(name) => {
+                self.migrations.remove(&name);
+            }
         }
     }
 
@@ -94,6 +136,11 @@ impl State {
         let workers = self.workers.values().cloned().map(Change::WorkerPut);
         let placements = self.placements.values().cloned().map(Change::PlacementPut);
         let checkpoints = self.checkpoints.values().cloned().map(Change::CheckpointPut);
+        let deployments =
+            self.deployments.values().cloned().map(Box::new).map(Change::DeploymentPut);
+        let orders = self.orders.values().cloned().map(Change::OrdersPut);
+        let replicas = self.replicas.values().cloned().map(Box::new).map(Change::ReplicaPut);
+        let migrations = self.migrations.values().cloned().map(Change::MigrationPut);
         cluster
             .chain(nodes)
             .chain(models)
@@ -101,6 +148,10 @@ impl State {
             .chain(workers)
             .chain(placements)
             .chain(checkpoints)
+            .chain(deployments)
+            .chain(orders)
+            .chain(replicas)
+            .chain(migrations)
             .chain([Change::Advanced(self.counters)])
             .collect()
     }

@@ -30,6 +30,14 @@ pub mod prefix {
     pub const PLACEMENT: u8 = 7;
     /// Checkpoints by name.
     pub const CHECKPOINT: u8 = 8;
+    /// Deployments by model name.
+    pub const DEPLOYMENT: u8 = 9;
+    /// Operators' orders by worker id.
+    pub const ORDERS: u8 = 10;
+    /// Replicas of several stages by id.
+    pub const REPLICA: u8 = 11;
+    /// Migrations by model name.
+    pub const MIGRATION: u8 = 12;
 }
 
 /// One row to put or remove.
@@ -81,12 +89,20 @@ pub fn row(change: &Change) -> Result<Row, CodecError> {
         Change::PlacementPut(record) => Some(value(record)?),
         Change::CheckpointPut(record) => Some(value(record)?),
         Change::Advanced(counters) => Some(value(counters)?),
+        Change::DeploymentPut(record) => Some(value(record)?),
+        Change::OrdersPut(record) => Some(value(record)?),
+        Change::ReplicaPut(record) => Some(value(record)?),
+        Change::MigrationPut(record) => Some(value(record)?),
         Change::NodeRemoved(_)
         | Change::ModelRemoved(_)
         | Change::DemandRemoved(_)
         | Change::WorkerRemoved(_)
         | Change::PlacementRemoved(_)
-        | Change::CheckpointRemoved(_) => None,
+        | Change::CheckpointRemoved(_)
+        | Change::DeploymentRemoved(_)
+        | Change::OrdersRemoved(_)
+        | Change::ReplicaRemoved(_)
+        | Change::MigrationRemoved(_) => None,
     };
     Ok(Row { key, value })
 }
@@ -120,6 +136,10 @@ pub fn change(key_found: &[u8], bytes: &[u8]) -> Result<Change, LoadError> {
         Some(prefix::WORKER) => Change::WorkerPut(read(bytes).map_err(fail)?),
         Some(prefix::PLACEMENT) => Change::PlacementPut(read(bytes).map_err(fail)?),
         Some(prefix::CHECKPOINT) => Change::CheckpointPut(read(bytes).map_err(fail)?),
+        Some(prefix::DEPLOYMENT) => Change::DeploymentPut(read(bytes).map_err(fail)?),
+        Some(prefix::ORDERS) => Change::OrdersPut(read(bytes).map_err(fail)?),
+        Some(prefix::REPLICA) => Change::ReplicaPut(read(bytes).map_err(fail)?),
+        Some(prefix::MIGRATION) => Change::MigrationPut(read(bytes).map_err(fail)?),
         _ => return Err(LoadError::UnknownTable(hex(key_found))),
     };
     let expected = key(&change);
@@ -148,6 +168,18 @@ fn key(change: &Change) -> Vec<u8> {
         Change::PlacementRemoved(id) => with(prefix::PLACEMENT, &id.0.to_be_bytes()),
         Change::CheckpointPut(record) => with(prefix::CHECKPOINT, record.name.as_bytes()),
         Change::CheckpointRemoved(name) => with(prefix::CHECKPOINT, name.as_bytes()),
+        Change::DeploymentPut(record) => {
+            with(prefix::DEPLOYMENT, record.model.to_string().as_bytes())
+        }
+        Change::DeploymentRemoved(name) => with(prefix::DEPLOYMENT, name.to_string().as_bytes()),
+        Change::OrdersPut(record) => with(prefix::ORDERS, &record.worker.0.to_be_bytes()),
+        Change::OrdersRemoved(id) => with(prefix::ORDERS, &id.0.to_be_bytes()),
+        Change::ReplicaPut(record) => with(prefix::REPLICA, &record.id.0.to_be_bytes()),
+        Change::ReplicaRemoved(id) => with(prefix::REPLICA, &id.0.to_be_bytes()),
+        Change::MigrationPut(record) => {
+            with(prefix::MIGRATION, record.model.to_string().as_bytes())
+        }
+        Change::MigrationRemoved(name) => with(prefix::MIGRATION, name.to_string().as_bytes()),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Small worlds for tests: few names, few workers, memory that runs out.
 
 use crate::command::{Command, Entry, Transition};
+use crate::deployment::Deployment;
 use crate::plan::{Observed, PlanLimits, plan};
 use crate::record::{ClusterRecord, Demand, Lifetime, WorkerRecord};
 use crate::rejection::Rejection;
@@ -44,6 +45,22 @@ pub(crate) fn version(weights: u64) -> ModelVersion {
         licenses: Vec::new(),
         parent: None,
     }
+}
+
+/// A version whose two layers can be cut between two key-value heads; a sequence takes 512 bytes.
+pub(crate) fn cuttable(weights: u64) -> ModelVersion {
+    let version = version(weights);
+    let facts = ModelFacts {
+        architecture: "llama".into(),
+        quantization: "F32".into(),
+        embedding_length: 4,
+        kv_bytes_per_token: 8,
+        metadata_json: r#"{"llama.attention.head_count":4,"llama.attention.head_count_kv":2,
+            "llama.embedding_length":4,"llama.feed_forward_length":4}"#
+            .into(),
+        ..version.facts
+    };
+    ModelVersion { facts, ..version }
 }
 
 pub(crate) fn demand(model: &str, replicas: u32) -> Demand {
@@ -107,6 +124,19 @@ impl World {
         world
     }
 
+    /// Two workers each of which has room for one of the two layers of `m0`, which is wanted once and planned.
+    pub(crate) fn with_ring() -> Self {
+        let mut world = Self::with(&[300, 300], &[400]);
+        world.demand("m0", 1);
+        world.plan();
+        world
+    }
+
+    /// Its only replica of several stages.
+    pub(crate) fn replica(&self) -> &crate::replica::ReplicaRecord {
+        self.state.replicas.values().next().expect("there is one")
+    }
+
     pub(crate) fn run(&mut self, command: Command) -> (Result<Outcome, Rejection>, Vec<Change>) {
         self.index += 1;
         apply(&mut self.state, &Entry { index: self.index, at: self.now, command })
@@ -132,6 +162,15 @@ impl World {
 
     pub(crate) fn demand(&mut self, model: &str, replicas: u32) {
         self.ok(Command::DemandModel { demand: demand(model, replicas) });
+    }
+
+    /// Deploys a model that is demanded already, as `change` says.
+    pub(crate) fn deploy(&mut self, model: &str, change: impl FnOnce(&mut Deployment)) {
+        let mut deployment = Deployment::of(name(model));
+        change(&mut deployment);
+        let demand = self.state.demands[&name(model)].clone();
+        let demand = Demand { replicas: demand.replicas.max(deployment.replicas_min), ..demand };
+        self.ok(Command::Deploy { deployment: Box::new(deployment), demand });
     }
 
     pub(crate) fn status(&mut self, worker: u128, status: WorkerStatus) {

@@ -3,5 +3,7 @@
 mod balance;
 mod commands;
 mod machine;
+mod operators;
 mod planner;
+mod rings;
 mod routes;

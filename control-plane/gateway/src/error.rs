@@ -213,6 +213,7 @@ impl From<Rejection> for Failure {
             | Rejection::UnknownWorker(_)
             | Rejection::UnknownNode(_)
             | Rejection::UnknownAssignment(_)
+            | Rejection::UnknownReplica(_)
             | Rejection::UnknownCheckpoint(_) => Self::NotFound(text),
             Rejection::CheckpointMoved { .. } => Self::Precondition(text),
             Rejection::Invalid { .. } => Self::Invalid(text),

@@ -101,7 +101,18 @@ impl Gateway {
             .route("/admin/v1/cluster/nodes", post(admin::cluster::admit))
             .route("/admin/v1/cluster/nodes/{id}", delete(admin::cluster::remove))
             .route("/admin/v1/workers", get(admin::cluster::list_workers))
-            .route("/admin/v1/models/{*rest}", post(admin::models::deploy))
+            .route("/admin/v1/workers/{id}", get(admin::workers::get))
+            .route("/admin/v1/workers/{id}/drain", post(admin::workers::drain))
+            .route("/admin/v1/workers/{id}/resume", post(admin::workers::resume))
+            .route("/admin/v1/workers/{id}/label", post(admin::workers::label))
+            .route("/admin/v1/placement", get(admin::placement::show))
+            .route("/admin/v1/placement/plan", get(admin::placement::plan))
+            .route("/admin/v1/placement/explain/{*model}", get(admin::placement::explanation))
+            .route("/admin/v1/rebalance", post(admin::placement::even_out))
+            .route(
+                "/admin/v1/models/{*rest}",
+                post(admin::models::post).delete(admin::models::clear),
+            )
             .route(
                 "/admin/v1/checkpoints/{*name}",
                 get(admin::checkpoints::get)

@@ -17,7 +17,7 @@ use arc_swap::ArcSwap;
 use load::Load;
 use ollamamax_core::State;
 use ollamamax_core::record::{ModelRecord, Placement, WorkerRecord};
-use ollamamax_proto::placement::{Phase, WorkerStatus};
+use ollamamax_core::serving::serving;
 use ollamamax_proto::wire::inference_client::InferenceClient;
 use ollamamax_proto::{Incarnation, Millis, ModelName, WorkerId, limits};
 use route::Route;
@@ -42,21 +42,13 @@ impl Candidate {
     }
 }
 
-/// Every worker that can answer for a model now, suspect ones included.
+/// Every worker that can answer for a model now: where it is whole, or where its replica of several stages is driven.
 pub fn candidates(state: &State, model: &ModelRecord) -> Vec<Candidate> {
-    let layers = model.version.facts.layers;
-    state
-        .placements
-        .values()
-        .filter(|placement| {
-            placement.phase == Phase::Ready
-                && placement.assignment.blob == model.version.blob
-                && placement.assignment.stage.is_whole(layers)
-        })
-        .filter_map(|placement| {
-            let worker = state.workers.get(&placement.worker)?;
-            let usable = matches!(worker.status, WorkerStatus::Ready | WorkerStatus::Suspect);
-            usable.then(|| Candidate { worker: worker.clone(), placement: placement.clone() })
+    let found = serving(state, model).into_iter();
+    found
+        .map(|(worker, placement)| Candidate {
+            worker: worker.clone(),
+            placement: placement.clone(),
         })
         .collect()
 }

@@ -239,7 +239,10 @@ async fn watch_assignments(
                 let held = state.placements.values().filter(|placement| placement.worker == id);
                 let assigned = |placement: &Placement| Assigned {
                     assignment: placement.assignment.clone(),
-                    ring: None,
+                    // With the addresses and generations of now: what changes there is sent again.
+                    ring: state
+                        .replica_of(placement.assignment.id)
+                        .map(|replica| replica.ring(&state)),
                 };
                 let assignments: Vec<_> =
                     held.map(|placement| (&assigned(placement)).into()).collect();

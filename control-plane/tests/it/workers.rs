@@ -103,6 +103,84 @@ fn status(cluster: &Cluster, id: WorkerId) -> Option<WorkerStatus> {
     node.control().state().workers.get(&id).map(|worker| worker.status)
 }
 
+/// The next set of assignments of a worker that `wanted` accepts.
+async fn assigned(
+    sets: &mut tonic::Streaming<AssignmentSet>,
+    wanted: impl Fn(&[Assignment]) -> bool,
+) -> Vec<Assignment> {
+    let next = async {
+        loop {
+            let set = sets.message().await.expect("watched").expect("it goes on");
+            if wanted(&set.assignments) {
+                return set.assignments;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, next).await.expect("a set that is wanted")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_of_a_replica_hear_of_each_other_and_of_each_restart() {
+    let cluster = Cluster::start(1).await;
+    let address = cluster.nodes[&1].raft_addr();
+    let first = Fake::start(1, address).await;
+    let second = Fake::start(2, address).await;
+    let Command::PutModel { name, mut version } = model("big", b"weights") else {
+        unreachable!("it is put")
+    };
+    // Each layer fits on a worker of a gigabyte, both do not.
+    version.facts.layer_bytes = vec![700 << 20; 2];
+    version.digest = version.compute_digest();
+    let control = cluster.control(1);
+    control.propose(Command::PutModel { name: name.clone(), version }).await.expect("accepted");
+    let lifetime = Lifetime::Forever;
+    let demand =
+        Demand { model: name, replicas: 1, lifetime, context_length: 64, keep_alive_ms: -1 };
+    control.propose(Command::DemandModel { demand }).await.expect("accepted");
+
+    let watch = WatchAssignmentsRequest { worker: first.id.to_string(), incarnation: 1 };
+    let mut client = first.client.clone();
+    let mut sets = client.watch_assignments(watch).await.expect("watched").into_inner();
+    let held = assigned(&mut sets, |held| held.len() == 1).await;
+    let ring = held[0].ring.clone().expect("it is a part");
+    assert_eq!((ring.peers.len(), ring.activations.as_str(), ring.steps_in_flight), (2, "f32", 2));
+    let ids = [first.id, second.id];
+    let state = cluster.control(1).state();
+    for (peer, id) in ring.peers.iter().zip(ids) {
+        assert_eq!(peer.address, state.workers[&id].address);
+        assert!(peer.end_head > peer.first_head);
+    }
+    eventually("both hold their part", || served_by(&cluster).len() == 2).await;
+
+    second.beating.abort();
+    let device = Device {
+        kind: "cpu".to_owned(),
+        name: "test".to_owned(),
+        memory_bytes: 1 << 30,
+        threads: 1,
+    };
+    let again = RegisterRequest {
+        worker: second.id.to_string(),
+        incarnation: 2,
+        name: "fake".to_owned(),
+        address: "127.0.0.1:9".to_owned(),
+        device: Some(device),
+        pid: 2,
+        forwarded: false,
+    };
+    client.register(again).await.expect("registered");
+    let moved = |held: &[Assignment]| {
+        let ring = held.first().and_then(|assignment| assignment.ring.as_ref());
+        ring.is_some_and(|ring| ring.peers[1].address == "127.0.0.1:9")
+    };
+    let held = assigned(&mut sets, moved).await;
+    let peers = held[0].ring.clone().expect("it still is").peers;
+    assert_eq!(peers[0].generation, ring.peers[0].generation);
+    assert!(peers[1].generation > ring.peers[1].generation, "what it held is gone");
+    first.beating.abort();
+    cluster.stop().await;
+}
+
 fn served_by(cluster: &Cluster) -> Vec<WorkerId> {
     let node = cluster.nodes.values().next().expect("a node");
     let state = node.control().state();

@@ -4,7 +4,8 @@
 use crate::change::Change;
 use crate::record::Placement;
 use crate::state::State;
-use ollamamax_proto::{AssignmentId, Generation, Millis, NodeId, Revision};
+use ollamamax_proto::{AssignmentId, Generation, Millis, NodeId, ReplicaId, Revision};
+use std::collections::BTreeSet;
 
 pub(super) struct Draft {
     state: State,
@@ -55,15 +56,28 @@ impl Draft {
         Generation(self.state.counters.last_generation)
     }
 
-    /// Removes the placements that `gone` picks.
+    /// Removes the placements that `gone` picks, and with a member of a replica the whole replica.
     pub(super) fn drop_placements(&mut self, gone: impl Fn(&Placement) -> bool) {
-        let ids: Vec<AssignmentId> = self
+        let mut ids: BTreeSet<AssignmentId> = self
             .state
             .placements
             .values()
             .filter(|placement| gone(placement))
             .map(|placement| placement.assignment.id)
             .collect();
+        let hit: Vec<ReplicaId> = self
+            .state
+            .replicas
+            .values()
+            .filter(|replica| replica.members.iter().any(|m| ids.contains(&m.assignment)))
+            .map(|replica| replica.id)
+            .collect();
+        for id in hit {
+            if let Some(replica) = self.state.replicas.get(&id) {
+                ids.extend(replica.members.iter().map(|member| member.assignment));
+            }
+            self.push(Change::ReplicaRemoved(id));
+        }
         for id in ids {
             self.push(Change::PlacementRemoved(id));
         }
@@ -105,6 +119,16 @@ impl Draft {
             }
             Change::CheckpointRemoved(name) => !state.checkpoints.contains_key(name),
             Change::Advanced(counters) => state.counters == *counters,
+            Change::DeploymentPut(record) => {
+                state.deployments.get(&record.model) == Some(&**record)
+            }
+            Change::DeploymentRemoved(name) => !state.deployments.contains_key(name),
+            Change::OrdersPut(record) => state.orders.get(&record.worker) == Some(record),
+            Change::OrdersRemoved(id) => !state.orders.contains_key(id),
+            Change::ReplicaPut(record) => state.replicas.get(&record.id) == Some(&**record),
+            Change::ReplicaRemoved(id) => !state.replicas.contains_key(id),
+            Change::MigrationPut(record) => state.migrations.get(&record.model) == Some(record),
+            Change::MigrationRemoved(name) => !state.migrations.contains_key(name),
         }
     }
 }

@@ -52,6 +52,7 @@ pub(super) fn delete(draft: &mut Draft, name: &ModelName) -> Result<(), Rejectio
     find(draft, name)?;
     draft.drop_placements(|placement| placement.assignment.model == *name);
     draft.push(Change::DemandRemoved(name.clone()));
+    draft.push(Change::DeploymentRemoved(name.clone()));
     draft.push(Change::ModelRemoved(name.clone()));
     Ok(())
 }
@@ -59,6 +60,17 @@ pub(super) fn delete(draft: &mut Draft, name: &ModelName) -> Result<(), Rejectio
 /// The last wish decides how long; replicas and context only grow until the model is released,
 /// because shrinking them would unload what other clients use.
 pub(super) fn demand(draft: &mut Draft, wish: &Demand) -> Result<(), Rejection> {
+    let known = draft.state().demands.get(&wish.model);
+    let wish = Demand {
+        replicas: known.map_or(0, |demand| demand.replicas).max(wish.replicas),
+        context_length: known.map_or(0, |demand| demand.context_length).max(wish.context_length),
+        ..wish.clone()
+    };
+    demand_exactly(draft, &wish)
+}
+
+/// Wants it so, whatever was wanted before.
+pub(super) fn demand_exactly(draft: &mut Draft, wish: &Demand) -> Result<(), Rejection> {
     find(draft, &wish.model)?;
     if wish.replicas == 0 {
         return Err(check::invalid("replicas", "expected at least 1"));
@@ -66,7 +78,6 @@ pub(super) fn demand(draft: &mut Draft, wish: &Demand) -> Result<(), Rejection> 
     if wish.replicas > limits::REPLICAS_COUNT {
         return Err(check::over("replicas", limits::REPLICAS_COUNT as usize));
     }
-    let known = draft.state().demands.get(&wish.model);
     let forever = wish.keep_alive_ms < 0 || wish.lifetime == Lifetime::Forever;
     let keep_alive_ms = if forever { -1 } else { wish.keep_alive_ms };
     let lifetime = match u64::try_from(keep_alive_ms) {
@@ -75,9 +86,9 @@ pub(super) fn demand(draft: &mut Draft, wish: &Demand) -> Result<(), Rejection> 
     };
     draft.push(Change::DemandPut(Demand {
         model: wish.model.clone(),
-        replicas: known.map_or(0, |demand| demand.replicas).max(wish.replicas),
+        replicas: wish.replicas,
         lifetime,
-        context_length: known.map_or(0, |demand| demand.context_length).max(wish.context_length),
+        context_length: wish.context_length,
         keep_alive_ms,
     }));
     Ok(())
@@ -103,7 +114,7 @@ pub(super) fn expire(draft: &mut Draft) {
     }
 }
 
-fn find<'a>(draft: &'a Draft, name: &ModelName) -> Result<&'a ModelRecord, Rejection> {
+pub(super) fn find<'a>(draft: &'a Draft, name: &ModelName) -> Result<&'a ModelRecord, Rejection> {
     draft.state().models.get(name).ok_or_else(|| Rejection::UnknownModel(name.clone()))
 }
 

@@ -2,13 +2,13 @@
 
 use super::check;
 use super::draft::Draft;
-use super::workers;
+use super::{replicas, workers};
 use crate::change::Change;
 use crate::command::{PlanStep, Transition};
 use crate::record::Placement;
 use crate::rejection::Rejection;
 use ollamamax_proto::placement::{Assignment, Phase, Stage, WorkerStatus};
-use ollamamax_proto::{Incarnation, Revision, WorkerId, limits};
+use ollamamax_proto::{AssignmentId, Incarnation, Revision, WorkerId, limits};
 
 /// All steps or none. Memory is the planner's business, not checked here: its formula may change
 /// between versions of the program, and nodes of two versions must decide alike.
@@ -26,13 +26,23 @@ pub(super) fn apply_plan(
     }
     for step in steps {
         match step {
-            PlanStep::Assign { worker, assignment } => assign(draft, *worker, assignment)?,
+            PlanStep::Assign { worker, assignment } => {
+                let layers = draft.state().models.get(&assignment.model);
+                let layers = layers.map_or(0, |record| record.version.facts.layers);
+                if layers > 0 && !assignment.stage.is_whole(layers) {
+                    let reason = "a part of a model outside of a replica";
+                    return Err(check::invalid("stage", reason));
+                }
+                assign(draft, *worker, assignment)?;
+            }
             PlanStep::Unassign { id } => {
                 if !draft.state().placements.contains_key(id) {
                     return Err(Rejection::UnknownAssignment(*id));
                 }
-                draft.push(Change::PlacementRemoved(*id));
+                draft.drop_placements(|placement| placement.assignment.id == *id);
             }
+            PlanStep::AddReplica { replica } => replicas::add(draft, replica)?,
+            PlanStep::RemoveReplica { id } => replicas::remove(draft, *id)?,
         }
     }
     Ok(())
@@ -74,7 +84,12 @@ pub(super) fn report(
     Ok(())
 }
 
-fn assign(draft: &mut Draft, worker: WorkerId, wanted: &Assignment) -> Result<(), Rejection> {
+/// Gives `worker` what is wanted, under a fresh id, which it returns.
+pub(super) fn assign(
+    draft: &mut Draft,
+    worker: WorkerId,
+    wanted: &Assignment,
+) -> Result<AssignmentId, Rejection> {
     let record = workers::find(draft, worker)?;
     if record.status != WorkerStatus::Ready {
         let reason = format!("worker `{worker}` is {}, expected ready", record.status);
@@ -119,7 +134,7 @@ fn assign(draft: &mut Draft, worker: WorkerId, wanted: &Assignment) -> Result<()
         resident_bytes: 0,
         load_ns: 0,
     }));
-    Ok(())
+    Ok(id)
 }
 
 fn check_stage(stage: &Stage, layers: u32) -> Result<(), Rejection> {

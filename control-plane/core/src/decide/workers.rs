@@ -2,6 +2,7 @@
 
 use super::check;
 use super::draft::Draft;
+use super::orders;
 use crate::change::Change;
 use crate::command::Command;
 use crate::record::{Placement, WorkerRecord};
@@ -57,6 +58,8 @@ pub(super) fn register(draft: &mut Draft, command: &Command) -> Result<(), Rejec
             }
         }
     }
+    let (status, reason) = (record.status, std::mem::take(&mut record.reason));
+    (record.status, record.reason) = orders::under_orders(draft, *id, status, reason);
     draft.push(Change::WorkerPut(record));
     Ok(())
 }
@@ -72,11 +75,11 @@ pub(super) fn set_status(
     if known.incarnation != incarnation {
         return Err(stale(&known, incarnation));
     }
+    let (status, reason) = orders::under_orders(draft, id, status, check::cut_reason(reason));
     let since = if known.status == status { known.since } else { draft.now() };
     if status == WorkerStatus::Down {
         draft.drop_placements(|placement| placement.worker == id);
     }
-    let reason = check::cut_reason(reason);
     draft.push(Change::WorkerPut(WorkerRecord { status, reason, since, ..known }));
     Ok(())
 }
@@ -84,6 +87,7 @@ pub(super) fn set_status(
 pub(super) fn remove(draft: &mut Draft, id: WorkerId) -> Result<(), Rejection> {
     find(draft, id)?;
     draft.drop_placements(|placement| placement.worker == id);
+    orders::forget(draft, id);
     draft.push(Change::WorkerRemoved(id));
     Ok(())
 }

@@ -17,6 +17,9 @@ pub(super) fn check(state: &State) -> Vec<String> {
             found.push(format!("generation `{generation}` above `{}`", counters.last_generation));
         }
     }
+    for id in state.replicas.keys().filter(|id| id.0 > counters.last_generation) {
+        found.push(format!("replica `{id}` above `{}`", counters.last_generation));
+    }
     for model in state.models.values().filter(|model| model.revision > counters.revision) {
         found.push(format!("model `{}` of a revision to come", model.name));
     }

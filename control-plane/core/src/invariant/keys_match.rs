@@ -15,7 +15,23 @@ pub(super) fn check(state: &State) -> Vec<String> {
     let workers = workers.map(|(id, _)| format!("worker `{id}`"));
     let placements = placements.map(|(id, _)| format!("placement `{id}`"));
     let checkpoints = checkpoints.map(|(name, _)| format!("checkpoint `{name}`"));
-    nodes.chain(models).chain(demands).chain(workers).chain(placements).chain(checkpoints).collect()
+    let deployments = state.deployments.iter().filter(|(name, d)| d.model != **name);
+    let orders = state.orders.iter().filter(|(id, orders)| orders.worker != **id);
+    let replicas = state.replicas.iter().filter(|(id, replica)| replica.id != **id);
+    let migrations = state.migrations.iter().filter(|(name, m)| m.model != **name);
+    let deployments = deployments.map(|(name, _)| format!("deployment `{name}`"));
+    let orders = orders.map(|(id, _)| format!("orders `{id}`"));
+    let replicas = replicas.map(|(id, _)| format!("replica `{id}`"));
+    let migrations = migrations.map(|(name, _)| format!("migration `{name}`"));
+    let later = deployments.chain(orders).chain(replicas).chain(migrations);
+    nodes
+        .chain(models)
+        .chain(demands)
+        .chain(workers)
+        .chain(placements)
+        .chain(checkpoints)
+        .chain(later)
+        .collect()
 }
 
 #[cfg(test)]

@@ -1,21 +1,31 @@
 //! No worker is given more than its memory, by the planner's numbers.
 
-use crate::plan::{PlanLimits, need_bytes, usable_bytes};
+use crate::plan::{PlanLimits, member_bytes, need_bytes, usable_bytes};
+use crate::replica::Member;
 use crate::state::State;
-use ollamamax_proto::WorkerId;
+use ollamamax_proto::{AssignmentId, WorkerId};
 use std::collections::BTreeMap;
 
 pub(super) fn check(state: &State) -> Vec<String> {
     let mut taken: BTreeMap<WorkerId, u64> = BTreeMap::new();
+    let mut shares: BTreeMap<AssignmentId, (u32, u32)> = BTreeMap::new();
+    for replica in state.replicas.values() {
+        let heads = replica.heads();
+        let share = |m: &Member| (m.assignment, (m.end_head.saturating_sub(m.first_head), heads));
+        shares.extend(replica.members.iter().map(share));
+    }
     for placement in state.placements.values() {
         let assignment = &placement.assignment;
         let Some(model) = state.models.get(&assignment.model) else { continue };
-        let bytes = need_bytes(
-            &model.version,
-            &assignment.stage,
-            assignment.context_length,
-            assignment.sequences_max,
-        );
+        let bytes = match shares.get(&assignment.id) {
+            Some(share) => member_bytes(&model.version, assignment, *share),
+            None => need_bytes(
+                &model.version,
+                &assignment.stage,
+                assignment.context_length,
+                assignment.sequences_max,
+            ),
+        };
         let sum = taken.entry(placement.worker).or_default();
         *sum = sum.saturating_add(bytes);
     }

@@ -9,6 +9,10 @@ pub(super) fn check(state: &State) -> Vec<String> {
         ("models", state.models.len(), limits::MODELS_COUNT),
         ("workers", state.workers.len(), limits::WORKERS_COUNT),
         ("placements", state.placements.len(), limits::PLACEMENTS_COUNT),
+        ("replicas", state.replicas.len(), limits::PLACEMENTS_COUNT),
+        ("deployments", state.deployments.len(), limits::MODELS_COUNT),
+        ("orders", state.orders.len(), limits::WORKERS_COUNT),
+        ("migrations", state.migrations.len(), limits::MIGRATIONS_COUNT),
         ("checkpoints", state.checkpoints.len(), limits::CHECKPOINTS_COUNT),
     ];
     let tables = tables.into_iter().filter(|(_, count, limit)| count > limit);

@@ -1,15 +1,22 @@
 //! What a placement takes: weights plus the KV cache of all its sequences. Everything saturates: a
 //! lying model is too big.
 
+use super::partition::Load;
 use ollamamax_proto::limits;
 use ollamamax_proto::model::ModelVersion;
-use ollamamax_proto::placement::{Device, Stage};
+use ollamamax_proto::placement::{Assignment, Device, Stage};
 
 /// Bytes of weights and KV cache that `stage` of `version` takes with `sequences` of `context`
 /// tokens each.
 pub fn need_bytes(version: &ModelVersion, stage: &Stage, context: u32, sequences: u32) -> u64 {
     weight_bytes(version, stage)
         .saturating_add(kv_bytes(version, stage, context).saturating_mul(u64::from(sequences)))
+}
+
+/// Bytes that a member of a replica takes: its layers, and of these its share of the key-value heads, as (its, all).
+pub fn member_bytes(version: &ModelVersion, assignment: &Assignment, share: (u32, u32)) -> u64 {
+    let Assignment { stage, context_length, sequences_max, .. } = assignment;
+    Load::new(version, *context_length, *sequences_max).part_bytes(stage, share)
 }
 
 /// Bytes of KV cache that one sequence of `context` tokens takes in `stage`, in whole blocks.

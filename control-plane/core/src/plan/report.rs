@@ -1,8 +1,11 @@
 //! Why the plan does not do more, for the people who wait.
 
 use super::PlanLimits;
+use super::partition::{Map, Misfit, Other};
+use super::rings::{Held, Planned};
 use super::room::Room;
 use super::view::View;
+use crate::record::Placement;
 use ollamamax_proto::placement::{Phase, WorkerStatus};
 use ollamamax_proto::{Millis, ModelName, WorkerId};
 use std::fmt;
@@ -48,10 +51,21 @@ pub enum Note {
         /// Tokens wanted.
         wanted: u32,
     },
+    /// A replica that is cut over several workers, and what else it could have been.
+    Split {
+        /// Which model.
+        model: ModelName,
+        /// How, by whom and with which promise.
+        map: Map,
+        /// Sequences it runs at once.
+        sequences: u32,
+        /// What was not taken.
+        others: Vec<Other>,
+    },
 }
 
 /// What a replica waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Why {
     /// No worker is ready.
     NoReadyWorker,
@@ -72,11 +86,27 @@ pub enum Why {
         /// What the emptiest worker open to it has left.
         free_bytes: u64,
     },
+    /// It cannot be split as wanted, or nowhere.
+    Misfit(Misfit),
+}
+
+impl Note {
+    /// Which model it is about.
+    pub fn model(&self) -> &ModelName {
+        match self {
+            Self::Waits { model, .. }
+            | Self::Failed { model, .. }
+            | Self::Leaves { model, .. }
+            | Self::Short { model, .. }
+            | Self::Split { model, .. } => model,
+        }
+    }
 }
 
 pub(super) fn notes(
     view: &View<'_>,
     chosen_count: usize,
+    misfit: Option<&Misfit>,
     room: &Room,
     limits: &PlanLimits,
 ) -> Vec<Note> {
@@ -84,7 +114,11 @@ pub(super) fn notes(
     let mut notes = Vec::new();
     let replicas = view.missing().saturating_sub(chosen_count);
     if replicas > 0 {
-        notes.push(Note::Waits { model: model.clone(), replicas, why: why(view, room, limits) });
+        let why = match misfit {
+            Some(misfit) => Why::Misfit(misfit.clone()),
+            None => why(view, room, limits),
+        };
+        notes.push(Note::Waits { model: model.clone(), replicas, why });
     }
     for placement in &view.cooling {
         let reason = match &placement.phase {
@@ -95,12 +129,23 @@ pub(super) fn notes(
         let worker = placement.worker;
         notes.push(Note::Failed { model: model.clone(), worker, reason, retry_at });
     }
-    let successor_comes = chosen_count > 0 || !view.serving.is_empty() || !view.small.is_empty();
-    if successor_comes && !view.has_ready() {
+    for (worker, since, reason) in view.rings.cooling.iter().flat_map(|held| &held.failed) {
+        let (worker, reason) = (*worker, reason.clone());
+        let retry_at = since.plus(limits.retry_ms);
+        notes.push(Note::Failed { model: model.clone(), worker, reason, retry_at });
+    }
+    if view.successor_comes(chosen_count) && !view.has_ready() {
         let leaves = |worker| Note::Leaves { model: model.clone(), worker };
         notes.extend(view.leaving.iter().map(|placement| leaves(placement.worker)));
+        let rings = view.rings.leaving.iter().flat_map(|held: &Held<'_>| &held.taken);
+        let draining = |worker: &WorkerId| {
+            room.seats.get(worker).is_some_and(|seat| seat.status == WorkerStatus::Draining)
+        };
+        let rings = rings.filter(|(worker, _)| draining(worker));
+        notes.extend(rings.map(|(worker, _)| leaves(*worker)));
     }
-    notes.extend(view.small.iter().map(|placement| Note::Short {
+    let short = |p: &&&Placement| p.assignment.context_length < view.context;
+    notes.extend(view.small.iter().filter(short).map(|placement| Note::Short {
         model: model.clone(),
         worker: placement.worker,
         holds: placement.assignment.context_length,
@@ -109,13 +154,23 @@ pub(super) fn notes(
     notes
 }
 
+/// What a replica of several stages is, and what it could have been.
+pub(super) fn split(planned: &Planned, view: &View<'_>) -> Note {
+    Note::Split {
+        model: view.name().clone(),
+        map: planned.choice.map.clone(),
+        sequences: planned.sequences,
+        others: planned.choice.others.clone(),
+    }
+}
+
 fn why(view: &View<'_>, room: &Room, limits: &PlanLimits) -> Why {
     let ready = room.ready_count();
     if ready == 0 {
         return Why::NoReadyWorker;
     }
-    let open = room.seats.values().filter(|seat| seat.is_open_to(view.name()));
-    if let Some(free_bytes) = open.map(|seat| seat.free_bytes()).max() {
+    let open = room.seats.iter().filter(|(id, seat)| view.may_use(**id, seat));
+    if let Some(free_bytes) = open.map(|(_, seat)| seat.free_bytes()).max() {
         return Why::Memory { needs_bytes: view.least_bytes, free_bytes };
     }
     let is_ready = |worker: &WorkerId| {
@@ -140,6 +195,16 @@ impl fmt::Display for Note {
             Self::Leaves { model, worker } => {
                 write!(f, "{model}: draining worker `{worker}` keeps it until its successor serves")
             }
+            Self::Split { model, map, sequences, others } => {
+                write!(f, "{model}: {map}, {sequences} sequences")?;
+                for Other { form, map } in others {
+                    match map {
+                        Ok(map) => write!(f, "; not {map}")?,
+                        Err(misfit) => write!(f, "; not {form}: {misfit}")?,
+                    }
+                }
+                Ok(())
+            }
             Self::Short { model, worker, holds, wanted } => {
                 write!(f, "{model}: worker `{worker}` holds {holds} tokens, {wanted} are wanted")
             }
@@ -154,6 +219,7 @@ impl fmt::Display for Why {
             Self::TooFewWorkers { ready } => {
                 write!(f, "each of the {ready} ready workers holds it already")
             }
+            Self::Misfit(misfit) => write!(f, "{misfit}"),
             Self::CoolingDown { .. } => f.write_str("every worker left has just failed to load it"),
             Self::Memory { needs_bytes, free_bytes } => {
                 let short = needs_bytes.saturating_sub(*free_bytes);

@@ -1,7 +1,7 @@
 //! The workers as the plan fills them.
 
 use super::memory::{need_bytes, usable_bytes};
-use super::{Observed, PlanLimits};
+use super::{Observed, PlanLimits, rings};
 use crate::record::Placement;
 use crate::state::State;
 use ollamamax_proto::model::ModelVersion;
@@ -17,6 +17,12 @@ pub(super) struct Seat {
     pub(super) taken_bytes: u64,
     pub(super) placements: u32,
     pub(super) busy: u32,
+    /// As operators set them.
+    pub(super) labels: BTreeMap<String, String>,
+    /// Nanoseconds it takes to read a MiB of weights.
+    pub(super) ns_per_mib: u64,
+    /// Which host it is on.
+    pub(super) place: u32,
     /// Models it holds, or is left alone with after a failure.
     pub(super) models: BTreeSet<ModelName>,
 }
@@ -24,11 +30,6 @@ pub(super) struct Seat {
 impl Seat {
     pub(super) fn free_bytes(&self) -> u64 {
         self.usable_bytes.saturating_sub(self.taken_bytes)
-    }
-
-    /// Whether it can be given `model`, memory aside.
-    pub(super) fn is_open_to(&self, model: &ModelName) -> bool {
-        self.status == WorkerStatus::Ready && !self.models.contains(model)
     }
 }
 
@@ -39,12 +40,22 @@ pub(super) struct Room {
 
 impl Room {
     pub(super) fn new(state: &State, observed: &Observed, limits: &PlanLimits) -> Self {
+        let places = rings::places(state);
+        let place = |address: &str| {
+            let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+            places.get(host).copied().unwrap_or(0)
+        };
+        let labels =
+            |worker: &WorkerId| state.orders.get(worker).map(|orders| orders.labels.clone());
         let seat = |worker: &crate::record::WorkerRecord| Seat {
             status: worker.status,
             usable_bytes: usable_bytes(&worker.device, limits.headroom_percent),
             taken_bytes: 0,
             placements: 0,
             busy: observed.busy.get(&worker.id).copied().unwrap_or(0),
+            labels: labels(&worker.id).unwrap_or_default(),
+            ns_per_mib: rings::speed(observed, worker),
+            place: place(&worker.address),
             models: BTreeSet::new(),
         };
         Self { seats: state.workers.values().map(|worker| (worker.id, seat(worker))).collect() }

@@ -35,6 +35,7 @@ pub(super) struct Choice {
 }
 
 /// Places what can be placed, in the order of `missing`.
+/// A model that moves goes where it shall go, if it can.
 pub(super) fn place(views: &[View<'_>], missing: &[Missing], room: &mut Room) -> Vec<Choice> {
     let mut chosen = Vec::new();
     for &Missing { view: index, first } in missing {
@@ -51,12 +52,12 @@ fn best(view: &View<'_>, room: &Room) -> Option<Score> {
     let open = room
         .seats
         .iter()
-        .filter(|(_, seat)| seat.is_open_to(view.name()) && seat.free_bytes() >= view.least_bytes);
+        .filter(|(id, seat)| view.may_use(**id, seat) && seat.free_bytes() >= view.least_bytes);
     open.map(|(worker, seat)| Score {
         placements: seat.placements,
         free_bytes: Reverse(seat.free_bytes()),
         busy: seat.busy,
         worker: *worker,
     })
-    .min()
+    .min_by_key(|score| (view.target() != Some(score.worker), *score))
 }

@@ -87,7 +87,7 @@ impl Search<'_> {
                 .iter()
                 .filter(|(worker, seat)| {
                     above.is_none_or(|above| **worker > above)
-                        && seat.is_open_to(view.name())
+                        && view.may_use(**worker, seat)
                         && seat.free_bytes() >= view.least_bytes
                 })
                 .map(|(worker, _)| *worker)

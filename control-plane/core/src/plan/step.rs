@@ -7,8 +7,23 @@ use super::room::{Room, held_bytes};
 use super::score::{Choice, Missing};
 use super::view::View;
 use crate::command::PlanStep;
-use ollamamax_proto::placement::{Assignment, Phase, Stage, WorkerStatus};
-use ollamamax_proto::{AssignmentId, Generation};
+use ollamamax_proto::placement::{Assignment, Stage, WorkerStatus};
+use ollamamax_proto::{AssignmentId, Generation, ReplicaId};
+
+/// What goes.
+#[derive(Default)]
+pub(super) struct Drops {
+    pub(super) placements: Vec<AssignmentId>,
+    pub(super) rings: Vec<ReplicaId>,
+}
+
+impl Drops {
+    pub(super) fn steps(self) -> impl Iterator<Item = PlanStep> {
+        let rings = self.rings.into_iter().map(|id| PlanStep::RemoveReplica { id });
+        let placements = self.placements.into_iter().map(|id| PlanStep::Unassign { id });
+        placements.chain(rings)
+    }
+}
 
 /// The replicas to place, in the order of [`View::turn`]; no more of one model than there are
 /// workers.
@@ -17,9 +32,9 @@ pub(super) fn missing(views: &[View<'_>], ready_count: usize) -> Vec<Missing> {
         .iter()
         .enumerate()
         .flat_map(|(index, view)| {
-            let count = view.missing().min(ready_count);
+            let count = view.missing_whole().min(ready_count);
             (0..count).map(move |nth| {
-                let first = nth == 0 && view.serving.is_empty();
+                let first = nth == 0 && view.serving_count() == 0;
                 (view.turn(nth), Missing { view: index, first })
             })
         })
@@ -33,18 +48,20 @@ pub(super) fn missing(views: &[View<'_>], ready_count: usize) -> Vec<Missing> {
 pub(super) fn replace_in_place(
     views: &mut [View<'_>],
     chosen: &mut Vec<Choice>,
-    drops: &mut Vec<AssignmentId>,
+    drops: &mut Drops,
     room: &mut Room,
 ) {
     for (index, view) in views.iter_mut().enumerate() {
         let placed = chosen.iter().filter(|choice| choice.view == index).count();
-        let settled = view.serving.iter().all(|placement| placement.phase == Phase::Ready);
-        if placed > 0 || view.missing() == 0 || !settled {
+        if placed > 0 || view.missing_whole() == 0 || !view.is_settled() {
             continue;
         }
         let version = &view.record.version;
         let fits = view.small.iter().position(|old| {
             room.seats.get(&old.worker).is_some_and(|seat| {
+                if !view.wish.allows(&seat.labels) {
+                    return false;
+                }
                 let without = seat.taken_bytes.saturating_sub(held_bytes(version, old));
                 seat.status == WorkerStatus::Ready
                     && without.saturating_add(view.least_bytes) <= seat.usable_bytes
@@ -52,7 +69,7 @@ pub(super) fn replace_in_place(
         });
         let Some(position) = fits else { continue };
         let old = view.small.remove(position);
-        drops.push(old.assignment.id);
+        drops.placements.push(old.assignment.id);
         room.give_back(old.worker, &view.record.name, held_bytes(&view.record.version, old));
         room.take(old.worker, &view.record.name, view.least_bytes);
         chosen.push(Choice { view: index, first: view.serving.is_empty(), worker: old.worker });
@@ -61,14 +78,14 @@ pub(super) fn replace_in_place(
 
 /// Placements that wait for a successor go when one serves; on a draining worker also when none can
 /// be had.
-pub(super) fn let_go(view: &View<'_>, chosen_count: usize, drops: &mut Vec<AssignmentId>) {
-    let ready = view.serving.iter().filter(|placement| placement.phase == Phase::Ready).count();
-    if ready > 0 && view.missing() == 0 && ready == view.serving.len() {
-        drops.extend(view.small.iter().map(|placement| placement.assignment.id));
+pub(super) fn let_go(view: &View<'_>, chosen_count: usize, drops: &mut Drops) {
+    if view.serving_count() > 0 && view.missing() == 0 && view.is_settled() {
+        drops.placements.extend(view.small.iter().map(|placement| placement.assignment.id));
+        drops.rings.extend(view.rings.old.iter().map(|held| held.record.id));
     }
-    let successor_comes = chosen_count > 0 || !view.serving.is_empty() || !view.small.is_empty();
-    if view.has_ready() || !successor_comes {
-        drops.extend(view.leaving.iter().map(|placement| placement.assignment.id));
+    if view.has_ready() || !view.successor_comes(chosen_count) {
+        drops.placements.extend(view.leaving.iter().map(|placement| placement.assignment.id));
+        drops.rings.extend(view.rings.leaving.iter().map(|held| held.record.id));
     }
 }
 

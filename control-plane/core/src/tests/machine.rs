@@ -3,9 +3,10 @@
 
 use crate::codec::{decode_changes, decode_command, encode_changes, encode_command};
 use crate::command::{Command, Entry, PlanStep, Transition};
+use crate::deployment::{Deployment, Strategy as Spread};
 use crate::plan::{Observed, PlanLimits, plan};
 use crate::record::{Demand, Lifetime};
-use crate::testing::{World, bootstrap, config, demand, name, register, version};
+use crate::testing::{World, bootstrap, config, cuttable, demand, name, register, version};
 use crate::{Change, Outcome, State, apply, decide, invariant, table};
 use ollamamax_proto::placement::{Phase, WorkerStatus};
 use ollamamax_proto::{AssignmentId, Generation, Incarnation, Millis, NodeId, Revision, WorkerId};
@@ -63,9 +64,9 @@ fn nodes() -> impl Strategy<Value = Command> {
 fn models() -> impl Strategy<Value = Command> {
     let wish = (model(), 0..4u32, -1..2_000i64, 0..100u32);
     prop_oneof![
-        3 => (model(), 1..6u64).prop_map(|(model, size)| Command::PutModel {
+        3 => (model(), 1..6u64, any::<bool>()).prop_map(|(model, size, heads)| Command::PutModel {
             name: name(&model),
-            version: Box::new(version(size * 100)),
+            version: Box::new(if heads { cuttable(size * 100) } else { version(size * 100) }),
         }),
         1 => (model(), model()).prop_map(|(source, destination)| Command::CopyModel {
             source: name(&source),
@@ -128,8 +129,39 @@ fn others() -> impl Strategy<Value = Command> {
     ]
 }
 
+fn operators() -> impl Strategy<Value = Command> {
+    let worker = || (1..5u128).prop_map(WorkerId);
+    let labels = prop::option::of(0..2u8).prop_map(|value| {
+        BTreeMap::from([("zone".to_owned(), value.map(|value| format!("z{value}")))])
+    });
+    prop_oneof![
+        4 => (model(), 0..5usize, 0..4u32, 0..3u32, (1..3u32, 0..2u32), 0..6u8).prop_map(
+            |(model, strategy, stages, shards, (min, more), zone)| {
+                let labels = (zone < 2).then(|| ("zone".to_owned(), format!("z{zone}")));
+                let deployment = Deployment {
+                    strategy: Spread::ALL[strategy],
+                    stages,
+                    shards,
+                    replicas_min: min,
+                    replicas_max: min + more,
+                    labels: labels.into_iter().collect(),
+                    ..Deployment::of(name(&model))
+                };
+                Command::Deploy { deployment: Box::new(deployment), demand: demand(&model, min) }
+            }
+        ),
+        1 => model().prop_map(|model| Command::ClearDeployment { name: name(&model) }),
+        2 => (worker(), labels).prop_map(|(id, labels)| Command::LabelWorker { id, labels }),
+        1 => worker().prop_map(|id| Command::DrainWorker { id, reason: "repair".into() }),
+        2 => worker().prop_map(|id| Command::ResumeWorker { id }),
+        2 => (model(), worker(), worker())
+            .prop_map(|(model, from, to)| Command::MigrateModel { name: name(&model), from, to }),
+    ]
+}
+
 pub(super) fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
+        3 => operators().prop_map(Op::Ask),
         1 => nodes().prop_map(Op::Ask),
         3 => models().prop_map(Op::Ask),
         3 => workers().prop_map(Op::Ask),

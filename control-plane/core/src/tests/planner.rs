@@ -3,6 +3,7 @@
 
 use super::machine::{history, resolve};
 use crate::command::{Command, PlanStep};
+use crate::deployment::Strategy as Strategy_;
 use crate::plan::{Note, Observed, Plan, PlanLimits, plan};
 use crate::record::Demand;
 use crate::testing::{World, config, demand, register};
@@ -34,7 +35,7 @@ fn replicas_spread_over_the_emptiest_workers() {
 fn a_busy_worker_comes_after_its_equal() {
     let mut world = World::with(&[1_000, 1_000], &[100]);
     world.demand("m0", 1);
-    let observed = Observed { busy: [(WorkerId(1), 3)].into() };
+    let observed = Observed { busy: [(WorkerId(1), 3)].into(), ..Observed::default() };
     let plan = plan(&world.state, &observed, &PlanLimits::default(), world.now);
     assert!(matches!(plan.steps[..], [PlanStep::Assign { worker: WorkerId(2), .. }]));
 }
@@ -234,6 +235,10 @@ proptest! {
         let mut world = World::with(&memories, &weights);
         for (nth, (_, replicas)) in wants.iter().enumerate() {
             world.demand(&format!("m{nth}"), *replicas);
+            world.deploy(&format!("m{nth}"), |deployment| {
+                deployment.strategy = Strategy_::Data;
+                deployment.replicas_max = *replicas;
+            });
         }
         world.plan();
         let placements = &world.state.placements;
@@ -282,13 +287,27 @@ proptest! {
         }
         let plan = plan_of(&world.state, world.now);
         prop_assert_eq!(&plan.steps, &vec![]);
-        for demand in world.state.demands.values().filter(|demand| demand.is_live(world.now)) {
+        let plain = |demand: &&Demand| {
+            demand.is_live(world.now) && !world.state.deployments.contains_key(&demand.model)
+        };
+        for demand in world.state.demands.values().filter(plain) {
+            let rings = world.state.replicas.values().filter(|replica| {
+                replica.model == demand.model
+                    && replica.placements(&world.state).all(|placement| {
+                        let status = world.state.workers[&placement.worker].status;
+                        placement.phase == Phase::Ready
+                            && matches!(status, WorkerStatus::Ready | WorkerStatus::Suspect)
+                            && placement.assignment.context_length
+                                >= demand.context_length.min(64)
+                    })
+            });
             let held = world.state.placements.values().filter(|placement| {
                 let counts = matches!(
                     world.state.workers[&placement.worker].status,
                     WorkerStatus::Ready | WorkerStatus::Suspect
                 );
-                placement.assignment.model == demand.model
+                world.state.replica_of(placement.assignment.id).is_none()
+                    && placement.assignment.model == demand.model
                     && placement.phase == Phase::Ready
                     && placement.assignment.context_length >= demand.context_length.min(64)
                     && counts
@@ -297,7 +316,7 @@ proptest! {
                 Note::Waits { model, replicas, .. } if *model == demand.model => Some(*replicas),
                 _ => None,
             }).sum();
-            prop_assert_eq!(held.count() + waits, demand.replicas as usize);
+            prop_assert_eq!(held.count() + rings.count() + waits, demand.replicas as usize);
         }
     }
 }
@@ -306,6 +325,13 @@ fn check_plan(state: &State, plan: &Plan, now: Millis) {
     let mut assigned = false;
     for step in &plan.steps {
         match step {
+            PlanStep::RemoveReplica { id } => {
+                assert!(!assigned && state.replicas.contains_key(id));
+            }
+            PlanStep::AddReplica { replica } => {
+                assigned = true;
+                assert!(state.demands[&replica.model].is_live(now));
+            }
             PlanStep::Unassign { id } => {
                 assert!(!assigned, "something is taken away after something was given");
                 assert!(state.placements.contains_key(id));

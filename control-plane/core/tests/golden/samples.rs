@@ -4,13 +4,17 @@ use ollamamax_core::Rejection;
 use ollamamax_core::change::{Change, Counters};
 use ollamamax_core::codec;
 use ollamamax_core::command::{Command, Outcome, PlanStep, Transition};
+use ollamamax_core::deployment::{Deployment, Policy, Strategy};
+use ollamamax_core::orders::{Migration, WorkerOrders};
 use ollamamax_core::record::{
     Checkpoint, ClusterRecord, Demand, Lifetime, ModelRecord, NodeRecord, Placement, WorkerRecord,
 };
+use ollamamax_core::replica::{Member, NewMember, NewReplica, ReplicaRecord};
 use ollamamax_proto::model::{ModelFacts, ModelVersion, SeedMessage};
-use ollamamax_proto::placement::{Assignment, Device, Phase, Stage, WorkerStatus};
+use ollamamax_proto::placement::{Activations, Assignment, Device, Phase, Stage, WorkerStatus};
 use ollamamax_proto::{
-    AssignmentId, Digest, Generation, Incarnation, Millis, ModelName, NodeId, Revision, WorkerId,
+    AssignmentId, Digest, Generation, Incarnation, Millis, ModelName, NodeId, ReplicaId, Revision,
+    WorkerId,
 };
 use std::collections::BTreeMap;
 
@@ -80,6 +84,22 @@ fn device() -> Device {
 }
 
 const WORKER: WorkerId = WorkerId(0xabcd);
+fn deployment(strategy: Strategy, policy: Policy) -> Deployment {
+    Deployment {
+        model: name(),
+        strategy,
+        stages: 2,
+        shards: 4,
+        replicas_min: 1,
+        replicas_max: 3,
+        activations: Activations::Bf16,
+        steps_in_flight: 5,
+        balancing: "latency".into(),
+        labels: BTreeMap::from([("zone".to_owned(), "a".to_owned())]),
+        policy,
+    }
+}
+
 const LIFE: Incarnation = Incarnation(1_700_000_000_000);
 const STATUSES: [WorkerStatus; 4] =
     [WorkerStatus::Ready, WorkerStatus::Suspect, WorkerStatus::Down, WorkerStatus::Draining];
@@ -132,6 +152,43 @@ pub(super) fn commands() -> Vec<Command> {
         C::PutCheckpoint { name: "job".into(), value: vec![1, 2], expected: Some(Revision(3)) },
         C::DeleteCheckpoint { name: "job".into(), expected: None },
     ];
+    all.extend(Strategy::ALL.map(|strategy| C::Deploy {
+        deployment: Box::new(deployment(strategy, Policy::Throughput)),
+        demand: demand(Lifetime::Forever),
+    }));
+    all.extend([
+        C::ClearDeployment { name: name() },
+        C::LabelWorker {
+            id: WORKER,
+            labels: BTreeMap::from([
+                ("zone".to_owned(), Some("a".to_owned())),
+                ("rack".to_owned(), None),
+            ]),
+        },
+        C::DrainWorker { id: WORKER, reason: "r".into() },
+        C::ResumeWorker { id: WORKER },
+        C::MigrateModel { name: name(), from: WORKER, to: WorkerId(1) },
+        C::ApplyPlan {
+            base: Revision(6),
+            steps: vec![
+                PlanStep::RemoveReplica { id: ReplicaId(9) },
+                PlanStep::AddReplica {
+                    replica: Box::new(NewReplica {
+                        model: name(),
+                        strategy: Strategy::Tensor,
+                        activations: Activations::F32,
+                        steps_in_flight: 2,
+                        members: vec![NewMember {
+                            worker: WORKER,
+                            assignment: assignment(),
+                            first_head: 1,
+                            end_head: 3,
+                        }],
+                    }),
+                },
+            ],
+        },
+    ]);
     all.extend(STATUSES.map(|status| C::SetWorkerStatus {
         id: WORKER,
         incarnation: LIFE,
@@ -193,6 +250,27 @@ pub(super) fn changes() -> Vec<Change> {
             last_generation: 8,
         }),
     ];
+    all.extend([
+        C::DeploymentPut(Box::new(deployment(Strategy::Pipeline, Policy::Latency))),
+        C::DeploymentRemoved(name()),
+        C::OrdersPut(WorkerOrders {
+            worker: WORKER,
+            labels: BTreeMap::from([("zone".to_owned(), "a".to_owned())]),
+            drained: Some("r".into()),
+        }),
+        C::OrdersRemoved(WORKER),
+        C::ReplicaPut(Box::new(ReplicaRecord {
+            id: ReplicaId(9),
+            model: name(),
+            strategy: Strategy::Layer,
+            activations: Activations::Bf16,
+            steps_in_flight: 2,
+            members: vec![Member { assignment: AssignmentId(7), first_head: 0, end_head: 8 }],
+        })),
+        C::ReplicaRemoved(ReplicaId(9)),
+        C::MigrationPut(Migration { model: name(), from: WORKER, to: WorkerId(1) }),
+        C::MigrationRemoved(name()),
+    ]);
     all.extend(phases().map(|phase| {
         C::PlacementPut(Placement {
             assignment: assignment(),
@@ -224,6 +302,7 @@ pub(super) fn replies() -> Vec<codec::Reply> {
         R::CheckpointMoved { name: text(), expected: Revision(1), current: Revision(2) },
         R::OverLimit { what: text(), limit: 3 },
         R::Invalid { field: text(), reason: text() },
+        R::UnknownReplica(ReplicaId(9)),
     ];
     let mut all = vec![
         Ok(Outcome::Done { changed: true, revision }),

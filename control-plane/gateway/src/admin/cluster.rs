@@ -54,27 +54,32 @@ pub(crate) async fn list_workers(State(gateway): State<Arc<Gateway>>) -> Respons
 }
 
 fn workers(gateway: &Gateway, state: &Snapshot) -> Vec<Value> {
-    let worker = |worker: &WorkerRecord| {
-        let held = state.placements.values().filter(|placement| placement.worker == worker.id);
-        let models: Vec<_> = held.map(|placement| placement.assignment.model.to_string()).collect();
-        json!({
-            "id": worker.id,
-            "name": worker.name,
-            "status": worker.status,
-            "reason": worker.reason,
-            "device": worker.device.kind,
-            "device_name": worker.device.name,
-            "memory_bytes": worker.device.memory_bytes,
-            "threads": worker.device.threads,
-            "address": worker.address,
-            "pid": worker.pid,
-            "incarnation": worker.incarnation,
-            "since": worker.since,
-            "models": models,
-            "outstanding_tokens": gateway.workers.outstanding_tokens(worker.id),
-        })
-    };
-    state.workers.values().map(worker).collect()
+    state.workers.values().map(|record| worker(gateway, state, record)).collect()
+}
+
+/// A worker with the models it holds and what operators say of it.
+pub(super) fn worker(gateway: &Gateway, state: &Snapshot, worker: &WorkerRecord) -> Value {
+    let held = state.placements.values().filter(|placement| placement.worker == worker.id);
+    let models: Vec<_> = held.map(|placement| placement.assignment.model.to_string()).collect();
+    let orders = state.orders.get(&worker.id);
+    json!({
+        "id": worker.id,
+        "name": worker.name,
+        "status": worker.status,
+        "reason": worker.reason,
+        "device": worker.device.kind,
+        "device_name": worker.device.name,
+        "memory_bytes": worker.device.memory_bytes,
+        "threads": worker.device.threads,
+        "address": worker.address,
+        "pid": worker.pid,
+        "incarnation": worker.incarnation,
+        "since": worker.since,
+        "models": models,
+        "labels": orders.map(|orders| orders.labels.clone()).unwrap_or_default(),
+        "drained": orders.and_then(|orders| orders.drained.as_deref()),
+        "outstanding_tokens": gateway.workers.outstanding_tokens(worker.id),
+    })
 }
 
 #[derive(Debug, Deserialize)]

@@ -3,3 +3,7 @@
 pub mod checkpoints;
 pub mod cluster;
 pub mod models;
+pub mod placement;
+mod shape;
+mod trial;
+pub mod workers;

@@ -1,5 +1,6 @@
-//! `POST /admin/v1/models/{name}/deploy`: a model on so many workers, for so long.
+//! `/admin/v1/models/{name}/...`: a model deployed so, on so many workers, for so long; and moved.
 
+use super::{shape, trial, workers};
 use crate::error::{Failure, Problem};
 use crate::keep_alive::KeepAlive;
 use crate::{Gateway, body, names, stream};
@@ -7,36 +8,126 @@ use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use ollamamax_core::Command;
-use ollamamax_core::record::{Demand, Lifetime};
+use ollamamax_core::deployment::{Deployment, Policy, Strategy};
+use ollamamax_core::record::{Demand, Lifetime, ModelRecord};
+use ollamamax_proto::placement::Activations;
 use ollamamax_proto::{Millis, limits};
 use serde::Deserialize;
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::sync::Arc;
+
+/// The names of the ways to spread requests over replicas.
+const BALANCINGS: [&str; 5] = ["round-robin", "weighted", "least-tokens", "latency", "prefix"];
 
 #[derive(Debug, Deserialize)]
 struct Deploy {
     #[serde(default)]
     replicas: Option<u32>,
+    #[serde(default)]
+    replicas_max: Option<u32>,
     /// Forever when absent: who deploys wants it to stay.
     #[serde(default)]
     keep_alive: Option<KeepAlive>,
     #[serde(default)]
     context_length: Option<u32>,
+    #[serde(default)]
+    strategy: Option<String>,
+    #[serde(default)]
+    stages: Option<u32>,
+    #[serde(default)]
+    shards: Option<u32>,
+    #[serde(default)]
+    activations: Option<Activations>,
+    #[serde(default)]
+    steps_in_flight: Option<u32>,
+    #[serde(default)]
+    balancing: Option<String>,
+    #[serde(default)]
+    labels: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    policy: Option<Policy>,
 }
 
-/// The handler; `wait` for the load is the client's business (`cluster` shows the phase). Names may hold slashes, so the
-/// whole rest of the path is taken and must end in `/deploy`.
-pub(crate) async fn deploy(
+impl Deploy {
+    /// Whether it says how the model is spread, and not only on how many workers.
+    fn spreads(&self) -> bool {
+        self.strategy.is_some()
+            || self.replicas_max.is_some()
+            || self.stages.is_some()
+            || self.shards.is_some()
+            || self.activations.is_some()
+            || self.steps_in_flight.is_some()
+            || self.balancing.is_some()
+            || self.labels.is_some()
+            || self.policy.is_some()
+    }
+
+    fn deployment(&self, model: &ModelRecord, replicas: u32) -> Result<Deployment, Failure> {
+        let strategy = self.strategy.as_deref().map(str::parse).transpose();
+        let strategy = strategy.map_err(|text: String| Failure::invalid(text))?;
+        let balancing = self.balancing.clone().unwrap_or_default();
+        if !balancing.is_empty() && !BALANCINGS.contains(&balancing.as_str()) {
+            let known = BALANCINGS.join("`, `");
+            let text = format!("`balancing` is `{balancing}`, expected one of `{known}`");
+            return Err(Failure::invalid(text));
+        }
+        let shape = match (self.stages, self.shards) {
+            (_, Some(_)) => Strategy::Tensor,
+            (Some(_), None) => Strategy::Pipeline,
+            (None, None) => Strategy::Auto,
+        };
+        Ok(Deployment {
+            strategy: strategy.unwrap_or(shape),
+            stages: self.stages.unwrap_or(0),
+            shards: self.shards.unwrap_or(0),
+            replicas_min: replicas,
+            replicas_max: self.replicas_max.unwrap_or(replicas),
+            activations: self.activations.unwrap_or_default(),
+            steps_in_flight: self.steps_in_flight.unwrap_or(0),
+            balancing,
+            labels: self.labels.clone().unwrap_or_default(),
+            policy: self.policy.unwrap_or_default(),
+            ..Deployment::of(model.name.clone())
+        })
+    }
+}
+
+/// `POST /admin/v1/models/{name}/deploy` and `.../migrate`. Names may hold slashes, so the whole rest of the path is taken.
+pub(crate) async fn post(
     State(gateway): State<Arc<Gateway>>,
     Path(rest): Path<String>,
     body: Body,
 ) -> Result<Response, Problem> {
+    if let Some(name) = rest.strip_suffix("/deploy") {
+        return deploy(&gateway, name, body).await;
+    }
+    let name = rest.strip_suffix("/migrate").ok_or(Failure::NoPath)?;
+    migrate(&gateway, name, body).await
+}
+
+/// `DELETE /admin/v1/models/{name}/deploy`: nobody says any more how it is spread; it stays loaded.
+pub(crate) async fn clear(
+    State(gateway): State<Arc<Gateway>>,
+    Path(rest): Path<String>,
+) -> Result<Response, Problem> {
     let name = rest.strip_suffix("/deploy").ok_or(Failure::NoPath)?;
+    let name = names::resolve(&gateway.control.state(), name)?.name;
+    let command = Command::ClearDeployment { name: name.clone() };
+    let revision = gateway.control.propose(command).await?.revision();
+    Ok(stream::plain_json(&json!({"model": name, "revision": revision})))
+}
+
+/// `wait` for the load is the client's business (`cluster` shows the phase). What could not serve is refused with the
+/// reason, and then nothing has changed.
+async fn deploy(gateway: &Gateway, name: &str, body: Body) -> Result<Response, Problem> {
     let bytes = body::read(body, gateway.config.body_bytes).await?;
     let empty = bytes.iter().all(u8::is_ascii_whitespace);
     let deploy: Deploy = body::parse(if empty { b"{}" } else { &bytes })?;
-    let model = names::resolve(&gateway.control.state(), name)?;
-    let replicas = deploy.replicas.unwrap_or(gateway.config.replicas);
+    let state = gateway.control.state();
+    let model = names::resolve(&state, name)?;
+    let usual = if deploy.spreads() { 1 } else { gateway.config.replicas };
+    let replicas = deploy.replicas.unwrap_or(usual);
     if replicas == 0 || replicas > limits::REPLICAS_COUNT {
         let limit = limits::REPLICAS_COUNT;
         return Err(
@@ -59,11 +150,41 @@ pub(crate) async fn deploy(
         context_length: deploy.context_length.unwrap_or(0),
         keep_alive_ms: keep_alive.0,
     };
-    let outcome = gateway.control.propose(Command::DemandModel { demand }).await?;
-    let revision = outcome.revision();
+    if !deploy.spreads() {
+        let outcome = gateway.control.propose(Command::DemandModel { demand }).await?;
+        return Ok(stream::plain_json(&json!({
+            "model": model.name,
+            "replicas": replicas,
+            "revision": outcome.revision(),
+        })));
+    }
+    let deployment = deploy.deployment(&model, replicas)?;
+    let notes = trial::deploy(&state, &deployment, &demand)?;
+    let shown = shape::deployment(&deployment);
+    let command = Command::Deploy { deployment: Box::new(deployment), demand };
+    let revision = gateway.control.propose(command).await?.revision();
     Ok(stream::plain_json(&json!({
         "model": model.name,
         "replicas": replicas,
         "revision": revision,
+        "deployment": shown,
+        "report": shape::notes(&notes),
     })))
+}
+
+#[derive(Debug, Deserialize)]
+struct Migrate {
+    from: String,
+    to: String,
+}
+
+async fn migrate(gateway: &Gateway, name: &str, body: Body) -> Result<Response, Problem> {
+    let Migrate { from, to } = body::json(body, gateway.config.body_bytes).await?;
+    let state = gateway.control.state();
+    let name = names::resolve(&state, name)?.name;
+    let (from, to) = (workers::find(&state, &from)?.id, workers::find(&state, &to)?.id);
+    trial::migrate(&state, &name, from, to)?;
+    let command = Command::MigrateModel { name: name.clone(), from, to };
+    let revision = gateway.control.propose(command).await?.revision();
+    Ok(stream::plain_json(&json!({"model": name, "from": from, "to": to, "revision": revision})))
 }

@@ -12,6 +12,7 @@ mod failover;
 mod format;
 mod http;
 mod load;
+mod placement;
 mod priority;
 mod shapes;
 mod streams;

@@ -1,0 +1,159 @@
+//! `workers`: who runs models, with which labels, and who shall stop.
+
+use crate::client::Client;
+use crate::deploy::key_value;
+use crate::exit::Failure;
+use crate::list::text;
+use crate::{human, out, table};
+use serde_json::{Map, Value, json};
+
+/// What to do. A worker is meant by its name, its id, or the beginning of one.
+#[derive(Debug, clap::Subcommand)]
+pub enum Args {
+    /// List the workers
+    #[command(visible_alias = "ls")]
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show one worker and what it holds
+    Show {
+        /// The worker
+        worker: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Have a worker give away what it holds and take nothing new, until it is resumed
+    Drain {
+        /// The worker
+        worker: String,
+        /// Why, for whoever looks
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Let a drained worker be used again
+    Resume {
+        /// The worker
+        worker: String,
+    },
+    /// Set labels, or remove them with `key-`
+    Label {
+        /// The worker
+        worker: String,
+        /// `key=value` sets, `key-` removes
+        #[arg(required = true, value_name = "KEY=VALUE")]
+        labels: Vec<String>,
+    },
+}
+
+/// Does it.
+pub async fn run(client: &Client, args: &Args) -> Result<(), Failure> {
+    match args {
+        Args::List { json } => {
+            let answer = client.get("/admin/v1/workers").await?;
+            if *json { out::json(&answer) } else { out::text(&list(&answer)) }
+        }
+        Args::Show { worker, json } => {
+            let answer = client.get(&format!("/admin/v1/workers/{worker}")).await?;
+            if *json { out::json(&answer) } else { out::text(&one(&answer)) }
+        }
+        Args::Drain { worker, reason } => {
+            let body = reason.as_ref().map_or(json!({}), |reason| json!({"reason": reason}));
+            client.post(&format!("/admin/v1/workers/{worker}/drain"), &body).await?;
+            out::line(&format!("{worker} drains; `ollamamax workers resume {worker}` ends it"));
+        }
+        Args::Resume { worker } => {
+            let path = format!("/admin/v1/workers/{worker}/resume");
+            let answer = client.post(&path, &json!({})).await?;
+            out::line(&format!("{worker} is {}", text(&answer, "status")));
+        }
+        Args::Label { worker, labels } => {
+            let body = json!({"labels": changes(labels)?});
+            let answer = client.post(&format!("/admin/v1/workers/{worker}/label"), &body).await?;
+            out::line(&format!("{worker}: {}", joined(&answer["labels"])));
+        }
+    }
+    Ok(())
+}
+
+fn changes(labels: &[String]) -> Result<Map<String, Value>, Failure> {
+    let change = |label: &String| match label.strip_suffix('-') {
+        Some(key) if !label.contains('=') => Ok((key.to_owned(), Value::Null)),
+        _ => key_value(label).map(|(key, value)| (key.to_owned(), json!(value))),
+    };
+    labels.iter().map(change).collect()
+}
+
+fn joined(labels: &Value) -> String {
+    let pairs = labels.as_object().into_iter().flatten();
+    let pairs: Vec<String> =
+        pairs.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or("?"))).collect();
+    if pairs.is_empty() { "no labels".to_owned() } else { pairs.join(",") }
+}
+
+fn list(answer: &Value) -> String {
+    let row = |worker: &Value| {
+        let models = worker["models"].as_array().map_or(0, Vec::len);
+        vec![
+            text(worker, "name"),
+            text(worker, "id").chars().take(12).collect(),
+            text(worker, "status"),
+            text(worker, "device"),
+            human::bytes(worker["memory_bytes"].as_u64().unwrap_or(0)),
+            models.to_string(),
+            joined(&worker["labels"]),
+        ]
+    };
+    let rows: Vec<_> = answer["workers"].as_array().into_iter().flatten().map(row).collect();
+    table::render(&["WORKER", "ID", "STATUS", "DEVICE", "MEMORY", "MODELS", "LABELS"], &rows)
+}
+
+fn one(worker: &Value) -> String {
+    let mut shown = format!(
+        "{} is {}\n  id         {}\n  address    {}\n  device     {} ({})\n  memory     {}\n  labels     {}\n",
+        text(worker, "name"),
+        text(worker, "status"),
+        text(worker, "id"),
+        text(worker, "address"),
+        text(worker, "device"),
+        text(worker, "device_name"),
+        human::bytes(worker["memory_bytes"].as_u64().unwrap_or(0)),
+        joined(&worker["labels"]),
+    );
+    if let Some(why) = worker["reason"].as_str().filter(|why| !why.is_empty()) {
+        shown.push_str(&format!("  because    {why}\n"));
+    }
+    let rows = crate::placement::rows(&worker["placements"]);
+    if !rows.is_empty() {
+        shown.push('\n');
+        shown.push_str(&table::render(&crate::placement::COLUMNS, &rows));
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_set_and_removed() {
+        let labels = ["zone=a-".to_owned(), "rack-".to_owned()];
+        let changes = changes(&labels).unwrap_or_default();
+        assert_eq!(Value::Object(changes), json!({"zone": "a-", "rack": null}));
+        assert_eq!(joined(&json!({"a": "1", "b": "2"})), "a=1,b=2");
+    }
+
+    #[test]
+    fn one_worker_is_a_page() {
+        let worker = json!({"name": "w1", "status": "draining", "id": "00", "address": "h:1",
+            "device": "cpu", "device_name": "x", "memory_bytes": 1_000_000_000, "labels": {},
+            "reason": "new fans", "placements": []});
+        assert_eq!(
+            one(&worker),
+            "w1 is draining\n  id         00\n  address    h:1\n  device     cpu (x)\n  memory     \
+             1 GB\n  labels     no labels\n  because    new fans\n"
+        );
+    }
+}

@@ -1,0 +1,167 @@
+//! What operators say: deployments, labels, draining, moves; and what they are told.
+
+use super::rings::{settle, with_heads};
+use crate::command::Command;
+use crate::deployment::{Deployment, Strategy};
+use crate::plan::{Observed, PlanLimits};
+use crate::record::Demand;
+use crate::rejection::Rejection;
+use crate::testing::{World, demand, name, register};
+use ollamamax_proto::WorkerId;
+use ollamamax_proto::placement::WorkerStatus;
+use std::collections::BTreeMap;
+
+#[test]
+fn labels_choose_the_workers_and_one_that_nobody_has_is_named() {
+    let mut world = World::with(&[900, 900, 900], &[400]);
+    world.demand("m0", 1);
+    let label = |id, value: &str| Command::LabelWorker {
+        id: WorkerId(id),
+        labels: BTreeMap::from([("zone".to_owned(), Some(value.to_owned()))]),
+    };
+    world.ok(label(2, "a"));
+    world.ok(label(3, "a"));
+    let in_zone = |zone: &'static str| {
+        move |deployment: &mut Deployment| {
+            deployment.strategy = Strategy::Pipeline;
+            deployment.labels = BTreeMap::from([("zone".to_owned(), zone.to_owned())]);
+        }
+    };
+    world.deploy("m0", in_zone("a"));
+    settle(&mut world);
+    assert_eq!(world.map(), ["m0@2 ready", "m0@3 ready"]);
+    world.deploy("m0", in_zone("b"));
+    assert_eq!(
+        settle(&mut world),
+        ["m0:latest: 1 more wanted, no worker has the label `zone=b`; workers have `a`"]
+    );
+    assert_eq!(world.map().len(), 2, "what runs goes on until something better does");
+    world.deploy("m0", |deployment| {
+        in_zone("a")(deployment);
+        deployment.strategy = Strategy::Data;
+        deployment.labels.insert("rack".to_owned(), "1".to_owned());
+    });
+    world.ok(Command::LabelWorker {
+        id: WorkerId(1),
+        labels: BTreeMap::from([("rack".to_owned(), Some("1".to_owned()))]),
+    });
+    assert_eq!(
+        settle(&mut world),
+        ["m0:latest: 1 more wanted, no worker has the label `rack=1,zone=a`; workers have \
+          `rack=1`, `zone=a`"]
+    );
+    assert!(matches!(world.err(label(1, "two words")), Rejection::Invalid { .. }));
+}
+
+#[test]
+fn an_operators_drain_outlives_heartbeats_and_registrations() {
+    let mut world = World::with(&[900], &[100]);
+    world.ok(Command::DrainWorker { id: WorkerId(1), reason: "new fans".into() });
+    let draining = |world: &World| {
+        let worker = world.worker(1);
+        (worker.status == WorkerStatus::Draining).then(|| worker.reason.clone())
+    };
+    assert_eq!(draining(&world).as_deref(), Some("new fans"));
+    world.status(1, WorkerStatus::Ready);
+    assert_eq!(draining(&world).as_deref(), Some("new fans"), "a heartbeat");
+    world.ok(register(1, 1, 900));
+    world.ok(register(1, 2, 900));
+    assert_eq!(draining(&world).as_deref(), Some("new fans"), "another life");
+    world.status(1, WorkerStatus::Down);
+    world.status(1, WorkerStatus::Ready);
+    assert_eq!(draining(&world).as_deref(), Some("new fans"), "back from the dead");
+    world.ok(Command::ResumeWorker { id: WorkerId(1) });
+    assert_eq!(world.worker(1).status, WorkerStatus::Ready);
+    assert!(world.ok(Command::ResumeWorker { id: WorkerId(1) }).is_empty());
+    world.status(1, WorkerStatus::Draining);
+    world.ok(Command::ResumeWorker { id: WorkerId(1) });
+    assert_eq!(world.worker(1).status, WorkerStatus::Draining, "it is shutting down by itself");
+}
+
+#[test]
+fn a_model_moves_when_it_serves_where_it_shall_go() {
+    let mut world = World::with(&[900, 900, 900], &[100]);
+    world.demand("m0", 1);
+    settle(&mut world);
+    let migrate = |from, to| Command::MigrateModel {
+        name: name("m0"),
+        from: WorkerId(from),
+        to: WorkerId(to),
+    };
+    assert!(matches!(world.err(migrate(2, 3)), Rejection::Invalid { .. }));
+    world.ok(migrate(1, 3));
+    world.plan();
+    assert_eq!(world.map(), ["m0@1 ready", "m0@3 pending"]);
+    settle(&mut world);
+    assert_eq!(world.map(), ["m0@3 ready"]);
+    assert!(world.state.migrations.is_empty());
+    world.put("big", 700);
+    world.demand("big", 3);
+    settle(&mut world);
+    world.ok(Command::ReleaseModel { name: name("big") });
+}
+
+#[test]
+fn a_model_does_not_leave_when_there_is_no_room_where_it_shall_go() {
+    let mut world = World::with(&[900, 250], &[100, 100]);
+    world.demand("m0", 1);
+    settle(&mut world);
+    world.demand("m1", 1);
+    settle(&mut world);
+    assert_eq!(world.map(), ["m0@1 ready", "m1@2 ready"]);
+    world.ok(Command::MigrateModel { name: name("m0"), from: WorkerId(1), to: WorkerId(2) });
+    settle(&mut world);
+    assert_eq!(world.map(), ["m0@1 ready", "m1@2 ready"]);
+    world.status(2, WorkerStatus::Down);
+    assert!(world.state.migrations.is_empty(), "it has nowhere to go");
+}
+
+#[test]
+fn a_deployment_comes_with_its_demand_or_not_at_all() {
+    let mut world = World::with(&[900], &[100]);
+    let deploy = |change: &dyn Fn(&mut Deployment), wish: Demand| {
+        let mut deployment = Deployment::of(name("m0"));
+        change(&mut deployment);
+        Command::Deploy { deployment: Box::new(deployment), demand: wish }
+    };
+    for (field, change) in [
+        ("replicas", &(|d: &mut Deployment| d.replicas_min = 2) as &dyn Fn(&mut Deployment)),
+        ("shards", &|d| (d.strategy, d.shards) = (Strategy::Layer, 2)),
+        ("stages", &|d| (d.strategy, d.stages) = (Strategy::Data, 2)),
+        ("stages", &|d| (d.strategy, d.stages) = (Strategy::Pipeline, 1)),
+        ("stages", &|d| d.stages = 2),
+        ("labels", &|d| d.labels = BTreeMap::from([("a b".to_owned(), "c".to_owned())])),
+    ] {
+        match world.err(deploy(change, demand("m0", 1))) {
+            Rejection::Invalid { field: got, .. } => assert_eq!(got, field),
+            other => assert_eq!(other.to_string(), field),
+        }
+    }
+    world.err(deploy(&|_| (), demand("m0", 0)));
+    assert!(world.state.deployments.is_empty() && world.state.demands.is_empty());
+    world.ok(deploy(&|d| d.replicas_max = 3, demand("m0", 3)));
+    world.ok(deploy(&|d| d.replicas_max = 3, demand("m0", 1)));
+    assert_eq!(world.state.demands[&name("m0")].replicas, 1, "who deploys may want less");
+    world.ok(Command::DeleteModel { name: name("m0") });
+    assert!(world.state.deployments.is_empty());
+}
+
+#[test]
+fn an_explanation_lists_what_else_there_would_be() {
+    let mut world = with_heads(&[1_100, 1_100], 400);
+    settle(&mut world);
+    let (observed, limits) = (Observed::default(), PlanLimits::default());
+    let of = |world: &World, model: &str| {
+        crate::plan::explain(&world.state, &observed, &limits, world.now, &name(model))
+    };
+    let explained = of(&world, "m0").expect("it is known");
+    let choice = explained.choice.expect("it fits");
+    assert_eq!(choice.map.form.strategy, Strategy::Data, "the soonest token needs no hop");
+    let others: Vec<String> = choice
+        .others
+        .iter()
+        .filter_map(|other| Some(other.map.as_ref().ok()?.form.strategy.to_string()))
+        .collect();
+    assert!(others.contains(&"pipeline".to_owned()) && others.contains(&"tensor".to_owned()));
+    assert_eq!(of(&world, "nobody"), None);
+}

@@ -1,0 +1,87 @@
+//! `/admin/v1/placement`: who holds what, what the planner would do next, and why.
+
+use super::{shape, trial};
+use crate::error::Problem;
+use crate::{Gateway, names, stream};
+use axum::extract::{Path, State};
+use axum::response::Response;
+use ollamamax_core::Command;
+use ollamamax_core::plan::{Observed, PlanLimits, explain, rebalance};
+use ollamamax_proto::Millis;
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// `GET /admin/v1/placement`: deployments, replicas of several stages, placements and moves.
+pub(crate) async fn show(State(gateway): State<Arc<Gateway>>) -> Response {
+    let state = gateway.control.state();
+    let deployments: Vec<Value> = state.deployments.values().map(shape::deployment).collect();
+    let replicas = state.replicas.values().map(|replica| shape::replica(&state, replica));
+    let placements = state.placements.values().map(|held| shape::placement(&state, held));
+    let moves = state.migrations.values().map(
+        |migration| json!({"model": migration.model, "from": migration.from, "to": migration.to}),
+    );
+    stream::plain_json(&json!({
+        "revision": state.revision(),
+        "deployments": deployments,
+        "replicas": replicas.collect::<Vec<_>>(),
+        "placements": placements.collect::<Vec<_>>(),
+        "migrations": moves.collect::<Vec<_>>(),
+    }))
+}
+
+/// `GET /admin/v1/placement/plan`: the steps the leader would propose now, and the report.
+pub(crate) async fn plan(State(gateway): State<Arc<Gateway>>) -> Response {
+    let state = gateway.control.state();
+    let planned = trial::plan_of(&state);
+    let steps = planned.steps.iter().map(|step| shape::step(&state, step));
+    stream::plain_json(&json!({
+        "base": planned.base,
+        "steps": steps.collect::<Vec<_>>(),
+        "report": shape::notes(&planned.report),
+    }))
+}
+
+/// `GET /admin/v1/placement/explain/{model}`: where the model is, what the planner says of it, and every other way.
+pub(crate) async fn explanation(
+    State(gateway): State<Arc<Gateway>>,
+    Path(name): Path<String>,
+) -> Result<Response, Problem> {
+    let state = gateway.control.state();
+    let model = names::resolve(&state, &name)?.name;
+    let now = Millis::now().max(state.counters.clock);
+    let (observed, limits) = (Observed::default(), PlanLimits::default());
+    let explained = explain(&state, &observed, &limits, now, &model)
+        .ok_or_else(|| crate::error::Failure::unknown_model(&name))?;
+    let (best, others) = match &explained.choice {
+        Ok(choice) => {
+            let others = choice.others.iter().map(|other| shape::other(&state, other));
+            (json!({"map": shape::map(&state, &choice.map)}), others.collect())
+        }
+        Err(misfit) => (json!({"refused": misfit.to_string()}), Vec::new()),
+    };
+    let held = state.placements.values().filter(|held| held.assignment.model == model);
+    let held = held.map(|held| shape::placement(&state, held));
+    Ok(stream::plain_json(&json!({
+        "model": model,
+        "deployment": state.deployments.get(&model).map(shape::deployment),
+        "replicas_wanted": state.demands.get(&model).map(|demand| demand.replicas),
+        "context_length": explained.context,
+        "placements": held.collect::<Vec<_>>(),
+        "report": shape::notes(&explained.notes),
+        "best": best,
+        "others": others,
+    })))
+}
+
+/// `POST /admin/v1/rebalance`: sets the few moves on their way that even out what the workers hold.
+pub(crate) async fn even_out(State(gateway): State<Arc<Gateway>>) -> Result<Response, Problem> {
+    let state = gateway.control.linearizable().await?;
+    let now = Millis::now().max(state.counters.clock);
+    let mut moves = Vec::new();
+    for migration in rebalance(&state, &Observed::default(), &PlanLimits::default(), now) {
+        let (name, from, to) = (migration.model, migration.from, migration.to);
+        moves.push(json!({"model": name, "from": from, "to": to}));
+        gateway.control.propose(Command::MigrateModel { name, from, to }).await?;
+    }
+    Ok(stream::plain_json(&json!({"moves": moves})))
+}

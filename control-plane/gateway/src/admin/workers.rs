@@ -1,0 +1,108 @@
+//! `/admin/v1/workers/{id}`: one worker, its labels, and whether it drains.
+
+use super::shape;
+use crate::error::{Failure, Problem};
+use crate::{Gateway, body, stream};
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::response::Response;
+use ollamamax_core::record::WorkerRecord;
+use ollamamax_core::{Command, State as Snapshot};
+use ollamamax_proto::WorkerId;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The worker that `text` means: its name, its id, or the beginning of one.
+pub(super) fn find<'a>(state: &'a Snapshot, text: &str) -> Result<&'a WorkerRecord, Failure> {
+    let named = |worker: &&WorkerRecord| worker.name == text || worker.id.to_string() == text;
+    let begins =
+        |worker: &&WorkerRecord| text.len() >= 4 && worker.id.to_string().starts_with(text);
+    let exact: Vec<_> = state.workers.values().filter(named).collect();
+    let found: Vec<_> = match exact.is_empty() {
+        true => state.workers.values().filter(begins).collect(),
+        false => exact,
+    };
+    match found.as_slice() {
+        [worker] => Ok(worker),
+        [] => Err(Failure::NotFound(format!("worker `{text}` not found"))),
+        several => {
+            let ids: Vec<String> = several.iter().map(|worker| worker.id.to_string()).collect();
+            let text = format!("`{text}` means several workers: {}; name one", ids.join(", "));
+            Err(Failure::Conflict(text))
+        }
+    }
+}
+
+/// `GET /admin/v1/workers/{id}`.
+pub(crate) async fn get(
+    State(gateway): State<Arc<Gateway>>,
+    Path(id): Path<String>,
+) -> Result<Response, Problem> {
+    let state = gateway.control.state();
+    let worker = find(&state, &id)?;
+    let mut shown = super::cluster::worker(&gateway, &state, worker);
+    let held = state.placements.values().filter(|held| held.worker == worker.id);
+    shown["placements"] = held.map(|held| shape::placement(&state, held)).collect::<Value>();
+    Ok(stream::plain_json(&shown))
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Drain {
+    #[serde(default)]
+    reason: Option<String>,
+}
+
+/// `POST /admin/v1/workers/{id}/drain`: it gives away what it holds and takes nothing new until it is resumed.
+pub(crate) async fn drain(
+    State(gateway): State<Arc<Gateway>>,
+    Path(id): Path<String>,
+    body: Body,
+) -> Result<Response, Problem> {
+    let bytes = body::read(body, gateway.config.body_bytes).await?;
+    let empty = bytes.iter().all(u8::is_ascii_whitespace);
+    let Drain { reason } = body::parse(if empty { b"{}" } else { &bytes })?;
+    let id = find(&gateway.control.state(), &id)?.id;
+    let reason = reason.unwrap_or_else(|| "an operator drains it".to_owned());
+    order(&gateway, id, Command::DrainWorker { id, reason }).await
+}
+
+/// `POST /admin/v1/workers/{id}/resume`.
+pub(crate) async fn resume(
+    State(gateway): State<Arc<Gateway>>,
+    Path(id): Path<String>,
+) -> Result<Response, Problem> {
+    let id = find(&gateway.control.state(), &id)?.id;
+    order(&gateway, id, Command::ResumeWorker { id }).await
+}
+
+#[derive(Debug, Deserialize)]
+struct Label {
+    /// Values by key; `null` removes one.
+    labels: BTreeMap<String, Option<String>>,
+}
+
+/// `POST /admin/v1/workers/{id}/label`.
+pub(crate) async fn label(
+    State(gateway): State<Arc<Gateway>>,
+    Path(id): Path<String>,
+    body: Body,
+) -> Result<Response, Problem> {
+    let Label { labels } = body::json(body, gateway.config.body_bytes).await?;
+    let id = find(&gateway.control.state(), &id)?.id;
+    order(&gateway, id, Command::LabelWorker { id, labels }).await
+}
+
+async fn order(gateway: &Gateway, id: WorkerId, command: Command) -> Result<Response, Problem> {
+    let revision = gateway.control.propose(command).await?.revision();
+    let state = gateway.control.state();
+    let status = state.workers.get(&id).map(|worker| worker.status);
+    let labels = state.orders.get(&id).map(|orders| &orders.labels);
+    Ok(stream::plain_json(&json!({
+        "worker": id,
+        "status": status,
+        "labels": labels,
+        "revision": revision,
+    })))
+}
