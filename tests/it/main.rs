@@ -4,6 +4,7 @@ mod cli;
 mod clients;
 mod cluster;
 mod embed;
+mod split;
 mod streams;
 mod up;
 

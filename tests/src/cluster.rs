@@ -127,6 +127,14 @@ impl Cluster {
         Ok((index, link))
     }
 
+    /// Starts one more worker with so much memory. Its index.
+    pub fn add_worker_with(&mut self, memory_bytes: u64) -> Result<usize, HarnessError> {
+        let usual = std::mem::replace(&mut self.options.memory_bytes, memory_bytes);
+        let added = self.add_worker();
+        self.options.memory_bytes = usual;
+        added
+    }
+
     fn add_worker_at(&mut self, port: u16, more: &[OsString]) -> Result<usize, HarnessError> {
         let name = format!("worker-{}", self.workers.len() + 1);
         let mut args = self.common("worker", &name);

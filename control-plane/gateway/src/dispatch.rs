@@ -30,9 +30,9 @@ use attempt::{Attempt, End};
 pub use embed::{EmbedJob, Vectors};
 use ollamamax_core::budget::RetryBudget;
 use ollamamax_core::record::ModelRecord;
-use ollamamax_core::route::Shape;
+use ollamamax_core::route::{Policy, Shape};
 use ollamamax_proto::inference::{FinishReason, Options, Predict, Prompt, TokenLogprob};
-use ollamamax_proto::{Millis, limits};
+use ollamamax_proto::{Millis, ModelName, limits};
 use opening::Unopened;
 pub use resume::Resumed;
 use std::sync::Arc;
@@ -173,6 +173,16 @@ impl Gateway {
     }
 }
 
+impl Gateway {
+    /// How requests for a model are spread over its replicas.
+    fn policy_of(&self, model: &ModelName) -> Policy {
+        let state = self.control.state();
+        // A name that a later version knows is as good as none.
+        let deployed = state.deployments.get(model).and_then(|d| d.balancing.parse().ok());
+        self.config.policy(model, deployed)
+    }
+}
+
 /// Ends when the time is over.
 async fn lateness(deadline: Option<Deadline>) -> Failure {
     match deadline {
@@ -221,7 +231,7 @@ impl Run {
         let now = Instant::now();
         let prefix = Arc::new(prefix::of(&job.model, &job.prompt));
         let shape = Shape { prefix_hash: prefix.home(), ..estimate(&job.prompt, &job.options) };
-        let ask = Ask { policy: gateway.config.policy(&job.model.name, None), shape, prefix };
+        let ask = Ask { policy: gateway.policy_of(&job.model.name), shape, prefix };
         Self {
             gateway,
             job,

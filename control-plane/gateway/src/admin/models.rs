@@ -10,15 +10,13 @@ use axum::response::Response;
 use ollamamax_core::Command;
 use ollamamax_core::deployment::{Deployment, Policy, Strategy};
 use ollamamax_core::record::{Demand, Lifetime, ModelRecord};
+use ollamamax_core::route;
 use ollamamax_proto::placement::Activations;
 use ollamamax_proto::{Millis, limits};
 use serde::Deserialize;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-
-/// The names of the ways to spread requests over replicas.
-const BALANCINGS: [&str; 5] = ["round-robin", "weighted", "least-tokens", "latency", "prefix"];
 
 #[derive(Debug, Deserialize)]
 struct Deploy {
@@ -67,10 +65,9 @@ impl Deploy {
         let strategy = self.strategy.as_deref().map(str::parse).transpose();
         let strategy = strategy.map_err(|text: String| Failure::invalid(text))?;
         let balancing = self.balancing.clone().unwrap_or_default();
-        if !balancing.is_empty() && !BALANCINGS.contains(&balancing.as_str()) {
-            let known = BALANCINGS.join("`, `");
-            let text = format!("`balancing` is `{balancing}`, expected one of `{known}`");
-            return Err(Failure::invalid(text));
+        if !balancing.is_empty() {
+            let known = balancing.parse::<route::Policy>();
+            known.map_err(|error| Failure::invalid(error.to_string()))?;
         }
         let shape = match (self.stages, self.shards) {
             (_, Some(_)) => Strategy::Tensor,

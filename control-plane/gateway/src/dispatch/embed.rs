@@ -100,7 +100,7 @@ impl Gateway {
         let prompt_tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
         let shape = Shape { prompt_tokens, ..Shape::default() };
         // Texts leave nothing behind that the next ones could use.
-        let policy = match self.config.policy(&job.model.name, None) {
+        let policy = match self.policy_of(&job.model.name) {
             Policy::Prefix => Policy::LeastTokens,
             policy => policy,
         };

@@ -1,0 +1,118 @@
+//! A model that no worker can hold alone, served by workers together, as users set it up.
+
+use crate::binary;
+use ollamamax_tests::{Cluster, ClusterOptions, Member, model};
+use serde_json::{Value, json};
+use std::process::Command;
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const MODEL: &str = "smollm2:135m";
+/// Less than the model takes, and more than half of it.
+const SMALL_BYTES: u64 = 100 << 20;
+
+/// Runs the binary as a user of the first node; its output.
+fn cli(cluster: &Cluster, args: &[&str]) -> Result<String, String> {
+    let output = Command::new(binary())
+        .args(args)
+        .env("OLLAMA_HOST", cluster.url(0))
+        .output()
+        .expect("the binary runs");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    match output.status.success() {
+        true => Ok(text(&output.stdout)),
+        false => Err(text(&output.stderr)),
+    }
+}
+
+fn asks() -> [Value; 3] {
+    let ask = |prompt: &str, tokens: u32| {
+        let options = json!({"temperature": 0, "seed": 1, "num_predict": tokens});
+        json!({"model": MODEL, "raw": true, "prompt": prompt, "options": options})
+    };
+    [
+        ask("The capital of France is", 32),
+        ask("Once upon a time, there was a little girl who", 48),
+        ask("To make bread you need flour, water and", 32),
+    ]
+}
+
+async fn answers(cluster: &Cluster) -> Vec<String> {
+    let mut texts = Vec::new();
+    for (index, ask) in asks().iter().enumerate() {
+        let records = cluster.api(index % cluster.nodes()).stream("/api/generate", ask).await;
+        texts.push(records.expect("a stream").text().await.expect("an answer"));
+    }
+    texts
+}
+
+/// A cluster of one node with one worker that holds the model alone and two that cannot.
+async fn start() -> Cluster {
+    let options = ClusterOptions { memory_bytes: 1 << 30, ..ClusterOptions::new(binary()) };
+    let mut cluster = Cluster::start(options.size(1, 1)).await.expect("a cluster");
+    for _ in 0..2 {
+        cluster.add_worker_with(SMALL_BYTES).expect("a worker");
+    }
+    cluster.wait_for_workers(3, PATIENCE).await.expect("three workers");
+    let bytes = std::fs::read(model::smollm2()).expect("the model");
+    let digest = ollamamax_proto::Digest::of(&bytes);
+    let api = cluster.api(0);
+    api.create_from_file(MODEL, model::smollm2(), &digest).await.expect("created");
+    for worker in ["worker-2", "worker-3"] {
+        cli(&cluster, &["workers", "label", worker, "pool=small"]).expect("labelled");
+    }
+    cluster
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_workers_too_small_for_a_model_serve_it_in_every_way_it_can_be_cut() {
+    let mut cluster = start().await;
+    let deploy = ["deploy", MODEL, "--context", "512", "--wait"];
+    cli(&cluster, &deploy).expect("deployed on the large worker");
+    let expected = answers(&cluster).await;
+    for strategy in ["layer", "pipeline", "tensor"] {
+        let small = ["--strategy", strategy, "--label", "pool=small"];
+        cli(&cluster, &[&deploy[..], &small[..]].concat()).expect(strategy);
+        let plan = cli(&cluster, &["placement", "show", "--json"]).expect("shown");
+        let plan: Value = serde_json::from_str(&plan).expect("JSON");
+        let shown = plan.to_string();
+        assert!(shown.contains(strategy), "{strategy}: {shown}");
+        let workers = cli(&cluster, &["workers", "show", "worker-1", "--json"]).expect("shown");
+        assert!(!workers.contains("layers") || !workers.contains("ready\",\"layers"), "{workers}");
+        assert_eq!(answers(&cluster).await, expected, "{strategy}");
+    }
+    // A worker of the ring dies; it comes back, and the model with it.
+    cluster.kill9(Member::Worker(2));
+    cluster.restart(Member::Worker(2)).expect("restarted");
+    let again = cluster.wait("the model again", PATIENCE, async || {
+        let ask = &asks()[0];
+        let records = cluster.api(0).stream("/api/generate", ask).await;
+        records.map_err(|error| error.to_string())?.text().await.map_err(|error| error.to_string())
+    });
+    assert_eq!(again.await.expect("served again"), expected[0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_deployed_is_refused_with_the_reason_and_nothing_changes() {
+    let cluster = start().await;
+    let before = cli(&cluster, &["placement", "show", "--json"]).expect("shown");
+    let small = ["--label", "pool=small"];
+    let refused: [(&[&str], &[&str]); 5] = [
+        (&["--strategy", "tensor", "--shards", "2", "--label", "pool=none"], &["pool=none"]),
+        (&["--strategy", "tensor", "--shards", "4"], &["3 key-value heads"]),
+        (&["--strategy", "pipeline", "--stages", "31"], &["30"]),
+        (&["--strategy", "data", "--label", "pool=small"], &["bytes"]),
+        (&["--strategy", "diagonal"], &["diagonal", "layer"]),
+    ];
+    for (args, words) in refused {
+        let all = [&["deploy", MODEL, "--context", "512"][..], args].concat();
+        let error = cli(&cluster, &all).expect_err("it cannot be");
+        for word in words {
+            assert!(error.contains(word), "{args:?}: {error}");
+        }
+    }
+    assert_eq!(cli(&cluster, &["placement", "show", "--json"]).expect("shown"), before);
+    let explained = cli(&cluster, &["placement", "explain", MODEL]).expect("explained");
+    assert!(!explained.trim().is_empty());
+    let _ = small;
+}
