@@ -4,7 +4,9 @@ mod cli;
 mod clients;
 mod cluster;
 mod embed;
+mod placement;
 mod split;
+mod placement;
 mod streams;
 mod up;
 

@@ -168,7 +168,7 @@ proptest! {
 
     #[test]
     fn every_map_covers_the_model_once_and_fits(
-        load in load(), sites in sites(6), asked in 0..5usize, stages in 0..4u32, shards in 0..3u32,
+        load in load(), sites in prop_oneof![sites(6), sites(14)], asked in 0..5usize, stages in 0..4u32, shards in 0..3u32,
         heads in 1..9u32, throughput in any::<bool>(),
     ) {
         let policy = if throughput { Policy::Throughput } else { Policy::Latency };
