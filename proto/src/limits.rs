@@ -357,3 +357,11 @@ pub const SILENCE_FLOOR_MS: u64 = 1_500;
 pub const HEDGE_MIN_MS: u64 = 250;
 /// Silence of a whole worker that is never a bad sign while it computes prompts: other gateways sent it some, too.
 pub const PROMPT_FLOOR_MS: u64 = 5_000;
+/// Latest changes of what a worker has cached that it keeps for gateways: who comes by later gets everything anew.
+pub const CACHE_NEWS_COUNT: usize = 4_096;
+/// How often a worker tells of changes: gateways know what they sent themselves at once.
+pub const CACHE_NEWS_PERIOD_MS: u64 = 100;
+/// How long a gateway waits before it asks again for a worker's news after a break, and how often it looks whether it still cares.
+pub const CACHE_NEWS_RETRY_MS: u64 = 2_000;
+/// Longest wait of a batch request for a place: a client that waits longer does better to come back.
+pub const BATCH_WAIT_MS: u64 = 600_000;

@@ -241,7 +241,8 @@ impl EngineBench {
         let last = self.vocabulary - 1;
         let tokens = (0..tokens).map(|i| token(i).min(last)).collect();
         let (context_tokens, caller) = (CONTEXT_TOKENS, String::new());
-        Prepared { tokens, options, context_tokens, caller, constraint: None }
+        let (constraint, marks) = (None, Default::default());
+        Prepared { tokens, options, context_tokens, caller, constraint, marks }
     }
 }
 

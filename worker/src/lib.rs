@@ -14,6 +14,7 @@
 
 pub mod agent;
 pub mod bench;
+pub mod caches;
 pub mod config;
 pub mod desired;
 pub mod device;

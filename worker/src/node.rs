@@ -135,8 +135,7 @@ impl WorkerNode {
         let holder = Arc::new(Holder::new(fetcher, loader, memory, sequences, drain));
         let draining = watch::Sender::new(false);
         let shutdown = CancellationToken::new();
-        let service =
-            InferenceService { holder: Arc::clone(&holder), draining: draining.subscribe() };
+        let service = InferenceService::new(Arc::clone(&holder), draining.subscribe());
         let server = tokio::spawn(serve(listener, service, shutdown.clone()));
         tracing::info!(worker = %identity.worker, %address, device = device.name, "worker started");
         let told = watch::Sender::new(false);

@@ -3,6 +3,7 @@
 //! A call is a sequence, or some texts: it is refused here, before it costs anything, when it was routed by an old map, when the worker
 //! drains, or when the queue is full; dropping its stream cancels it.
 
+use crate::caches::{self, Ledgers, NewsStream};
 use crate::holder::{Holder, LookupError};
 use crate::machine::BadRequest;
 use crate::outbox::Inbox;
@@ -10,7 +11,7 @@ use crate::runner::SubmitError;
 use ollamamax_proto::inference::{EmbedRequest, GenerateRequest, TokenChunk};
 use ollamamax_proto::wire::inference_server::Inference;
 use ollamamax_proto::wire::{self, EmbedReply, TokenizeReply, TokenizeRequest};
-use ollamamax_proto::{Digest, limits};
+use ollamamax_proto::{AssignmentId, Digest, Generation, limits};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
@@ -25,6 +26,7 @@ pub struct InferenceService {
     pub holder: Arc<Holder>,
     /// True once no new requests are taken.
     pub draining: watch::Receiver<bool>,
+    ledgers: Arc<Ledgers>,
 }
 
 /// Chunks of one sequence, on their way to a gateway.
@@ -33,6 +35,7 @@ pub type ChunkStream = Pin<Box<dyn Stream<Item = Result<wire::TokenChunk, Status
 #[tonic::async_trait]
 impl Inference for InferenceService {
     type GenerateStream = ChunkStream;
+    type CacheEventsStream = NewsStream;
 
     async fn generate(
         &self,
@@ -55,6 +58,8 @@ impl Inference for InferenceService {
         .map_err(|error| Status::internal(format!("the request could not be prepared: {error}")))?;
         let mut prepared = prepared.map_err(|BadRequest(why)| Status::invalid_argument(why))?;
         prepared.caller = request.caller;
+        let ledger = self.ledgers.of(request.assignment, request.generation);
+        prepared.marks = caches::marks(&request.prefix, prepared.tokens.len(), ledger);
         let inbox = runner.submit(prepared, request.resume, deadline).map_err(submit_status)?;
         tracing::debug!(
             request = request.request_id,
@@ -108,9 +113,28 @@ impl Inference for InferenceService {
             .map_err(|BadRequest(why)| Status::invalid_argument(why))?;
         Ok(Response::new(TokenizeReply { tokens }))
     }
+
+    async fn cache_events(
+        &self,
+        request: Request<wire::CacheEventsRequest>,
+    ) -> Result<Response<NewsStream>, Status> {
+        let wire::CacheEventsRequest { assignment, generation, blob } = request.into_inner();
+        let (assignment, generation) = (AssignmentId(assignment), Generation(generation));
+        let blob: Digest =
+            blob.parse().map_err(|error| Status::invalid_argument(format!("{error}")))?;
+        self.refuse_when_draining()?;
+        let runner = self.holder.lookup(assignment, generation, blob).map_err(lookup_status)?;
+        let ledger = self.ledgers.of(assignment, generation);
+        Ok(Response::new(caches::news(ledger, &runner, self.draining.clone())))
+    }
 }
 
 impl InferenceService {
+    /// A service over what `holder` holds, until `draining` becomes true.
+    pub fn new(holder: Arc<Holder>, draining: watch::Receiver<bool>) -> Self {
+        Self { holder, draining, ledgers: Arc::default() }
+    }
+
     fn refuse_when_draining(&self) -> Result<(), Status> {
         if *self.draining.borrow() {
             return Err(Status::unavailable("this worker drains and takes no new requests"));

@@ -11,6 +11,7 @@ use crate::Gateway;
 use crate::error::Failure;
 use crate::keep_alive::KeepAlive;
 use crate::ports::ControlError;
+use crate::request::Class;
 use ollamamax_core::record::{Demand, Lifetime, ModelRecord};
 use ollamamax_core::{Command, Rejection, State};
 use ollamamax_proto::placement::{Phase, WorkerStatus};
@@ -107,13 +108,22 @@ fn decrement(counts: &mut HashMap<ModelName, usize>, model: &ModelName) -> bool 
 
 impl Gateway {
     /// Enters a request into the book; refused when too many of its kind wait already.
-    pub(crate) fn enter(self: &Arc<Self>, model: &ModelName, want: Want) -> Result<Use, Failure> {
+    pub(crate) fn enter(
+        self: &Arc<Self>,
+        model: &ModelName,
+        class: Class,
+        want: Want,
+    ) -> Result<Use, Failure> {
         let mut book = self.demands.book();
-        let waiting = book.waiting.entry(model.clone()).or_default();
-        if *waiting >= self.config.requests_queued {
-            return Err(Failure::queue_full());
+        // Batch requests have a queue of their own: they must not take the places of this one.
+        let waits = class == Class::Interactive;
+        if waits {
+            let waiting = book.waiting.entry(model.clone()).or_default();
+            if *waiting >= self.config.requests_queued {
+                return Err(Failure::queue_full());
+            }
+            *waiting += 1;
         }
-        *waiting += 1;
         *book.in_use.entry(model.clone()).or_default() += 1;
         match want.keep_alive {
             Some(keep) if keep.is_unload() => {
@@ -124,7 +134,7 @@ impl Gateway {
             }
             None => {}
         }
-        Ok(Use { gateway: Arc::clone(self), model: model.clone(), waiting: true })
+        Ok(Use { gateway: Arc::clone(self), model: model.clone(), waiting: waits })
     }
 
     /// Returns when some worker can answer for the model, wanting it first where nobody does.

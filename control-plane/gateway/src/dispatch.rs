@@ -139,7 +139,7 @@ impl Generation {
 impl Gateway {
     /// Starts a generation and returns when its first event is there, so that what fails before can still have a status.
     pub(crate) async fn generate(self: &Arc<Self>, job: Job) -> Result<Generation, Failure> {
-        let entry = self.enter(&job.model.name, job.want)?;
+        let entry = self.enter(&job.model.name, job.asker.class, job.want)?;
         let (sender, mut events) = mpsc::channel(limits::STREAM_CHUNKS_BUFFERED);
         let span =
             tracing::info_span!("generate", request = %job.request_id, model = %job.model.name);
@@ -237,6 +237,13 @@ impl Run {
     async fn drive(&mut self) -> Result<(), Failure> {
         self.gateway.ensure_loaded(&self.job.model, self.job.want).await?;
         self.load_ns = nanos(self.started.elapsed());
+        let place = self.gateway.admit(&self.job, &self.ask.shape).await?;
+        let driven = self.over_workers().await;
+        drop(place);
+        driven
+    }
+
+    async fn over_workers(&mut self) -> Result<(), Failure> {
         self.budget(|budget, now| budget.deposit(now));
         let mut last: Option<Failure> = None;
         loop {

@@ -53,6 +53,14 @@ pub enum Failure {
         /// When to try again, in seconds.
         retry_after_s: u32,
     },
+    /// The client, or its kind, asks for more than its share.
+    #[error("{reason}")]
+    TooMany {
+        /// What of.
+        reason: String,
+        /// When to try again, in seconds.
+        retry_after_s: u32,
+    },
     /// The time the client gave it is over.
     #[error("{0}")]
     Late(String),
@@ -95,6 +103,7 @@ impl Failure {
             Self::Precondition(_) => StatusCode::PRECONDITION_FAILED,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Late(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::StorageFull(_) => StatusCode::INSUFFICIENT_STORAGE,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -112,6 +121,7 @@ impl Failure {
             }
             StatusCode::NOT_FOUND => ("not_found_error", Value::Null),
             StatusCode::METHOD_NOT_ALLOWED => ("invalid_request_error", Value::Null),
+            StatusCode::TOO_MANY_REQUESTS => ("rate_limit_error", Value::Null),
             _ => ("api_error", Value::Null),
         };
         let param = match self {
@@ -136,7 +146,8 @@ impl Failure {
         let mut response = (status, body.to_string()).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-        if let Self::Unavailable { retry_after_s, .. } = self {
+        if let Self::Unavailable { retry_after_s, .. } | Self::TooMany { retry_after_s, .. } = self
+        {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(*retry_after_s));
         }
         response
@@ -255,6 +266,7 @@ mod tests {
             (Failure::Conflict("x".into()), 409),
             (Failure::Precondition("x".into()), 412),
             (Failure::TooLarge { limit: 1 }, 413),
+            (Failure::TooMany { reason: "x".into(), retry_after_s: 2 }, 429),
             (Failure::Internal("x".into()), 500),
             (Failure::queue_full(), 503),
             (Failure::StorageFull("x".into()), 507),

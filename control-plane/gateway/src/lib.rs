@@ -18,6 +18,7 @@ mod demand;
 mod dispatch;
 mod error;
 mod format;
+mod gate;
 mod health;
 mod keep_alive;
 mod logprobs;
@@ -49,6 +50,7 @@ pub struct Gateway {
     config: Config,
     workers: workers::Workers,
     demands: demand::Demands,
+    gate: Arc<gate::Gate>,
     headers: ollama::model::Headers,
     has_served: AtomicBool,
 }
@@ -62,6 +64,7 @@ impl Gateway {
             config,
             workers: workers::Workers::default(),
             demands: demand::Demands::default(),
+            gate: Arc::default(),
             headers: ollama::model::Headers::default(),
             has_served: AtomicBool::new(false),
         })

@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use tokio::time::{Duration, Instant};
 
 const HEADER: HeaderName = HeaderName::from_static("x-request-id");
+const PRIORITY: HeaderName = HeaderName::from_static("x-priority");
 const TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout");
 
 /// The id of a request: the client's own when it is short and printable, else drawn.
@@ -45,8 +46,35 @@ impl RequestId {
 pub struct Asker {
     /// The address the request came from: workers share their places out among these.
     pub caller: String,
+    /// How urgent it is.
+    pub class: Class,
     /// When the answer is of no use any more, if the client said so.
     pub deadline: Option<Deadline>,
+}
+
+/// How urgent a request is, as `X-Priority` says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Class {
+    /// Somebody waits for it.
+    #[default]
+    Interactive,
+    /// It takes the places that others leave.
+    Batch,
+}
+
+impl Class {
+    fn of(request: &Request) -> Result<Self, Failure> {
+        match request.headers().get(PRIORITY).map(HeaderValue::as_bytes) {
+            None | Some(b"interactive") => Ok(Self::Interactive),
+            Some(b"batch") => Ok(Self::Batch),
+            Some(other) => {
+                let got: String = String::from_utf8_lossy(other).chars().take(50).collect();
+                Err(Failure::invalid(format!(
+                    "header `{PRIORITY}` is {got:?}, expected `interactive` or `batch`"
+                )))
+            }
+        }
+    }
 }
 
 /// A point in time, and how far it was away at first.
@@ -95,7 +123,7 @@ impl Asker {
                 Some(Deadline { at: now + given, given })
             }
         };
-        Ok(Self { caller, deadline })
+        Ok(Self { caller, class: Class::of(request)?, deadline })
     }
 }
 

@@ -26,6 +26,11 @@ pub fn retry_refused() {
     counter!("ollamamax_retries_refused_total").increment(1);
 }
 
+/// Counts one batch request that had to wait.
+pub fn batch_waited() {
+    counter!("ollamamax_batch_waits_total").increment(1);
+}
+
 /// Counts one placement that is left out as an outlier.
 pub fn ejected() {
     counter!("ollamamax_ejections_total").increment(1);

@@ -6,7 +6,8 @@
 //!         \- loads, channels: locked where a route is built or a connection is made, never by a pick
 //! ```
 
-pub mod caches;
+mod caches;
+mod listener;
 pub mod load;
 pub mod meter;
 pub mod route;

@@ -14,6 +14,7 @@
 use crate::backend::{Logits, Slice, StepBatch};
 use crate::fairness::Fairness;
 use crate::kv::{BlockPool, Usage};
+use crate::marks::Marks;
 use crate::sequence::{Sequence, SequenceId};
 use std::cmp::Ordering;
 use std::collections::VecDeque;
@@ -221,7 +222,9 @@ impl Batch {
     /// Lets a running sequence compute its context anew.
     pub fn restart(&mut self, id: SequenceId) {
         if let Some(index) = self.running.iter().position(|sequence| sequence.id == id) {
-            let sequence = self.running.remove(index);
+            let mut sequence = self.running.remove(index);
+            // What it holds now is no beginning any more.
+            sequence.marks = Marks::default();
             self.requeue(sequence);
         }
     }
@@ -263,6 +266,7 @@ impl Batch {
         let sequence = self.running.iter_mut().find(|sequence| sequence.id == id)?;
         sequence.computed = (sequence.computed + count).min(sequence.context.len());
         self.pool.commit(&mut sequence.table, &sequence.context[..sequence.computed]);
+        self.pool.mark(&sequence.table, &mut sequence.marks);
         // A token that is generated counts, too: alone it costs more than one of a prompt.
         let generated = sequence.remaining() == 0;
         self.fairness.charge(sequence.caller(), count + usize::from(generated));

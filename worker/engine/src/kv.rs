@@ -16,7 +16,9 @@
 //! blocks it depends on.
 
 use crate::backend::BlockId;
+use crate::marks::{Ledger, Marks};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 /// A place in the tree of cached prefixes; [`ROOT`] is the empty prefix.
 type Chain = u64;
@@ -38,6 +40,8 @@ pub struct BlockPool {
     found: HashMap<Key, (BlockId, Chain)>,
     next_chain: Chain,
     releases: u64,
+    /// Where it is noted which hashes blocks stand for, once a sequence has brought some.
+    ledger: Option<Arc<Ledger>>,
 }
 
 #[derive(Debug, Default)]
@@ -47,6 +51,8 @@ struct Block {
     key: Option<Key>,
     /// When it was released, while it is cached.
     released: u64,
+    /// The beginnings that end in it.
+    marks: Vec<u64>,
 }
 
 /// The blocks one sequence holds. Give it back with [`BlockPool::release`]; dropping it would leak
@@ -89,6 +95,7 @@ impl BlockPool {
             found: HashMap::new(),
             next_chain: ROOT + 1,
             releases: 0,
+            ledger: None,
         }
     }
 
@@ -172,6 +179,22 @@ impl BlockPool {
         }
     }
 
+    /// Notes which beginnings end in the table's findable blocks.
+    pub fn mark(&mut self, table: &BlockTable, marks: &mut Marks) {
+        while let Some((index, hash)) = marks.next_within(table.committed, self.block_tokens) {
+            let block = &mut self.blocks[table.blocks[index].0 as usize];
+            // A copy of a known block is not the one that is found.
+            if block.key.is_none() || block.marks.contains(&hash) {
+                continue;
+            }
+            if let Some(ledger) = marks.ledger() {
+                block.marks.push(hash);
+                ledger.stored(hash);
+                self.ledger.get_or_insert_with(|| Arc::clone(ledger));
+            }
+        }
+    }
+
     /// Takes a table's blocks back.
     pub fn release(&mut self, table: BlockTable) {
         for id in table.blocks.into_iter().rev() {
@@ -211,6 +234,10 @@ impl BlockPool {
         let (_, id) = self.cached.pop_first()?;
         if let Some(key) = self.blocks[id.0 as usize].key.take() {
             self.found.remove(&key);
+        }
+        let marks = std::mem::take(&mut self.blocks[id.0 as usize].marks);
+        if let Some(ledger) = &self.ledger {
+            marks.into_iter().for_each(|hash| ledger.evicted(hash));
         }
         Some(id)
     }

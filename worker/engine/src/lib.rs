@@ -25,6 +25,7 @@ mod go_template;
 mod ids;
 pub mod kv;
 pub mod logprobs;
+pub mod marks;
 mod merging;
 mod model;
 mod penalties;

@@ -7,6 +7,7 @@
 use crate::constraint::{Constraint, Stuck};
 use crate::detok::Detokenizer;
 use crate::kv::BlockTable;
+use crate::marks::Marks;
 use crate::sampler::{self, Past, mirostat};
 use crate::speculation::Speculation;
 use crate::stop::StopFilter;
@@ -33,6 +34,8 @@ pub struct Sequence {
     pub computed: usize,
     /// Where they are.
     pub table: BlockTable,
+    /// What the blocks of its prompt stand for; those not noted yet.
+    pub marks: Marks,
     /// Whether its start was reported.
     pub started: bool,
     /// Tokens that are guessed to come next, computed beside the last one in the step that is planned.
@@ -68,6 +71,7 @@ impl Sequence {
             prompt_tokens,
             computed: 0,
             table: BlockTable::default(),
+            marks: prepared.marks,
             started: false,
             guess: Vec::new(),
             speculation: Speculation::default(),

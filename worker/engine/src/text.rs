@@ -2,6 +2,7 @@
 //! threads, so that rendering and tokenising a request need not wait for the engine's step.
 
 use crate::constraint::{Constraint, ConstraintError, Grammars};
+use crate::marks::Marks;
 use crate::template::{ChatTemplate, TemplateError};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use crate::vocabulary::Vocabulary;
@@ -87,6 +88,8 @@ pub struct Prepared {
     pub caller: String,
     /// The format of the output at its beginning, where the options name one.
     pub constraint: Option<Constraint>,
+    /// What the blocks of the prompt stand for, where the sender says so.
+    pub marks: Marks,
 }
 
 /// A model's tokenizer and chat template.
@@ -162,7 +165,8 @@ impl TextModel {
         let compile = |format| self.grammars.compile(&self.tokenizer, format);
         let constraint = options.format.as_ref().map(compile).transpose()?;
         let (options, caller) = (options.clone(), String::new());
-        Ok(Prepared { tokens, options, context_tokens, caller, constraint })
+        let marks = Marks::default();
+        Ok(Prepared { tokens, options, context_tokens, caller, constraint, marks })
     }
 
     /// The tokens of an input to embed: a text with what the model wants around it, tokens as they are.

@@ -75,6 +75,33 @@ fn ask(of: &Assignment, question: &str, predict: u32, temperature: f32) -> wire:
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gateways_hear_which_beginnings_are_cached() {
+    let Ready { worker, held, .. } = ready().await;
+    let mut client = worker.client().await;
+    let about = |generation: u64| wire::CacheEventsRequest {
+        assignment: held.id.0,
+        generation,
+        blob: held.blob.to_string(),
+    };
+    let refused = client.cache_events(about(9)).await.expect_err("another generation");
+    assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
+    let news = client.cache_events(about(held.generation.0)).await.expect("accepted");
+    let mut news = news.into_inner();
+    let first = news.message().await.expect("no error").expect("what is cached");
+    assert!(first.reset && first.stored.is_empty(), "{first:?}");
+    let mut long = ask(&held, &"The sea is wide and deep. ".repeat(40), 2, 0.0);
+    long.prefix = Some(wire::Prefix { hashes: vec![7, 8, 9], bytes: 1_100 });
+    generate(&mut client, long).await.expect("an answer");
+    let mut stored = Vec::new();
+    while stored.len() < 3 {
+        stored.extend(news.message().await.expect("no error").expect("more").stored);
+    }
+    assert_eq!(stored, [7, 8, 9]);
+    worker.running.stop().await;
+    assert!(matches!(news.message().await, Ok(None) | Err(_)), "it ends with the worker");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_real_model_answers_resumes_and_is_deterministic_among_sixteen() {
     let Ready { node, worker, held, .. } = ready().await;
     let report = node.report(held.id).expect("a report");

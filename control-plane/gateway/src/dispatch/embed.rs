@@ -76,7 +76,7 @@ impl Gateway {
             );
             return Err(Failure::Invalid(reason));
         }
-        let mut entry = self.enter(&job.model.name, job.want)?;
+        let mut entry = self.enter(&job.model.name, job.asker.class, job.want)?;
         let _in_flight = telemetry::InFlight::new();
         self.ensure_loaded(&job.model, job.want).await?;
         let mut vectors = Vectors { load_ns: nanos(started.elapsed()), ..Vectors::default() };

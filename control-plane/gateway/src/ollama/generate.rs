@@ -6,7 +6,7 @@ use crate::dispatch::{Event, Job, Piece, Summary};
 use crate::error::{Failure, OllamaError};
 use crate::keep_alive::KeepAlive;
 use crate::logprobs::{self, Told};
-use crate::request::{Asker, RequestId};
+use crate::request::{Asker, Class, RequestId};
 use crate::stream::{self, Render};
 use crate::{Gateway, body, format, names, options};
 use axum::body::Body;
@@ -216,7 +216,7 @@ impl Gateway {
             self.unload(&model.name).await?;
             return Ok("unload");
         }
-        let _entry = self.enter(&model.name, want)?;
+        let _entry = self.enter(&model.name, Class::default(), want)?;
         self.ensure_loaded(model, want).await?;
         Ok("load")
     }

@@ -2,10 +2,10 @@
 
 use super::Candidate;
 use ollamamax_core::route::affinity::{PrefixIndex, SEATS_COUNT};
-use ollamamax_proto::{Incarnation, WorkerId};
+use ollamamax_proto::{Incarnation, WorkerId, wire};
 
-/// What makes a cache the same cache.
-type Identity = (WorkerId, Incarnation, u64, u64);
+/// What makes a cache the same cache: worker, life, assignment, generation.
+pub(super) type Identity = (WorkerId, Incarnation, u64, u64);
 
 /// The index and who stands where in it. Places are kept while their owner is there, whatever the order of candidates.
 #[derive(Debug, Default)]
@@ -55,9 +55,21 @@ impl Caches {
     pub fn stored(&mut self, place: usize, hashes: &[u64]) {
         hashes.iter().for_each(|hash| self.index.stored(place, *hash));
     }
+
+    /// Takes in what an owner says of its cache; nothing when it has left.
+    pub(super) fn heard(&mut self, owner: Identity, news: &wire::CacheNews) {
+        let Some(place) = self.owners.iter().position(|other| *other == Some(owner)) else {
+            return;
+        };
+        if news.reset {
+            self.index.cleared(place);
+        }
+        news.evicted.iter().for_each(|hash| self.index.evicted(place, *hash));
+        self.stored(place, &news.stored);
+    }
 }
 
-fn identity(candidate: &Candidate) -> Identity {
+pub(super) fn identity(candidate: &Candidate) -> Identity {
     let (worker, incarnation, generation) = candidate.identity();
     (worker, incarnation, candidate.placement.assignment.id.0, generation)
 }

@@ -42,7 +42,7 @@ pub struct Route {
 
 /// What goes from one route of a model to the next.
 #[derive(Debug)]
-struct Kept {
+pub(super) struct Kept {
     last: AtomicUsize,
     weights: Mutex<Vec<i64>>,
     caches: RwLock<Caches>,
@@ -72,7 +72,11 @@ impl Route {
             let known = before.and_then(|before| before.known(&candidate));
             let meter = known.map_or_else(|| Arc::new(Meter::new(now)), |s| Arc::clone(&s.meter));
             let load = workers.load_of(&candidate.worker);
-            Arc::new(Seat { candidate, meter, load, place })
+            let seat = Seat { candidate, meter, load, place };
+            if known.is_none() {
+                super::listener::listen(workers, &seat, &kept);
+            }
+            Arc::new(seat)
         };
         let seats = candidates.into_iter().zip(places).map(seat).collect();
         Self { revision, version, seats, kept }
@@ -184,14 +188,20 @@ impl Route {
         }
     }
 
-    /// Notes that a worker has computed a beginning, and so has it cached.
-    pub fn stored(&self, seat: &Seat, hashes: &[u64]) {
-        self.caches(|caches| caches.stored(seat.place, hashes));
+    /// Sequences that all seats run at once.
+    pub fn places(&self) -> u32 {
+        let places = self.seats.iter().map(|s| s.candidate.placement.assignment.sequences_max);
+        places.fold(0, u32::saturating_add)
     }
 
-    /// Changes what is known of caches.
-    pub fn caches(&self, change: impl FnOnce(&mut Caches)) {
-        change(&mut self.kept.caches.write().unwrap_or_else(PoisonError::into_inner));
+    /// Prompt tokens per second that all seats together were measured to compute; 0 while unknown.
+    pub fn prompt_tokens_per_second(&self) -> u64 {
+        self.seats.iter().map(|seat| seat.meter.pace().prompt_tokens_per_second()).sum()
+    }
+
+    /// Notes that a worker has computed a beginning, and so has it cached.
+    pub fn stored(&self, seat: &Seat, hashes: &[u64]) {
+        self.kept.caches(|caches| caches.stored(seat.place, hashes));
     }
 
     /// What extra attempts may cost.
@@ -201,6 +211,11 @@ impl Route {
 }
 
 impl Kept {
+    /// Changes what is known of caches.
+    pub fn caches(&self, change: impl FnOnce(&mut Caches)) {
+        change(&mut self.caches.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
     fn new(now: Millis) -> Self {
         Self {
             last: AtomicUsize::new(usize::MAX),

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod admin;
+mod balancing;
 mod catalogue;
 mod control;
 mod embed;
@@ -11,6 +12,7 @@ mod failover;
 mod format;
 mod http;
 mod load;
+mod priority;
 mod shapes;
 mod survival;
 mod worker;

@@ -11,8 +11,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::runtime::Runtime;
+use tokio::sync::watch;
 use tokio_stream::Stream;
-use tokio_stream::wrappers::TcpListenerStream;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::{TcpListenerStream, WatchStream};
 use tonic::{Code, Request, Response, Status};
 
 /// What the next calls do.
@@ -51,6 +53,8 @@ pub struct Shared {
     pub sent: AtomicUsize,
     /// Whether it has stopped in the middle of everything, as a process does at `SIGSTOP`.
     pub frozen: AtomicBool,
+    /// What it says it has cached.
+    pub cached: watch::Sender<Vec<u64>>,
 }
 
 /// A worker process of its own, as far as a test can have one: dropping it cuts its connections.
@@ -69,6 +73,7 @@ impl FakeWorker {
             running: AtomicUsize::new(0),
             sent: AtomicUsize::new(0),
             frozen: AtomicBool::new(false),
+            cached: watch::channel(Vec::new()).0,
         });
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
@@ -162,6 +167,16 @@ type Chunks = Pin<Box<dyn Stream<Item = Result<wire::TokenChunk, Status>> + Send
 #[tonic::async_trait]
 impl Inference for Service {
     type GenerateStream = Chunks;
+    type CacheEventsStream = Pin<Box<dyn Stream<Item = Result<wire::CacheNews, Status>> + Send>>;
+
+    async fn cache_events(
+        &self,
+        _: Request<wire::CacheEventsRequest>,
+    ) -> Result<Response<Self::CacheEventsStream>, Status> {
+        let news = |stored| Ok(wire::CacheNews { reset: true, stored, ..Default::default() });
+        let cached = WatchStream::new(self.0.cached.subscribe()).map(news);
+        Ok(Response::new(Box::pin(cached)))
+    }
 
     async fn generate(
         &self,

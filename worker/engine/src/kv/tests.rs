@@ -54,6 +54,35 @@ fn a_released_prefix_is_found_again_but_never_the_whole_prompt() {
 }
 
 #[test]
+fn beginnings_are_noted_while_the_blocks_they_end_in_are_held() {
+    let ledger = Arc::new(Ledger::default());
+    let mut pool = BlockPool::new(4, BLOCK);
+    let prompt = tokens(13, 0);
+    let mut marks = Marks::new([(3, 30), (9, 31), (13, 32)], Arc::clone(&ledger));
+    let (mut table, _) = pool.claim_prefix(&prompt);
+    assert!(pool.grow(&mut table, 13));
+    let mut cursor = ledger.since(None).cursor;
+    let mut news = || {
+        let news = ledger.since(Some(cursor));
+        cursor = news.cursor;
+        (news.stored, news.evicted)
+    };
+    pool.commit(&mut table, &prompt[..4]);
+    pool.mark(&table, &mut marks);
+    assert_eq!(news(), (vec![30], vec![]), "what ends before the first block ends counts to it");
+    pool.commit(&mut table, &prompt);
+    pool.mark(&table, &mut marks);
+    assert_eq!(news(), (vec![31, 32], vec![]));
+    pool.release(table);
+    assert_eq!(news(), (vec![], vec![]), "what is cached is held");
+    // Two blocks are taken for something else: the tail goes first.
+    let (mut other, _) = pool.claim_prefix(&tokens(8, 5));
+    assert!(pool.grow(&mut other, 8));
+    assert_eq!(news(), (vec![], vec![32]));
+    pool.release(other);
+}
+
+#[test]
 fn equal_tokens_under_another_parent_are_not_shared() {
     let mut pool = BlockPool::new(8, BLOCK);
     let first = [tokens(4, 0), tokens(4, 9)].concat();

@@ -85,6 +85,7 @@ impl Text for FakeText {
                 context_tokens: 512,
                 caller: String::new(),
                 constraint: None,
+                marks: Default::default(),
             }),
             _ => Err(BadRequest("the prompt is empty".to_owned())),
         }
