@@ -6,7 +6,6 @@ mod cluster;
 mod embed;
 mod placement;
 mod split;
-mod placement;
 mod streams;
 mod up;
 

@@ -8,6 +8,7 @@
 //!
 //! Only before the first token: what a client has seen goes on with one stream, by resuming.
 
+use super::attempt::End;
 use super::opening::{Opened, Opening, Unopened, millis};
 use super::{Run, telemetry};
 use crate::error::Failure;
@@ -51,8 +52,12 @@ pub(super) async fn open(
             Ok(Ok(opened))
         }
         Err(Unopened { seat, end }) => {
-            run.tries.failed(&run.gateway, &seat, end)?;
-            Ok(left.await)
+            let refused = matches!(end, End::Refused(_));
+            match run.tries.failed(&run.gateway, &seat, end) {
+                Err(failure) if refused => Err(failure),
+                // The other one runs still, be it the last.
+                _ => Ok(left.await),
+            }
         }
     }
 }
