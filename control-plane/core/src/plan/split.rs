@@ -104,7 +104,11 @@ fn instead(
                     add(split, index, view, choice, sequences, room);
                     true
                 }
-                Err(_) => false,
+                // Closer to what is missing than that every worker is taken.
+                Err(misfit) => {
+                    split.misfits.insert(index, misfit);
+                    false
+                }
             },
             None => false,
         };

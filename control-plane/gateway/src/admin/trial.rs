@@ -43,8 +43,7 @@ pub(super) fn deploy(
         return Ok(planned.report.into_iter().filter(about).collect());
     };
     let works = |deployment: &Deployment, demand: &Demand| {
-        attempt(deployment, demand)
-            .is_ok_and(|planned| refusal_of(&planned, &demand.model, demand.replicas).is_none())
+        attempt(deployment, demand).is_ok_and(|planned| comes(&planned, &demand.model))
     };
     let other = |strategy| Deployment { strategy, stages: 0, shards: 0, ..deployment.clone() };
     let others = [Strategy::Data, Strategy::Layer, Strategy::Tensor];
@@ -74,13 +73,18 @@ fn refusal(planned: &Plan, model: &ModelName, replicas: u32) -> Option<String> {
     refusal_of(planned, model, replicas).map(|why| format!("model '{model}': {why}"))
 }
 
-/// Why no replica would serve: a lack of workers passes, what cannot be does not.
-fn refusal_of<'a>(planned: &'a Plan, model: &ModelName, replicas: u32) -> Option<&'a Why> {
-    let comes = planned.steps.iter().any(|step| match step {
+/// Whether a replica of the model is placed.
+fn comes(planned: &Plan, model: &ModelName) -> bool {
+    planned.steps.iter().any(|step| match step {
         PlanStep::Assign { assignment, .. } => assignment.model == *model,
         PlanStep::AddReplica { replica } => replica.model == *model,
         _ => false,
-    });
+    })
+}
+
+/// Why no replica would serve: a lack of workers passes, what cannot be does not.
+fn refusal_of<'a>(planned: &'a Plan, model: &ModelName, replicas: u32) -> Option<&'a Why> {
+    let comes = comes(planned, model);
     planned.report.iter().find_map(|note| match note {
         Note::Waits { model: waits, replicas: missing, why }
             if waits == model && !comes && *missing >= replicas as usize =>

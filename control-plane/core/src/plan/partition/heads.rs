@@ -66,10 +66,12 @@ impl Attention {
         Ok(Self { heads: small(heads), unit: small(unit) })
     }
 
-    /// Into how many shards the layers can be cut: the divisors of the heads whose shards are whole units, more than one.
+    /// Into how many shards, more than one, it makes sense to cut the layers: the largest shard is smaller than with one
+    /// shard less. So three heads make two shards, of two heads and one, but four heads never make three.
     pub fn shards(self) -> Vec<u32> {
         let units = self.heads / self.unit.max(1);
-        (2..=units).filter(|count| self.heads.is_multiple_of(*count)).collect()
+        let largest = |count: u32| units.div_ceil(count);
+        (2..=units).filter(|count| largest(*count) < largest(count - 1)).collect()
     }
 }
 
@@ -107,8 +109,10 @@ mod tests {
     fn heads_stay_with_their_group_and_blocks_stay_whole() {
         // query heads, key-value heads, width, columns, format: unit, shards
         for (heads, kv, width, ffn, format, unit, shards) in [
-            (32, 8, 128, 14_336, "Q4_K_M", 1, vec![2, 4, 8]),
-            (32, 8, 64, 8_192, "Q8_0", 1, vec![2, 4, 8]),
+            (32, 8, 128, 14_336, "Q4_K_M", 1, vec![2, 3, 4, 8]),
+            (32, 8, 64, 8_192, "Q8_0", 1, vec![2, 3, 4, 8]),
+            (9, 3, 64, 1_536, "Q4_1", 1, vec![2, 3]),
+            (16, 4, 64, 4_096, "Q8_0", 1, vec![2, 4]),
             (32, 8, 32, 8_192, "Q4_K_M", 2, vec![2, 4]),
             (14, 2, 64, 4_864, "Q8_0", 1, vec![2]),
             (12, 6, 64, 1_536, "F16", 1, vec![2, 3, 6]),
