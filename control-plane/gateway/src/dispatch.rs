@@ -213,6 +213,10 @@ struct Run {
     /// Bytes of text still to come that the client has already.
     skip: usize,
     recording: Option<Hold>,
+    /// When tokens came last.
+    heard: Instant,
+    /// How long it took from there to ask another worker, and when that was.
+    paused: Option<(Duration, Instant)>,
     tries: Tries,
     /// Tokens of the prompt: estimated, until a worker tells.
     prompt_tokens: u32,
@@ -246,6 +250,8 @@ impl Run {
             resumes: 0,
             skip: 0,
             recording: None,
+            heard: now,
+            paused: None,
             tries: Tries::new(),
             prompt_tokens: ask.shape.prompt_tokens,
             ask,
@@ -275,6 +281,7 @@ impl Run {
                 return Err(last.unwrap_or_else(tries::nobody));
             };
             if begun {
+                self.paused = Some((self.heard.elapsed(), Instant::now()));
                 self.resumes += 1;
                 telemetry::resumed(&self.job.model.name.to_string());
                 let (worker, tokens) = (seat.candidate.worker.id, self.tokens.len());
@@ -310,6 +317,17 @@ impl Run {
                     last = Some(failure);
                 }
             }
+        }
+    }
+
+    /// Tokens came.
+    fn hear(&mut self) {
+        self.heard = Instant::now();
+        if let Some((noticed, asked)) = self.paused.take() {
+            let replayed = asked.elapsed();
+            telemetry::paused(&self.job.model.name.to_string(), noticed, replayed);
+            let (noticed_ms, replayed_ms) = (noticed.as_millis(), replayed.as_millis());
+            tracing::info!(noticed_ms, replayed_ms, "the stream goes on");
         }
     }
 

@@ -115,6 +115,7 @@ impl Attempt<'_> {
                 return Err(End::Broken(format!("it sent token {first}, expected {known}")));
             }
             self.opened.work.progress(chunk.tokens.len() as u64);
+            self.run.hear();
             self.run.tokens.extend_from_slice(&chunk.tokens);
         }
         if !seen {
