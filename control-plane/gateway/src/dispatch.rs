@@ -25,7 +25,7 @@ use crate::error::Failure;
 use crate::request::{Asker, Deadline};
 use crate::streams::{Hold, Kept};
 use crate::telemetry;
-use crate::workers::route::Ask;
+use crate::workers::route::{Ask, Route};
 use attempt::{Attempt, End};
 pub use embed::{EmbedJob, Vectors};
 use ollamamax_core::budget::RetryBudget;
@@ -174,6 +174,11 @@ impl Gateway {
 }
 
 impl Gateway {
+    /// The way to a model as it is now.
+    fn route(&self, model: &ModelRecord) -> Arc<Route> {
+        self.workers.route(&self.control.state(), model)
+    }
+
     /// How requests for a model are spread over its replicas.
     fn policy_of(&self, model: &ModelName) -> Policy {
         let state = self.control.state();
@@ -332,7 +337,7 @@ impl Run {
     }
 
     fn budget<T>(&self, change: impl FnOnce(&mut RetryBudget, Millis) -> T) -> T {
-        let route = self.gateway.workers.route(&self.gateway.control.state(), &self.job.model);
+        let route = self.gateway.route(&self.job.model);
         route.budget(|budget| change(budget, Millis::now()))
     }
 
