@@ -2,13 +2,29 @@
 
 use crate::client::Client;
 use crate::exit::Failure;
-use crate::out;
+use crate::{out, placement};
 use ollamamax_proto::limits;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
 /// How often to look whether the replicas serve.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+/// What says how a model is spread, and not which version of it serves.
+const SPREAD: [&str; 12] = [
+    "strategy",
+    "replicas",
+    "stages",
+    "shards",
+    "activations",
+    "steps_in_flight",
+    "policy",
+    "balancing",
+    "labels",
+    "context",
+    "keep_alive",
+    "clear",
+];
 
 /// How.
 #[derive(Debug, clap::Args)]
@@ -48,6 +64,15 @@ pub struct Args {
     /// How long it stays loaded, as in OLLAMA_KEEP_ALIVE; forever when not given
     #[arg(long, value_name = "DURATION")]
     keep_alive: Option<String>,
+    /// Percent of the requests for its new version, or for the one that --version names
+    #[arg(long, value_name = "PERCENT", conflicts_with_all = SPREAD)]
+    weight: Option<u32>,
+    /// One of its versions, by the beginning of its digest
+    #[arg(long, value_name = "DIGEST", conflicts_with_all = SPREAD)]
+    version: Option<String>,
+    /// Back to the version before
+    #[arg(long, conflicts_with_all = SPREAD, conflicts_with_all = ["weight", "version"])]
+    rollback: bool,
     /// No longer say how the model is spread; it stays loaded
     #[arg(long, conflicts_with_all = ["strategy", "stages", "shards", "labels", "policy"])]
     clear: bool,
@@ -74,6 +99,9 @@ pub async fn run(client: &Client, args: &Args) -> Result<(), Failure> {
         }
         return Ok(());
     }
+    if args.rollback || args.weight.is_some() || args.version.is_some() {
+        return shift(client, args, &path).await;
+    }
     let (least, _) = replicas(&args.replicas)?;
     let answer = client.post(&path, &request(args)?).await?;
     if args.json {
@@ -90,6 +118,66 @@ pub async fn run(client: &Client, args: &Args) -> Result<(), Failure> {
         out::say(&format!("{name} serves"));
     }
     Ok(())
+}
+
+/// Changes what its versions get.
+async fn shift(client: &Client, args: &Args, path: &str) -> Result<(), Failure> {
+    let mut request = json!({"weight": args.weight, "version": args.version});
+    if args.rollback {
+        request = json!({"rollback": true});
+    }
+    if let Some(fields) = request.as_object_mut() {
+        fields.retain(|_, value| !value.is_null());
+    }
+    let answer = client.post(path, &request).await?;
+    if args.json {
+        out::json(&answer);
+    } else {
+        out::text(&placement::versions(&answer["versions"]));
+    }
+    if args.wait {
+        let name = answer["model"].as_str().unwrap_or(&args.model).to_owned();
+        let asked = answer["versions"][0].clone();
+        wait_for_version(client, &name, &asked, args.timeout).await?;
+        out::say(&format!("{name} serves"));
+    }
+    Ok(())
+}
+
+/// Until the version the name stands for serves; where it takes everything, until the old one is gone.
+async fn wait_for_version(
+    client: &Client,
+    model: &str,
+    asked: &Value,
+    seconds: u64,
+) -> Result<(), Failure> {
+    let deadline = Instant::now() + Duration::from_secs(seconds);
+    loop {
+        let shown = client.get("/admin/v1/placement").await?;
+        let all = shown["versions"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let mut versions = all.iter().filter(|version| version["model"] == model);
+        let now = versions.next();
+        if let Some(now) = now.filter(|now| now["digest"] != asked["digest"]) {
+            let failed = versions.find(|version| version["digest"] == asked["digest"]);
+            let reason = failed.and_then(|failed| failed["reason"].as_str());
+            let reason = reason.unwrap_or("it stands for another version now");
+            let digest = now["digest"].as_str().unwrap_or_default();
+            return Err(Failure::Refused {
+                status: 409,
+                message: format!("{model} is at {digest:.12}: {reason}"),
+            });
+        }
+        let done = now.is_none_or(|now| {
+            now["state"] == "current" || (now["weight"] != 100 && now["ready"] != 0)
+        });
+        if done {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            return Err(Failure::Timeout { what: format!("rolling {model} out"), seconds });
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
 }
 
 fn request(args: &Args) -> Result<Value, Failure> {

@@ -135,6 +135,23 @@ pub fn rows(placements: &Value) -> Vec<Vec<String>> {
     list(placements).iter().map(row).collect()
 }
 
+/// A table of versions: what each gets of the requests, and what became of it.
+pub fn versions(versions: &Value) -> String {
+    let row = |version: &Value| {
+        let state = match version["reason"].as_str() {
+            Some(reason) => format!("failed: {reason}"),
+            None => text(version, "state"),
+        };
+        let digest: String = text(version, "digest").chars().take(12).collect();
+        let weight = format!("{}%", number(&version["weight"]));
+        let ready = number(&version["ready"]);
+        let size = human::bytes(version["size"].as_u64().unwrap_or(0));
+        vec![text(version, "model"), digest, weight, ready, size, state]
+    };
+    let rows: Vec<_> = list(versions).iter().map(row).collect();
+    table::render(&["MODEL", "VERSION", "WEIGHT", "READY", "SIZE", "STATE"], &rows)
+}
+
 fn show(answer: &Value) -> String {
     let deployment = |d: &Value| {
         vec![
@@ -153,6 +170,10 @@ fn show(answer: &Value) -> String {
         shown.push('\n');
     }
     shown.push_str(&table::render(&COLUMNS, &rows(&answer["placements"])));
+    if !list(&answer["versions"]).is_empty() {
+        shown.push('\n');
+        shown.push_str(&versions(&answer["versions"]));
+    }
     for migration in list(&answer["migrations"]) {
         let (model, from, to) =
             (text(migration, "model"), text(migration, "from"), text(migration, "to"));

@@ -84,6 +84,7 @@ pub fn render(answer: &Value, verbose: bool) -> String {
     block(&mut text, "Parameters", lines(&answer["parameters"], usize::MAX));
     block(&mut text, "System", lines(&answer["system"], usize::MAX));
     block(&mut text, "License", lines(&answer["license"], LICENSE_LINES));
+    block(&mut text, "Versions", versions(&answer["versions"]));
     if verbose {
         block(&mut text, "Metadata", metadata(info));
         block(&mut text, "Tensors", tensors(&answer["tensors"]));
@@ -119,6 +120,22 @@ fn lines(text: &Value, at_most: usize) -> Vec<Vec<String>> {
         None => vec![line.trim().to_owned()],
     };
     shown.map(cells).chain(cut.then(|| vec!["...".to_owned()])).collect()
+}
+
+/// Digest, state and share of each version, where there are several.
+fn versions(list: &Value) -> Vec<Vec<String>> {
+    let list = list.as_array().map(Vec::as_slice).unwrap_or_default();
+    let cells = |version: &Value| {
+        let digest: String =
+            version["digest"].as_str().unwrap_or_default().chars().take(12).collect();
+        let state = version["state"].as_str().unwrap_or_default().to_owned();
+        let state = match version["reason"].as_str() {
+            Some(reason) => format!("{state}: {reason}"),
+            None => state,
+        };
+        vec![digest, format!("{}%", version["weight"].as_u64().unwrap_or(0)), state]
+    };
+    list.iter().map(cells).collect()
 }
 
 fn metadata(info: &Value) -> Vec<Vec<String>> {

@@ -66,6 +66,8 @@ impl NodeBlobs {
             let state = self.published.state();
             let wanted: BTreeSet<Digest> =
                 state.models.values().map(|model| model.version.blob).collect();
+            let former = state.versions.values().map(|kept| kept.version.blob);
+            let wanted: BTreeSet<Digest> = wanted.into_iter().chain(former).collect();
             for digest in &wanted {
                 if self.stat(*digest).is_none()
                     && let Err(error) = self.fetch(*digest).await

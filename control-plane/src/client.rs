@@ -43,6 +43,7 @@ pub fn may_repeat(command: &Command) -> bool {
         | Command::AnnounceNode { .. }
         | Command::PromoteNode { .. }
         | Command::PutModel { .. }
+        | Command::RollOut { .. }
         | Command::DemandModel { .. }
         | Command::ExpireDemands
         | Command::RegisterWorker { .. }
@@ -62,7 +63,9 @@ pub fn may_repeat(command: &Command) -> bool {
         | Command::ClearDeployment { .. }
         | Command::DrainWorker { .. }
         | Command::ResumeWorker { .. }
-        | Command::MigrateModel { .. } => false,
+        | Command::MigrateModel { .. }
+        | Command::ShiftTraffic { .. }
+        | Command::RevertRollout { .. } => false,
     }
 }
 

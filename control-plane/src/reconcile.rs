@@ -8,6 +8,7 @@ use crate::watch::Published;
 use crate::workers::Workers;
 use ollamamax_core::plan::{PlanLimits, plan};
 use ollamamax_core::record::Lifetime;
+use ollamamax_core::rollout::unloadable;
 use ollamamax_core::{Command, State};
 use ollamamax_gateway::ports::ControlError;
 use ollamamax_gateway::streams::PREFIX;
@@ -52,6 +53,14 @@ impl Reconciler {
         }
         let state = self.published.state();
         let planned = plan(&state, &self.workers.observed(), &PlanLimits::default(), now);
+        let given_up = unloadable(&state, &planned);
+        if !given_up.is_empty() {
+            for command in given_up {
+                tracing::warn!(?command, "a new version is given up");
+                self.propose(command).await;
+            }
+            return;
+        }
         for note in &planned.report {
             tracing::debug!(?note, "plan");
         }

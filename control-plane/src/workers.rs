@@ -113,7 +113,10 @@ impl Workers {
         let load = |heard: &Heard| {
             heard.reports.iter().map(|report| report.running + report.waiting).sum()
         };
+        let reports = heard.clone().flat_map(|(_, heard)| &heard.reports);
+        let requests = reports.map(|report| (report.id, report.running + report.waiting));
         Observed {
+            requests: requests.filter(|(_, count)| *count > 0).collect(),
             busy: heard.map(|(id, heard)| (*id, load(heard))).collect(),
             ..Observed::default()
         }

@@ -415,3 +415,17 @@ pub const PARTITION_WORKERS_COUNT: usize = 64;
 pub const REBALANCE_MOVES_COUNT: usize = 4;
 /// What a move must even out at least, in thousandths of a worker's memory: less is not worth a load.
 pub const REBALANCE_GAIN_THOUSANDTHS: u64 = 50;
+
+/// Versions kept of one model name beside the one it stands for: each keeps its bytes on every node.
+pub const MODEL_VERSIONS_COUNT: usize = 3;
+/// Attempts at a new version before a gateway judges it: a few failures are chance.
+pub const ROLLOUT_ATTEMPTS_COUNT: u32 = 20;
+/// Failures of a new version above which it is given up, in percent of its attempts: half of them is no accident.
+pub const ROLLOUT_FAILURES_PERCENT: u32 = 50;
+/// Workers that could not load a new version after which no other is tried: it is the version, not the worker.
+pub const ROLLOUT_LOADS_COUNT: usize = 3;
+/// How long an old version stays loaded after the new one serves everything: the requests that picked it just before have
+/// come, and two heartbeats have told of them.
+pub const ROLLOUT_DRAIN_MS: u64 = 1_500;
+/// How long a model has been loaded before it may go for another one: whoever waited for it has come by then.
+pub const EVICTION_LOADED_MS: u64 = 2_000;

@@ -5,6 +5,7 @@ mod clients;
 mod cluster;
 mod embed;
 mod placement;
+mod rollout;
 mod split;
 mod streams;
 mod up;

@@ -6,7 +6,10 @@ use crate::record::{
     Checkpoint, ClusterRecord, Demand, ModelRecord, NodeRecord, Placement, WorkerRecord,
 };
 use crate::replica::ReplicaRecord;
-use ollamamax_proto::{AssignmentId, Millis, ModelName, NodeId, ReplicaId, Revision, WorkerId};
+use crate::rollout::{Rollout, VersionRecord};
+use ollamamax_proto::{
+    AssignmentId, Digest, Millis, ModelName, NodeId, ReplicaId, Revision, WorkerId,
+};
 use serde::{Deserialize, Serialize};
 
 /// One fact. Stored and sent to watchers: variants are only added at the end.
@@ -56,6 +59,14 @@ pub enum Change {
     MigrationPut(Migration),
     /// A model moves no longer.
     MigrationRemoved(ModelName),
+    /// A model changes from one version to another, or does it otherwise.
+    RolloutPut(Rollout),
+    /// A model stands for one version only.
+    RolloutRemoved(ModelName),
+    /// A former version of a model is or changed.
+    VersionPut(Box<VersionRecord>),
+    /// A former version of a model, by its digest, is forgotten.
+    VersionRemoved(ModelName, Digest),
 }
 
 impl Change {
@@ -77,7 +88,11 @@ impl Change {
             | Self::ReplicaPut(_)
             | Self::ReplicaRemoved(_)
             | Self::MigrationPut(_)
-            | Self::MigrationRemoved(_) => true,
+            | Self::MigrationRemoved(_)
+            | Self::RolloutPut(_)
+            | Self::RolloutRemoved(_)
+            | Self::VersionPut(_)
+            | Self::VersionRemoved(..) => true,
             Self::ClusterPut(_)
             | Self::NodePut(_)
             | Self::NodeRemoved(_)

@@ -10,7 +10,8 @@ use crate::replica::NewReplica;
 use ollamamax_proto::model::ModelVersion;
 use ollamamax_proto::placement::{Assignment, Device, Phase, WorkerStatus};
 use ollamamax_proto::{
-    AssignmentId, Generation, Incarnation, Millis, ModelName, NodeId, ReplicaId, Revision, WorkerId,
+    AssignmentId, Digest, Generation, Incarnation, Millis, ModelName, NodeId, ReplicaId, Revision,
+    WorkerId,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -209,6 +210,34 @@ pub enum Command {
         /// Who shall hold it.
         to: WorkerId,
     },
+    /// Points a name at a version as [`Command::PutModel`] does; but where the name is served, what it stood for goes on
+    /// serving beside the new version until that serves everything.
+    RollOut {
+        /// The name.
+        name: ModelName,
+        /// The version.
+        version: Box<ModelVersion>,
+        /// Percent of the requests for it once it is ready, 1 to 100; at 100 the old version goes.
+        weight: u32,
+    },
+    /// Says how the requests for a name are shared among its versions; for one of its former versions it starts a rollout.
+    ShiftTraffic {
+        /// The name.
+        name: ModelName,
+        /// Which version; `None`: the one that the name stands for.
+        version: Option<Digest>,
+        /// Percent of the requests for that version, 0 to 100; the other version gets the rest.
+        weight: u32,
+    },
+    /// Points a name at its old version again.
+    RevertRollout {
+        /// The name.
+        name: ModelName,
+        /// Which rollout: the revision at which it began.
+        began: Revision,
+        /// Why, in words.
+        reason: String,
+    },
 }
 
 /// One step of a plan.
@@ -236,6 +265,11 @@ pub enum PlanStep {
     RemoveReplica {
         /// Which one.
         id: ReplicaId,
+    },
+    /// No longer want a model that was idle for the longest time: another one needs its memory.
+    Release {
+        /// Which model.
+        model: ModelName,
     },
 }
 

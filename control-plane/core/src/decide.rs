@@ -18,6 +18,7 @@ mod nodes;
 mod orders;
 mod placement;
 mod replicas;
+mod rollouts;
 mod workers;
 
 use crate::change::Change;
@@ -44,6 +45,7 @@ pub fn decide(state: &State, entry: &Entry) -> Result<Decision, Rejection> {
     let mut draft = Draft::begin(state, entry.at);
     let admitted = dispatch(&mut draft, &entry.command)?;
     orders::settle(&mut draft);
+    rollouts::settle(&mut draft);
     let cluster = draft.state().cluster.as_ref().map(|c| c.id.clone()).unwrap_or_default();
     let changes = draft.finish();
     let changed = !changes.is_empty();
@@ -110,6 +112,11 @@ fn dispatch(draft: &mut Draft, command: &Command) -> Result<Option<NodeId>, Reje
         C::DrainWorker { id, reason } => orders::drain(draft, *id, reason)?,
         C::ResumeWorker { id } => orders::resume(draft, *id)?,
         C::MigrateModel { name, from, to } => orders::migrate(draft, name, *from, *to)?,
+        C::RollOut { name, version, weight } => rollouts::roll_out(draft, name, version, *weight)?,
+        C::ShiftTraffic { name, version, weight } => {
+            rollouts::shift(draft, name, *version, *weight)?;
+        }
+        C::RevertRollout { name, began, reason } => rollouts::revert(draft, name, *began, reason)?,
     }
     Ok(None)
 }

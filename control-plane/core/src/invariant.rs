@@ -12,6 +12,7 @@ mod part_in_replica;
 mod placement_has_model;
 mod placement_has_worker;
 mod replica_complete;
+mod rollout_has_versions;
 mod sizes_bounded;
 
 use crate::state::State;
@@ -28,7 +29,7 @@ pub struct Violation {
 type Check = fn(&State) -> Vec<String>;
 
 /// Every invariant by name.
-const ALL: [(&str, Check); 12] = [
+const ALL: [(&str, Check); 13] = [
     ("cluster_first", cluster_first::check),
     ("keys_match", keys_match::check),
     ("ids_counted", ids_counted::check),
@@ -39,6 +40,7 @@ const ALL: [(&str, Check); 12] = [
     ("assignment_once", assignment_once::check),
     ("replica_complete", replica_complete::check),
     ("part_in_replica", part_in_replica::check),
+    ("rollout_has_versions", rollout_has_versions::check),
     ("memory_kept", memory_kept::check),
     ("sizes_bounded", sizes_bounded::check),
 ];

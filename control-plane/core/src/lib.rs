@@ -29,6 +29,7 @@ pub mod plan;
 pub mod record;
 pub mod rejection;
 pub mod replica;
+pub mod rollout;
 pub mod route;
 pub mod serving;
 pub mod state;

@@ -12,12 +12,14 @@
 //! or a demand changes it. A model is whole on each of its workers where that is possible, unless its deployment says
 //! otherwise.
 
+mod evict;
 mod explain;
 mod memory;
 pub mod partition;
 mod rebalance;
 mod report;
 mod rings;
+mod rolling;
 mod room;
 mod score;
 mod search;
@@ -33,7 +35,7 @@ pub use score::Score;
 
 use crate::command::PlanStep;
 use crate::state::State;
-use ollamamax_proto::{Millis, Revision, WorkerId, limits};
+use ollamamax_proto::{AssignmentId, Millis, Revision, WorkerId, limits};
 use std::collections::BTreeMap;
 
 /// What the leader sees beside the state.
@@ -43,6 +45,8 @@ pub struct Observed {
     pub busy: BTreeMap<WorkerId, u32>,
     /// Nanoseconds each worker takes to read a MiB of weights while computing; absent: as its kind of device does.
     pub ns_per_mib: BTreeMap<WorkerId, u64>,
+    /// Requests running and queued for each assignment; absent: none.
+    pub requests: BTreeMap<AssignmentId, u32>,
 }
 
 /// What bounds a plan.
@@ -86,7 +90,7 @@ pub struct Plan {
 /// Plans placements for what is demanded at `now`.
 pub fn plan(state: &State, observed: &Observed, limits: &PlanLimits, now: Millis) -> Plan {
     let mut room = room::Room::new(state, observed, limits);
-    let (mut views, mut drops) = view::sort(state, limits, now, &mut room);
+    let (mut views, mut drops) = view::sort(state, observed, limits, now, &mut room);
     let missing = step::missing(&views, room.ready_count());
     let mut chosen = score::place(&views, &missing, &mut room);
     if chosen.len() < missing.len() {
@@ -95,17 +99,23 @@ pub fn plan(state: &State, observed: &Observed, limits: &PlanLimits, now: Millis
     step::replace_in_place(&mut views, &mut chosen, &mut drops, &mut room);
     let mut split = split::Split::default();
     split::place(&mut views, &mut chosen, &mut split, &mut drops, &mut room, limits);
-    let mut report = Vec::new();
+    rolling::replace_old(&mut views, &mut chosen, &mut drops, &mut room, observed);
+    let evicted = evict::make_room(&views, &split, &mut chosen, &mut room, (observed, now));
+    let mut report = evicted.iter().map(|evicted| evicted.note.clone()).collect::<Vec<_>>();
     for (index, view) in views.iter().enumerate() {
         let whole = chosen.iter().filter(|choice| choice.view == index).count();
         let planned = || split.planned.iter().filter(|planned| planned.view == index);
         let chosen_count = whole + planned().count();
+        if evicted.iter().any(|evicted| evicted.view == index) {
+            continue;
+        }
         step::let_go(view, chosen_count, &mut drops);
         report.extend(planned().map(|planned| report::split(planned, view)));
         let misfit = split.misfits.get(&index);
         report.extend(report::notes(view, chosen_count, misfit, &room, limits));
     }
     let mut steps: Vec<PlanStep> = drops.steps().collect();
+    evicted.iter().for_each(|evicted| steps.extend(evicted.steps()));
     steps.extend(step::assignments(&views, &chosen, &mut room, limits));
     steps.extend(split.planned.iter().map(|planned| rings::step(planned, &views[planned.view])));
     steps.truncate(limits.steps_max);

@@ -1,7 +1,7 @@
 //! Why a command was refused: deterministic, so every node refuses alike.
 
 use ollamamax_proto::{
-    AssignmentId, Incarnation, ModelName, NodeId, ReplicaId, Revision, WorkerId,
+    AssignmentId, Digest, Incarnation, ModelName, NodeId, ReplicaId, Revision, WorkerId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -79,4 +79,15 @@ pub enum Rejection {
     /// No such replica of several stages.
     #[error("replica `{0}` not found")]
     UnknownReplica(ReplicaId),
+    /// The model has no such version.
+    #[error("model '{model}' has no version `{version}`; `show {model}` lists those it has")]
+    UnknownVersion {
+        /// The model.
+        model: ModelName,
+        /// What was asked for.
+        version: Box<Digest>,
+    },
+    /// The model changes from no version to another, or not in that rollout any more.
+    #[error("model '{0}' is in no such rollout; `placement show` lists those on their way")]
+    UnknownRollout(ModelName),
 }

@@ -8,8 +8,9 @@ use crate::record::{
     Checkpoint, ClusterRecord, Demand, ModelRecord, NodeRecord, Placement, WorkerRecord,
 };
 use crate::replica::ReplicaRecord;
+use crate::rollout::{Rollout, VersionRecord};
 use imbl::OrdMap;
-use ollamamax_proto::{AssignmentId, ModelName, NodeId, ReplicaId, Revision, WorkerId};
+use ollamamax_proto::{AssignmentId, Digest, ModelName, NodeId, ReplicaId, Revision, WorkerId};
 
 /// Everything the cluster agrees on. Cloning is O(1): the maps share their structure.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,6 +37,10 @@ pub struct State {
     pub replicas: OrdMap<ReplicaId, ReplicaRecord>,
     /// Models on their way from worker to worker.
     pub migrations: OrdMap<ModelName, Migration>,
+    /// Models that change from one version to another.
+    pub rollouts: OrdMap<ModelName, Rollout>,
+    /// Former versions by name and digest, among them the old ones of rollouts.
+    pub versions: OrdMap<(ModelName, Digest), VersionRecord>,
     /// Numbers that only grow.
     pub counters: Counters,
 }
@@ -124,6 +129,19 @@ impl State {
             Change::MigrationRemoved(name) => {
                 self.migrations.remove(&name);
             }
+            Change::RolloutPut(rollout) => {
+                self.rollouts.insert(rollout.model.clone(), rollout);
+            }
+            Change::RolloutRemoved(name) => {
+                self.rollouts.remove(&name);
+            }
+            Change::VersionPut(record) => {
+                let key = (record.model.clone(), record.version.digest);
+                self.versions.insert(key, *record);
+            }
+            Change::VersionRemoved(name, digest) => {
+                self.versions.remove(&(name, digest));
+            }
         }
     }
 
@@ -141,6 +159,8 @@ impl State {
         let orders = self.orders.values().cloned().map(Change::OrdersPut);
         let replicas = self.replicas.values().cloned().map(Box::new).map(Change::ReplicaPut);
         let migrations = self.migrations.values().cloned().map(Change::MigrationPut);
+        let rollouts = self.rollouts.values().cloned().map(Change::RolloutPut);
+        let versions = self.versions.values().cloned().map(Box::new).map(Change::VersionPut);
         cluster
             .chain(nodes)
             .chain(models)
@@ -152,6 +172,8 @@ impl State {
             .chain(orders)
             .chain(replicas)
             .chain(migrations)
+            .chain(rollouts)
+            .chain(versions)
             .chain([Change::Advanced(self.counters)])
             .collect()
     }

@@ -9,7 +9,7 @@
 use crate::change::Change;
 use crate::codec::{CodecError, decode, encode};
 use crate::state::State;
-use ollamamax_proto::limits;
+use ollamamax_proto::{Digest, ModelName, limits};
 use serde::Serialize;
 
 /// The table bytes: fixed numbers, stored on disk.
@@ -38,6 +38,10 @@ pub mod prefix {
     pub const REPLICA: u8 = 11;
     /// Migrations by model name.
     pub const MIGRATION: u8 = 12;
+    /// Rollouts by model name.
+    pub const ROLLOUT: u8 = 13;
+    /// Former versions by digest and model name.
+    pub const VERSION: u8 = 14;
 }
 
 /// One row to put or remove.
@@ -93,6 +97,8 @@ pub fn row(change: &Change) -> Result<Row, CodecError> {
         Change::OrdersPut(record) => Some(value(record)?),
         Change::ReplicaPut(record) => Some(value(record)?),
         Change::MigrationPut(record) => Some(value(record)?),
+        Change::RolloutPut(record) => Some(value(record)?),
+        Change::VersionPut(record) => Some(value(record)?),
         Change::NodeRemoved(_)
         | Change::ModelRemoved(_)
         | Change::DemandRemoved(_)
@@ -102,7 +108,9 @@ pub fn row(change: &Change) -> Result<Row, CodecError> {
         | Change::DeploymentRemoved(_)
         | Change::OrdersRemoved(_)
         | Change::ReplicaRemoved(_)
-        | Change::MigrationRemoved(_) => None,
+        | Change::MigrationRemoved(_)
+        | Change::RolloutRemoved(_)
+        | Change::VersionRemoved(..) => None,
     };
     Ok(Row { key, value })
 }
@@ -140,6 +148,8 @@ pub fn change(key_found: &[u8], bytes: &[u8]) -> Result<Change, LoadError> {
         Some(prefix::ORDERS) => Change::OrdersPut(read(bytes).map_err(fail)?),
         Some(prefix::REPLICA) => Change::ReplicaPut(read(bytes).map_err(fail)?),
         Some(prefix::MIGRATION) => Change::MigrationPut(read(bytes).map_err(fail)?),
+        Some(prefix::ROLLOUT) => Change::RolloutPut(read(bytes).map_err(fail)?),
+        Some(prefix::VERSION) => Change::VersionPut(read(bytes).map_err(fail)?),
         _ => return Err(LoadError::UnknownTable(hex(key_found))),
     };
     let expected = key(&change);
@@ -180,7 +190,15 @@ fn key(change: &Change) -> Vec<u8> {
             with(prefix::MIGRATION, record.model.to_string().as_bytes())
         }
         Change::MigrationRemoved(name) => with(prefix::MIGRATION, name.to_string().as_bytes()),
+        Change::RolloutPut(record) => with(prefix::ROLLOUT, record.model.to_string().as_bytes()),
+        Change::RolloutRemoved(name) => with(prefix::ROLLOUT, name.to_string().as_bytes()),
+        Change::VersionPut(record) => version(&record.model, &record.version.digest),
+        Change::VersionRemoved(name, digest) => version(name, digest),
     }
+}
+
+fn version(name: &ModelName, digest: &Digest) -> Vec<u8> {
+    [&[prefix::VERSION], &digest.0[..], name.to_string().as_bytes()].concat()
 }
 
 /// A record is at most a command and the few numbers the state adds to it.

@@ -160,6 +160,11 @@ impl World {
         self.ok(Command::PutModel { name: name(model), version });
     }
 
+    pub(crate) fn roll(&mut self, model: &str, weights: u64, weight: u32) {
+        let version = Box::new(version(weights));
+        self.ok(Command::RollOut { name: name(model), version, weight });
+    }
+
     pub(crate) fn demand(&mut self, model: &str, replicas: u32) {
         self.ok(Command::DemandModel { demand: demand(model, replicas) });
     }

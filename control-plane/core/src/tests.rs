@@ -6,4 +6,5 @@ mod machine;
 mod operators;
 mod planner;
 mod rings;
+mod rollouts;
 mod routes;

@@ -145,7 +145,12 @@ impl Gateway {
     ) -> Result<(), Failure> {
         let state = self.control.state();
         let loaded = !self.workers.route(&state, model).seats().is_empty();
-        if let Some(demand) = self.renewal(&state, &model.name, want) {
+        let renewal = match self.renewal(&state, &model.name, want) {
+            // Nobody has it and somebody wants it now: others may have to make room for it.
+            None if !loaded => state.demands.get(&model.name).filter(|d| is_old(d)).cloned(),
+            renewal => renewal,
+        };
+        if let Some(demand) = renewal {
             if loaded {
                 self.renew_in_background(demand);
             } else {
@@ -299,9 +304,8 @@ impl Gateway {
         if !self.workers.route(state, model).seats().is_empty() {
             return Progress::Ready;
         }
-        match state.models.get(&model.name) {
-            Some(now) if now.version.blob == model.version.blob => {}
-            _ => return Progress::Hopeless(Failure::unknown_model(&model.name.to_string())),
+        if state.wanted_version(&model.name, model.version.blob).is_none() {
+            return Progress::Hopeless(Failure::unknown_model(&model.name.to_string()));
         }
         let name = &model.name;
         let ready: Vec<_> =
@@ -350,6 +354,18 @@ impl Gateway {
             .collect();
         let seen = if phases.is_empty() { "placed nowhere".to_owned() } else { phases.join(", ") };
         format!("'{}' was not loaded within {seconds} s: {seen}", model.name)
+    }
+}
+
+/// Whether a wish was made so long ago that making it again says something.
+fn is_old(demand: &Demand) -> bool {
+    match demand.lifetime {
+        Lifetime::Forever => false,
+        Lifetime::Until(end) => {
+            let age_ms = demand.keep_alive_ms.unsigned_abs()
+                - end.since(Millis::now()).min(demand.keep_alive_ms.unsigned_abs());
+            age_ms >= limits::EVICTION_LOADED_MS
+        }
     }
 }
 

@@ -215,6 +215,8 @@ struct Run {
     /// Log-probabilities of tokens that have released no text yet.
     untold: Vec<TokenLogprob>,
     resumes: u32,
+    /// Whether it went over to the other version of its model.
+    switched: bool,
     /// Bytes of text still to come that the client has already.
     skip: usize,
     recording: Option<Hold>,
@@ -253,6 +255,7 @@ impl Run {
             mu: None,
             untold: Vec::new(),
             resumes: 0,
+            switched: false,
             skip: 0,
             recording: None,
             heard: now,
@@ -265,7 +268,7 @@ impl Run {
     }
 
     async fn drive(&mut self) -> Result<(), Failure> {
-        self.gateway.ensure_loaded(&self.job.model, self.job.want).await?;
+        self.load().await?;
         self.load_ns = nanos(self.started.elapsed());
         let place = self.gateway.admit(&self.job, &self.ask.shape).await?;
         if !self.take_up().await {
@@ -276,13 +279,33 @@ impl Run {
         driven
     }
 
+    /// A version that cannot be loaded, or is given up meanwhile, is not the request's fault.
+    async fn load(&mut self) -> Result<(), Failure> {
+        if self.is_stranded() {
+            self.switch(true);
+        }
+        let loaded = self.gateway.ensure_loaded(&self.job.model, self.job.want).await;
+        match loaded {
+            Err(_) if self.switch(false) => {
+                self.gateway.ensure_loaded(&self.job.model, self.job.want).await
+            }
+            loaded => loaded,
+        }
+    }
+
     async fn over_workers(&mut self) -> Result<(), Failure> {
         self.budget(|budget, now| budget.deposit(now));
         let mut last: Option<Failure> = None;
         loop {
+            if self.is_stranded() {
+                self.switch(true);
+            }
             let (model, begun) = (&self.job.model, !self.tokens.is_empty());
             let next = self.tries.next(&self.gateway, model, &self.ask, begun).await;
             let Some((seat, work)) = next else {
+                if self.switch(true) {
+                    continue;
+                }
                 return Err(last.unwrap_or_else(tries::nobody));
             };
             if begun {
@@ -304,6 +327,8 @@ impl Run {
                     telemetry::attempt(end.name());
                     if matches!(end, End::Done) {
                         seat.record(true, Millis::now());
+                        let assignment = &seat.candidate.placement.assignment;
+                        self.gateway.note_attempt(assignment, true);
                     }
                     self.gateway.touch(&self.job.model.name);
                     return Ok(());
@@ -312,6 +337,10 @@ impl Run {
                     // A stale map is nobody's failure, and a client that has seen a part shall get the rest.
                     let free = matches!(end, End::Stale(_)) || !self.tokens.is_empty();
                     let failure = self.tries.failed(&self.gateway, &seat, end)?;
+                    // Whatever the version has to do with it, the other one may do better; that is tried once.
+                    let switches = !self.switched && self.switch(true);
+                    self.switched |= switches;
+                    let free = free || switches;
                     if !free && !self.budget(RetryBudget::take) {
                         telemetry::retry_refused();
                         return Err(failure);

@@ -214,6 +214,8 @@ impl From<Rejection> for Failure {
             | Rejection::UnknownNode(_)
             | Rejection::UnknownAssignment(_)
             | Rejection::UnknownReplica(_)
+            | Rejection::UnknownVersion { .. }
+            | Rejection::UnknownRollout(_)
             | Rejection::UnknownCheckpoint(_) => Self::NotFound(text),
             Rejection::CheckpointMoved { .. } => Self::Precondition(text),
             Rejection::Invalid { .. } => Self::Invalid(text),

@@ -31,6 +31,7 @@ mod request;
 mod stream;
 pub mod streams;
 mod telemetry;
+mod versions;
 pub mod workers;
 
 pub use config::Config;
@@ -51,6 +52,7 @@ pub struct Gateway {
     config: Config,
     workers: workers::Workers,
     demands: demand::Demands,
+    versions: versions::Versions,
     streams: streams::Book,
     gate: Arc<gate::Gate>,
     headers: ollama::model::Headers,
@@ -66,6 +68,7 @@ impl Gateway {
             config,
             workers: workers::Workers::default(),
             demands: demand::Demands::default(),
+            versions: versions::Versions::default(),
             streams: streams::Book::default(),
             gate: Arc::default(),
             headers: ollama::model::Headers::default(),

@@ -19,7 +19,7 @@ use ollamamax_core::State;
 use ollamamax_core::record::{ModelRecord, Placement, WorkerRecord};
 use ollamamax_core::serving::serving;
 use ollamamax_proto::wire::inference_client::InferenceClient;
-use ollamamax_proto::{Incarnation, Millis, ModelName, WorkerId, limits};
+use ollamamax_proto::{Digest, Incarnation, Millis, ModelName, WorkerId, limits};
 use route::Route;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -53,12 +53,15 @@ pub fn candidates(state: &State, model: &ModelRecord) -> Vec<Candidate> {
         .collect()
 }
 
+/// A version of a model: versions that differ in a text only have the same way.
+type Key = (ModelName, Digest);
+
 /// Channels, loads and routes.
 #[derive(Debug, Default)]
 pub struct Workers {
     channels: Mutex<HashMap<String, Channel>>,
     loads: Mutex<HashMap<WorkerId, Arc<Load>>>,
-    routes: ArcSwap<HashMap<ModelName, Arc<Route>>>,
+    routes: ArcSwap<HashMap<Key, Arc<Route>>>,
     /// Held while a route is built, so that it is built once.
     building: Mutex<()>,
 }
@@ -89,9 +92,10 @@ impl Workers {
 
     /// The way to a model as of `state`: read where it is known, built where the state has moved on.
     pub fn route(&self, state: &State, model: &ModelRecord) -> Arc<Route> {
-        let known = |routes: &HashMap<ModelName, Arc<Route>>| {
-            let route = routes.get(&model.name)?;
-            route.is_current(state, model).then(|| Arc::clone(route))
+        let key = (model.name.clone(), model.version.blob);
+        let known = |routes: &HashMap<Key, Arc<Route>>| {
+            let route = routes.get(&key)?;
+            route.is_current(state).then(|| Arc::clone(route))
         };
         if let Some(route) = known(&self.routes.load()) {
             return route;
@@ -101,14 +105,14 @@ impl Workers {
         if let Some(route) = known(&routes) {
             return route;
         }
-        let before = routes.get(&model.name);
+        let before = routes.get(&key);
         let route = Arc::new(Route::new(self, state, model, before.map(|r| &**r), Millis::now()));
         // A request that began before the state moved must not put its old view back.
         if before.is_none_or(|before| before.revision <= route.revision) {
             let mut next = HashMap::clone(&routes);
-            next.insert(model.name.clone(), Arc::clone(&route));
+            next.insert(key, Arc::clone(&route));
             if next.len() > 2 * state.models.len() + 16 {
-                next.retain(|name, _| state.models.contains_key(name));
+                next.retain(|(name, blob), _| state.wanted_version(name, *blob).is_some());
             }
             self.routes.store(Arc::new(next));
         }

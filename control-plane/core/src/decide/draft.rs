@@ -129,6 +129,15 @@ impl Draft {
             Change::ReplicaRemoved(id) => !state.replicas.contains_key(id),
             Change::MigrationPut(record) => state.migrations.get(&record.model) == Some(record),
             Change::MigrationRemoved(name) => !state.migrations.contains_key(name),
+            Change::RolloutPut(record) => state.rollouts.get(&record.model) == Some(record),
+            Change::RolloutRemoved(name) => !state.rollouts.contains_key(name),
+            Change::VersionPut(record) => {
+                let key = (record.model.clone(), record.version.digest);
+                state.versions.get(&key) == Some(&**record)
+            }
+            Change::VersionRemoved(name, digest) => {
+                !state.versions.contains_key(&(name.clone(), *digest))
+            }
         }
     }
 }

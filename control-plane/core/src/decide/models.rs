@@ -2,6 +2,7 @@
 
 use super::check;
 use super::draft::Draft;
+use super::rollouts;
 use crate::change::Change;
 use crate::record::{Demand, Lifetime, ModelRecord};
 use crate::rejection::Rejection;
@@ -16,6 +17,7 @@ pub(super) fn put(
     version: &ModelVersion,
 ) -> Result<(), Rejection> {
     check_version(version)?;
+    rollouts::end(draft, name);
     let known = draft.state().models.get(name);
     if known.is_some_and(|record| record.version == *version) {
         return Ok(());
@@ -53,6 +55,7 @@ pub(super) fn delete(draft: &mut Draft, name: &ModelName) -> Result<(), Rejectio
     draft.drop_placements(|placement| placement.assignment.model == *name);
     draft.push(Change::DemandRemoved(name.clone()));
     draft.push(Change::DeploymentRemoved(name.clone()));
+    rollouts::forget(draft, name);
     draft.push(Change::ModelRemoved(name.clone()));
     Ok(())
 }
@@ -118,7 +121,7 @@ pub(super) fn find<'a>(draft: &'a Draft, name: &ModelName) -> Result<&'a ModelRe
     draft.state().models.get(name).ok_or_else(|| Rejection::UnknownModel(name.clone()))
 }
 
-fn check_version(version: &ModelVersion) -> Result<(), Rejection> {
+pub(super) fn check_version(version: &ModelVersion) -> Result<(), Rejection> {
     check_facts(&version.facts)?;
     if version.blob_bytes > limits::BLOB_BYTES {
         return Err(Rejection::OverLimit {

@@ -2,7 +2,7 @@
 
 use super::check;
 use super::draft::Draft;
-use super::{replicas, workers};
+use super::{models, replicas, workers};
 use crate::change::Change;
 use crate::command::{PlanStep, Transition};
 use crate::record::Placement;
@@ -27,8 +27,8 @@ pub(super) fn apply_plan(
     for step in steps {
         match step {
             PlanStep::Assign { worker, assignment } => {
-                let layers = draft.state().models.get(&assignment.model);
-                let layers = layers.map_or(0, |record| record.version.facts.layers);
+                let version = draft.state().wanted_version(&assignment.model, assignment.blob);
+                let layers = version.map_or(0, |version| version.facts.layers);
                 if layers > 0 && !assignment.stage.is_whole(layers) {
                     let reason = "a part of a model outside of a replica";
                     return Err(check::invalid("stage", reason));
@@ -43,6 +43,7 @@ pub(super) fn apply_plan(
             }
             PlanStep::AddReplica { replica } => replicas::add(draft, replica)?,
             PlanStep::RemoveReplica { id } => replicas::remove(draft, *id)?,
+            PlanStep::Release { model } => models::release(draft, model)?,
         }
     }
     Ok(())
@@ -95,8 +96,8 @@ pub(super) fn assign(
         let reason = format!("worker `{worker}` is {}, expected ready", record.status);
         return Err(check::invalid("worker", reason));
     }
-    let unknown = || Rejection::UnknownModel(wanted.model.clone());
-    let version = &draft.state().models.get(&wanted.model).ok_or_else(unknown)?.version;
+    let current = &models::find(draft, &wanted.model)?.version;
+    let version = draft.state().wanted_version(&wanted.model, wanted.blob).unwrap_or(current);
     if version.blob != wanted.blob || version.blob_bytes != wanted.blob_bytes {
         let reason = format!(
             "model '{}' is {} now, expected by the plan {}",
@@ -115,6 +116,7 @@ pub(super) fn assign(
     let held = draft.state().placements.values().any(|held| {
         held.worker == worker
             && held.assignment.model == wanted.model
+            && held.assignment.blob == wanted.blob
             && held.assignment.stage == wanted.stage
     });
     if held {

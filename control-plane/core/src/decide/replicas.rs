@@ -2,7 +2,7 @@
 
 use super::check;
 use super::draft::Draft;
-use super::placement;
+use super::{models, placement};
 use crate::change::Change;
 use crate::deployment::Strategy;
 use crate::rejection::Rejection;
@@ -26,8 +26,10 @@ pub(super) fn add(draft: &mut Draft, wanted: &NewReplica) -> Result<(), Rejectio
         let reason = format!("expected 1 to {}", limits::REPLICA_STAGES_COUNT);
         return Err(check::invalid("steps_in_flight", reason));
     }
-    let unknown = || Rejection::UnknownModel(wanted.model.clone());
-    let layers = draft.state().models.get(&wanted.model).ok_or_else(unknown)?.version.facts.layers;
+    let current = &models::find(draft, &wanted.model)?.version;
+    let blob = wanted.members.first().map_or(current.blob, |member| member.assignment.blob);
+    let version = draft.state().wanted_version(&wanted.model, blob).unwrap_or(current);
+    let layers = version.facts.layers;
     let parts: Vec<Cover> = wanted
         .members
         .iter()
@@ -44,6 +46,9 @@ pub(super) fn add(draft: &mut Draft, wanted: &NewReplica) -> Result<(), Rejectio
             let reason =
                 format!("'{}' in a replica of '{}'", member.assignment.model, wanted.model);
             return Err(check::invalid("model", reason));
+        }
+        if member.assignment.blob != blob {
+            return Err(check::invalid("blob", "members of two versions in a replica"));
         }
         let assignment = placement::assign(draft, member.worker, &member.assignment)?;
         let (first_head, end_head) = (member.first_head, member.end_head);

@@ -1,4 +1,4 @@
-//! A worker holds a stage of a model once.
+//! A worker holds a stage of a version of a model once.
 
 use crate::state::State;
 use std::collections::BTreeMap;
@@ -8,7 +8,7 @@ pub(super) fn check(state: &State) -> Vec<String> {
     let mut found = Vec::new();
     for (id, placement) in &state.placements {
         let assignment = &placement.assignment;
-        let what = (placement.worker, &assignment.model, assignment.stage);
+        let what = (placement.worker, &assignment.model, assignment.blob, assignment.stage);
         if let Some(other) = seen.insert(what, id) {
             found.push(format!("assignments `{other}` and `{id}` are the same"));
         }

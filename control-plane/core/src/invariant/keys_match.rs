@@ -23,7 +23,14 @@ pub(super) fn check(state: &State) -> Vec<String> {
     let orders = orders.map(|(id, _)| format!("orders `{id}`"));
     let replicas = replicas.map(|(id, _)| format!("replica `{id}`"));
     let migrations = migrations.map(|(name, _)| format!("migration `{name}`"));
+    let rollouts = state.rollouts.iter().filter(|(name, r)| r.model != **name);
+    let versions = state.versions.iter().filter(|((name, digest), record)| {
+        record.model != *name || record.version.digest != *digest
+    });
+    let rollouts = rollouts.map(|(name, _)| format!("rollout `{name}`"));
+    let versions = versions.map(|((name, digest), _)| format!("version `{digest}` of `{name}`"));
     let later = deployments.chain(orders).chain(replicas).chain(migrations);
+    let later = later.chain(rollouts).chain(versions);
     nodes
         .chain(models)
         .chain(demands)

@@ -16,11 +16,12 @@ pub(super) fn check(state: &State) -> Vec<String> {
     }
     for placement in state.placements.values() {
         let assignment = &placement.assignment;
-        let Some(model) = state.models.get(&assignment.model) else { continue };
+        let known = state.known_version(&assignment.model, assignment.blob);
+        let Some(version) = known else { continue };
         let bytes = match shares.get(&assignment.id) {
-            Some(share) => member_bytes(&model.version, assignment, *share),
+            Some(share) => member_bytes(version, assignment, *share),
             None => need_bytes(
-                &model.version,
+                version,
                 &assignment.stage,
                 assignment.context_length,
                 assignment.sequences_max,

@@ -11,8 +11,10 @@ pub(super) fn check(state: &State) -> Vec<String> {
     }
     let mut found = Vec::new();
     for (id, placement) in &state.placements {
-        let Some(record) = state.models.get(&placement.assignment.model) else { continue };
-        let whole = placement.assignment.stage.is_whole(record.version.facts.layers);
+        let assignment = &placement.assignment;
+        let known = state.known_version(&assignment.model, assignment.blob);
+        let Some(version) = known else { continue };
+        let whole = assignment.stage.is_whole(version.facts.layers);
         let count = replicas.get(id).copied().unwrap_or(0);
         if count != usize::from(!whole) {
             found.push(format!("assignment `{id}` is in {count} replicas"));

@@ -1,4 +1,4 @@
-//! What is placed is what the model's name stands for, and lies within its layers.
+//! What is placed is what the model's name stands for or stood for, and lies within its layers.
 
 use crate::state::State;
 
@@ -10,12 +10,14 @@ pub(super) fn check(state: &State) -> Vec<String> {
             found.push(format!("assignment `{id}` is of unknown model '{}'", assignment.model));
             continue;
         };
-        if record.version.blob != assignment.blob {
-            found.push(format!("assignment `{id}` is of another version of '{}'", record.name));
+        let known = state.known_version(&assignment.model, assignment.blob);
+        if known.is_none() {
+            found.push(format!("assignment `{id}` is of no known version of '{}'", record.name));
         }
+        let version = known.unwrap_or(&record.version);
         let stage = &assignment.stage;
         let inside = stage.first_layer <= stage.end_layer
-            && stage.end_layer <= record.version.facts.layers
+            && stage.end_layer <= version.facts.layers
             && stage.shard < stage.shards;
         if !inside {
             found.push(format!("assignment `{id}` lies outside of '{}'", record.name));

@@ -31,7 +31,11 @@ fn wrong(state: &State, replica: &ReplicaRecord) -> Option<String> {
         .map(|(placement, m)| (placement.assignment.stage, m.first_head, m.end_head))
         .collect();
     // That the model is there is for another to say.
-    let layers = state.models.get(&replica.model)?.version.facts.layers;
+    let blob = placements.first()?.assignment.blob;
+    if placements.iter().any(|placement| placement.assignment.blob != blob) {
+        return Some("has members of two versions".to_owned());
+    }
+    let layers = state.known_version(&replica.model, blob)?.facts.layers;
     covers(layers, &parts).err()
 }
 

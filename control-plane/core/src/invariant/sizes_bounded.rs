@@ -13,6 +13,12 @@ pub(super) fn check(state: &State) -> Vec<String> {
         ("deployments", state.deployments.len(), limits::MODELS_COUNT),
         ("orders", state.orders.len(), limits::WORKERS_COUNT),
         ("migrations", state.migrations.len(), limits::MIGRATIONS_COUNT),
+        ("rollouts", state.rollouts.len(), limits::MODELS_COUNT),
+        (
+            "versions",
+            state.versions.len(),
+            limits::MODELS_COUNT.saturating_mul(limits::MODEL_VERSIONS_COUNT),
+        ),
         ("checkpoints", state.checkpoints.len(), limits::CHECKPOINTS_COUNT),
     ];
     let tables = tables.into_iter().filter(|(_, count, limit)| count > limit);

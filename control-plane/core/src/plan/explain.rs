@@ -8,6 +8,7 @@ use super::{Observed, PlanLimits, plan, rings};
 use crate::record::{Demand, Lifetime};
 use crate::state::State;
 use ollamamax_proto::{Millis, ModelName};
+use std::borrow::Cow;
 
 /// What there is to say of one model.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,7 +41,7 @@ pub fn explain(
     }
     let mut room = Room::new(&others, observed, limits);
     // Takes the room of all other models.
-    view::sort(&others, limits, now, &mut room);
+    view::sort(&others, observed, limits, now, &mut room);
     let wanted = state.demands.get(model).cloned().unwrap_or(Demand {
         model: model.clone(),
         replicas: 1,
@@ -48,6 +49,6 @@ pub fn explain(
         context_length: 0,
         keep_alive_ms: -1,
     });
-    let view = View::new(&others, record, &wanted, limits);
+    let view = View::new(&others, Cow::Borrowed(record), &wanted, limits);
     Some(Explained { context: view.context, choice: rings::every(&view, &room), notes })
 }

@@ -3,17 +3,17 @@
 //! A move goes from the fullest worker to the emptiest, by share of memory, and only if the fuller one stays the fuller
 //! one: doing it again finds nothing to undo. The plan itself never moves anything that runs.
 
-use super::room::{Room, held_bytes};
+use super::room::{Key, Room, held_bytes};
 use super::view;
 use super::{Observed, PlanLimits};
 use crate::orders::Migration;
 use crate::state::State;
 use ollamamax_proto::placement::{Phase, WorkerStatus};
-use ollamamax_proto::{Millis, ModelName, WorkerId, limits};
+use ollamamax_proto::{Millis, WorkerId, limits};
 use std::collections::BTreeSet;
 
 /// What it evens out, which model, from where to where, and its bytes.
-type Move<'a> = (u64, &'a ModelName, WorkerId, WorkerId, u64);
+type Move<'a> = (u64, &'a Key, WorkerId, WorkerId, u64);
 
 /// At most [`limits::REBALANCE_MOVES_COUNT`] moves of whole models, each of another model.
 pub fn rebalance(
@@ -23,12 +23,12 @@ pub fn rebalance(
     now: Millis,
 ) -> Vec<Migration> {
     let mut room = Room::new(state, observed, plan_limits);
-    let (views, _) = view::sort(state, plan_limits, now, &mut room);
+    let (views, _) = view::sort(state, observed, plan_limits, now, &mut room);
     let mut moved: BTreeSet<_> = state.migrations.keys().cloned().collect();
     let mut moves = Vec::new();
     while moves.len() < limits::REBALANCE_MOVES_COUNT {
         let mut best: Option<Move<'_>> = None;
-        for view in views.iter().filter(|view| !moved.contains(view.name())) {
+        for view in views.iter().filter(|view| !view.rolls() && !moved.contains(view.name())) {
             let ready = view.serving.iter().filter(|placement| placement.phase == Phase::Ready);
             for placement in ready {
                 let (from, bytes) = (placement.worker, held_bytes(&view.record.version, placement));
@@ -39,15 +39,15 @@ pub fn rebalance(
                 for (&to, _) in open {
                     let Some(gain) = gain(&room, from, to, bytes) else { continue };
                     if best.as_ref().is_none_or(|best| gain > best.0) {
-                        best = Some((gain, view.name(), from, to, bytes));
+                        best = Some((gain, view.key(), from, to, bytes));
                     }
                 }
             }
         }
-        let Some((_, name, from, to, bytes)) = best else { break };
-        let name = name.clone();
-        room.give_back(from, &name, bytes);
-        room.take(to, &name, bytes);
+        let Some((_, key, from, to, bytes)) = best else { break };
+        room.give_back(from, key, bytes);
+        room.take(to, key, bytes);
+        let name = key.0.clone();
         moved.insert(name.clone());
         moves.push(Migration { model: name, from, to });
     }

@@ -62,6 +62,22 @@ pub enum Note {
         /// What was not taken.
         others: Vec<Other>,
     },
+    /// There is no room for a new version beside the old one.
+    Rolls {
+        /// Which model.
+        model: ModelName,
+        /// Replicas of the new version that have no place.
+        missing: usize,
+        /// Replicas of either version that serve, or are about to.
+        serving: usize,
+    },
+    /// A model that was idle goes for one that is asked for.
+    Evicted {
+        /// Which model.
+        model: ModelName,
+        /// For which one.
+        by: ModelName,
+    },
 }
 
 /// What a replica waits for.
@@ -98,7 +114,9 @@ impl Note {
             | Self::Failed { model, .. }
             | Self::Leaves { model, .. }
             | Self::Short { model, .. }
-            | Self::Split { model, .. } => model,
+            | Self::Split { model, .. }
+            | Self::Rolls { model, .. }
+            | Self::Evicted { model, .. } => model,
         }
     }
 }
@@ -119,6 +137,10 @@ pub(super) fn notes(
             None => why(view, room, limits),
         };
         notes.push(Note::Waits { model: model.clone(), replicas, why });
+        if let Some(rolling) = view.rolling.as_ref().filter(|rolling| !rolling.old) {
+            let serving = rolling.others + view.serving_count();
+            notes.push(Note::Rolls { model: model.clone(), missing: replicas, serving });
+        }
     }
     for placement in &view.cooling {
         let reason = match &placement.phase {
@@ -204,6 +226,22 @@ impl fmt::Display for Note {
                     }
                 }
                 Ok(())
+            }
+            Self::Rolls { model, missing, serving: 0 | 1 } => write!(
+                f,
+                "{model}: no room for {missing} more of its new version beside the old one, whose last replica stays \
+                 until there is; give it memory, or `stop` the model and the new version is loaded next"
+            ),
+            Self::Rolls { model, missing, .. } => write!(
+                f,
+                "{model}: no room for {missing} more of its new version beside the old one, which goes replica by \
+                 replica"
+            ),
+            Self::Evicted { model, by } => {
+                write!(
+                    f,
+                    "{model}: nobody has used it for the longest time, it makes room for {by}"
+                )
             }
             Self::Short { model, worker, holds, wanted } => {
                 write!(f, "{model}: worker `{worker}` holds {holds} tokens, {wanted} are wanted")

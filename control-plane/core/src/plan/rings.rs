@@ -9,13 +9,14 @@
 //! the same step as the successor comes where there is no room for both.
 
 use super::partition::{Attention, Choice, Load, Misfit, Site, Wish, choose};
-use super::room::{Room, Seat};
+use super::room::{Key, Room, Seat};
 use super::view::View;
 use super::{Observed, PlanLimits};
 use crate::command::PlanStep;
 use crate::deployment::{Deployment, Policy, Strategy};
 use crate::replica::{NewMember, NewReplica, ReplicaRecord};
 use crate::state::State;
+use ollamamax_proto::model::ModelVersion;
 use ollamamax_proto::placement::{Activations, Assignment, Phase, WorkerStatus};
 use ollamamax_proto::{AssignmentId, Generation, Millis, ReplicaId, WorkerId, limits};
 use std::cmp::Reverse;
@@ -37,6 +38,8 @@ pub(super) struct Rings<'a> {
     pub(super) leaving: Vec<Held<'a>>,
     /// With a member that failed lately.
     pub(super) cooling: Vec<Held<'a>>,
+    /// Of an old version whose requests are about to end.
+    pub(super) busy: Vec<Held<'a>>,
 }
 
 /// A replica, and what each member takes where.
@@ -47,7 +50,8 @@ pub(super) struct Held<'a> {
     pub(super) ready: bool,
     /// The members that could not be loaded: who, since when and in which words.
     pub(super) failed: Vec<(WorkerId, Millis, String)>,
-    since: Millis,
+    pub(super) since: Millis,
+    key: Key,
 }
 
 /// A replica to add.
@@ -59,8 +63,8 @@ pub(super) struct Planned {
 
 impl<'a> Rings<'a> {
     pub(super) fn all(&self) -> impl Iterator<Item = &Held<'a>> {
-        let Self { serving, old, leaving, cooling } = self;
-        serving.iter().chain(old).chain(leaving).chain(cooling)
+        let Self { serving, old, leaving, cooling, busy } = self;
+        serving.iter().chain(old).chain(leaving).chain(cooling).chain(busy)
     }
 
     /// Puts `record` on its shelf; answers whether it may stay at all.
@@ -68,16 +72,16 @@ impl<'a> Rings<'a> {
         &mut self,
         state: &'a State,
         record: &'a ReplicaRecord,
+        version: &ModelVersion,
         wish: &RingWish<'_>,
-        limits: &PlanLimits,
-        now: Millis,
+        (limits, now): (&PlanLimits, Millis),
     ) -> bool {
-        let Some(held) = Held::of(state, record) else { return false };
+        let Some(held) = Held::of(state, version, record) else { return false };
         let statuses = || held.taken.iter().filter_map(|(id, _)| state.workers.get(id));
         let is = |status| statuses().any(|worker| worker.status == status);
         let failed = held.failed.iter().map(|(_, since, _)| *since).max();
         let shelf = match failed {
-            _ if is(WorkerStatus::Down) || !wish.is_current(state, record) => return false,
+            _ if is(WorkerStatus::Down) => return false,
             Some(_) if is(WorkerStatus::Draining) => return false,
             Some(since) if now >= since.plus(limits.retry_ms) => return false,
             Some(_) => &mut self.cooling,
@@ -98,8 +102,12 @@ impl<'a> Rings<'a> {
 }
 
 impl<'a> Held<'a> {
-    fn of(state: &'a State, record: &'a ReplicaRecord) -> Option<Self> {
-        let version = &state.models.get(&record.model)?.version;
+    pub(super) fn of(
+        state: &'a State,
+        version: &ModelVersion,
+        record: &'a ReplicaRecord,
+    ) -> Option<Self> {
+        let key = (record.model.clone(), version.blob);
         let heads = record.heads();
         let mut taken = Vec::with_capacity(record.members.len());
         let (mut ready, mut since, mut failed) = (true, Millis(0), Vec::new());
@@ -114,18 +122,18 @@ impl<'a> Held<'a> {
             ready &= placement.phase == Phase::Ready;
             since = since.max(placement.since);
         }
-        Some(Self { record, taken, ready, failed, since })
+        Some(Self { record, taken, ready, failed, since, key })
     }
 
     pub(super) fn take(&self, room: &mut Room) {
         for (worker, bytes) in &self.taken {
-            room.take(*worker, &self.record.model, *bytes);
+            room.take(*worker, &self.key, *bytes);
         }
     }
 
     pub(super) fn give_back(&self, room: &mut Room) {
         for (worker, bytes) in &self.taken {
-            room.give_back(*worker, &self.record.model, *bytes);
+            room.give_back(*worker, &self.key, *bytes);
         }
     }
 }
@@ -178,11 +186,6 @@ impl RingWish<'_> {
                 replicas,
             },
         }
-    }
-
-    fn is_current(&self, state: &State, record: &ReplicaRecord) -> bool {
-        let blob = state.models.get(&record.model).map(|model| model.version.blob);
-        record.placements(state).all(|placement| Some(placement.assignment.blob) == blob)
     }
 
     fn is_met(&self, state: &State, record: &ReplicaRecord) -> bool {
@@ -308,7 +311,7 @@ pub(super) fn missing_label(view: &View<'_>, room: &Room) -> Option<Misfit> {
 /// Takes the room of a partition.
 pub(super) fn take(choice: &Choice, view: &View<'_>, room: &mut Room) {
     for part in &choice.map.parts {
-        room.take(part.worker, view.name(), part.bytes);
+        room.take(part.worker, view.key(), part.bytes);
     }
 }
 

@@ -6,8 +6,11 @@ use crate::record::Placement;
 use crate::state::State;
 use ollamamax_proto::model::ModelVersion;
 use ollamamax_proto::placement::{Assignment, WorkerStatus};
-use ollamamax_proto::{ModelName, WorkerId};
+use ollamamax_proto::{Digest, ModelName, WorkerId};
 use std::collections::{BTreeMap, BTreeSet};
+
+/// A version of a model: its name and its bytes.
+pub(super) type Key = (ModelName, Digest);
 
 /// One worker.
 #[derive(Clone, Debug)]
@@ -24,7 +27,7 @@ pub(super) struct Seat {
     /// Which host it is on.
     pub(super) place: u32,
     /// Models it holds, or is left alone with after a failure.
-    pub(super) models: BTreeSet<ModelName>,
+    pub(super) models: BTreeSet<Key>,
 }
 
 impl Seat {
@@ -65,7 +68,7 @@ impl Room {
         self.seats.values().filter(|seat| seat.status == WorkerStatus::Ready).count()
     }
 
-    pub(super) fn take(&mut self, worker: WorkerId, model: &ModelName, bytes: u64) {
+    pub(super) fn take(&mut self, worker: WorkerId, model: &Key, bytes: u64) {
         if let Some(seat) = self.seats.get_mut(&worker) {
             seat.taken_bytes = seat.taken_bytes.saturating_add(bytes);
             seat.placements += 1;
@@ -73,7 +76,7 @@ impl Room {
         }
     }
 
-    pub(super) fn give_back(&mut self, worker: WorkerId, model: &ModelName, bytes: u64) {
+    pub(super) fn give_back(&mut self, worker: WorkerId, model: &Key, bytes: u64) {
         if let Some(seat) = self.seats.get_mut(&worker) {
             seat.taken_bytes = seat.taken_bytes.saturating_sub(bytes);
             seat.placements = seat.placements.saturating_sub(1);

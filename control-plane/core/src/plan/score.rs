@@ -41,7 +41,7 @@ pub(super) fn place(views: &[View<'_>], missing: &[Missing], room: &mut Room) ->
     for &Missing { view: index, first } in missing {
         let view = &views[index];
         if let Some(score) = best(view, room) {
-            room.take(score.worker, view.name(), view.least_bytes);
+            room.take(score.worker, view.key(), view.least_bytes);
             chosen.push(Choice { view: index, first, worker: score.worker });
         }
     }

@@ -28,7 +28,7 @@ pub(super) fn improve(
     let mut empty = room.clone();
     for choice in &greedy {
         let view = &views[choice.view];
-        empty.give_back(choice.worker, view.name(), view.least_bytes);
+        empty.give_back(choice.worker, view.key(), view.least_bytes);
     }
     let best = worth(&greedy);
     let mut search = Search {
@@ -45,7 +45,7 @@ pub(super) fn improve(
     *room = empty;
     for choice in &found {
         let view = &views[choice.view];
-        room.take(choice.worker, view.name(), view.least_bytes);
+        room.take(choice.worker, view.key(), view.least_bytes);
     }
     found
 }
@@ -97,11 +97,11 @@ impl Search<'_> {
                     return;
                 }
                 self.left -= 1;
-                self.room.take(worker, view.name(), view.least_bytes);
+                self.room.take(worker, view.key(), view.least_bytes);
                 self.path.push(Choice { view: index, first, worker });
                 self.visit(at + 1);
                 self.path.pop();
-                self.room.give_back(worker, view.name(), view.least_bytes);
+                self.room.give_back(worker, view.key(), view.least_bytes);
             }
         }
         self.visit(at + 1);

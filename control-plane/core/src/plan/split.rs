@@ -52,7 +52,7 @@ pub(super) fn place(
             }
         }
         let placed = whole + split.planned.iter().filter(|planned| planned.view == index).count();
-        if placed == 0 && view.missing() > 0 && view.is_settled() {
+        if placed == 0 && view.missing() > 0 && view.is_settled() && view.may_give_way() {
             instead(index, view, chosen, split, drops, room, limits);
         }
     }
@@ -128,7 +128,7 @@ fn instead(
     for nth in 0..view.small.len() {
         let old = view.small[nth];
         let bytes = held_bytes(&view.record.version, old);
-        room.give_back(old.worker, &view.record.name, bytes);
+        room.give_back(old.worker, view.key(), bytes);
         if let Ok((choice, sequences)) = rings::search(view, room, limits) {
             add(split, index, view, choice, sequences, room);
             drops.placements.push(old.assignment.id);
@@ -136,6 +136,6 @@ fn instead(
             split.misfits.remove(&index);
             return;
         }
-        room.take(old.worker, &view.record.name, bytes);
+        room.take(old.worker, view.key(), bytes);
     }
 }

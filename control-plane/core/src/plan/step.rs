@@ -53,7 +53,8 @@ pub(super) fn replace_in_place(
 ) {
     for (index, view) in views.iter_mut().enumerate() {
         let placed = chosen.iter().filter(|choice| choice.view == index).count();
-        if placed > 0 || view.missing_whole() == 0 || !view.is_settled() {
+        let settled = view.is_settled() && view.may_give_way();
+        if placed > 0 || view.missing_whole() == 0 || !settled {
             continue;
         }
         let version = &view.record.version;
@@ -70,8 +71,8 @@ pub(super) fn replace_in_place(
         let Some(position) = fits else { continue };
         let old = view.small.remove(position);
         drops.placements.push(old.assignment.id);
-        room.give_back(old.worker, &view.record.name, held_bytes(&view.record.version, old));
-        room.take(old.worker, &view.record.name, view.least_bytes);
+        room.give_back(old.worker, view.key(), held_bytes(&view.record.version, old));
+        room.take(old.worker, view.key(), view.least_bytes);
         chosen.push(Choice { view: index, first: view.serving.is_empty(), worker: old.worker });
     }
 }
@@ -83,7 +84,8 @@ pub(super) fn let_go(view: &View<'_>, chosen_count: usize, drops: &mut Drops) {
         drops.placements.extend(view.small.iter().map(|placement| placement.assignment.id));
         drops.rings.extend(view.rings.old.iter().map(|held| held.record.id));
     }
-    if view.has_ready() || !view.successor_comes(chosen_count) {
+    let alone = !view.rolls() && !view.successor_comes(chosen_count);
+    if view.has_ready() || view.is_stood_in_for() || alone {
         drops.placements.extend(view.leaving.iter().map(|placement| placement.assignment.id));
         drops.rings.extend(view.rings.leaving.iter().map(|held| held.record.id));
     }

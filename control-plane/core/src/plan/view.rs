@@ -1,20 +1,24 @@
 //! A demanded model as the plan sees it: its placements, sorted by what they are good for.
 
-use super::PlanLimits;
 use super::memory::need_bytes;
-use super::rings::{RingWish, Rings};
-use super::room::{Room, Seat, held_bytes};
+use super::rings::{Held, RingWish, Rings};
+use super::rolling::{self, Rolling};
+use super::room::{Key, Room, Seat, held_bytes};
 use super::step::Drops;
+use super::{Observed, PlanLimits};
 use crate::orders::Migration;
-use crate::record::{Demand, ModelRecord, Placement};
+use crate::record::{Demand, Lifetime, ModelRecord, Placement};
+use crate::replica::ReplicaRecord;
 use crate::state::State;
 use ollamamax_proto::placement::{Phase, Stage, WorkerStatus};
 use ollamamax_proto::{AssignmentId, Millis, ModelName, WorkerId};
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub(super) struct View<'a> {
-    pub(super) record: &'a ModelRecord,
+    pub(super) record: Cow<'a, ModelRecord>,
+    key: Key,
     /// Tokens a sequence shall hold.
     pub(super) context: u32,
     /// Memory of a placement with one sequence.
@@ -35,6 +39,10 @@ pub(super) struct View<'a> {
     pub(super) replicas: usize,
     /// The model moves: from where and to where.
     pub(super) migration: Option<&'a Migration>,
+    /// Set where it is one of two versions of its name.
+    pub(super) rolling: Option<Rolling<'a>>,
+    /// When it was last wanted, as far as that is known; `None`: it is wanted for ever.
+    pub(super) used_at: Option<Millis>,
 }
 
 impl View<'_> {
@@ -67,9 +75,17 @@ impl View<'_> {
     /// Whether a worker can be given the model, memory aside.
     pub(super) fn may_use(&self, worker: WorkerId, seat: &Seat) -> bool {
         seat.status == WorkerStatus::Ready
-            && !seat.models.contains(self.name())
+            && !seat.models.contains(&self.key)
             && self.wish.allows(&seat.labels)
             && self.migration.is_none_or(|migration| migration.from != worker)
+    }
+
+    /// Whether no replica of it is loaded or about to be.
+    pub(super) fn is_nowhere(&self) -> bool {
+        self.serving.is_empty()
+            && self.small.is_empty()
+            && self.leaving.is_empty()
+            && self.rings.all().next().is_none()
     }
 
     /// Where the model shall move.
@@ -90,6 +106,25 @@ impl View<'_> {
         &self.record.name
     }
 
+    pub(super) fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// Whether it is one of two versions of its name.
+    pub(super) fn rolls(&self) -> bool {
+        self.rolling.is_some()
+    }
+
+    /// Whether the other version of its name takes requests.
+    pub(super) fn is_stood_in_for(&self) -> bool {
+        self.rolling.as_ref().is_some_and(|rolling| rolling.other_ready)
+    }
+
+    /// Whether what serves may go before its successor does: during a rollout never the last of a name.
+    pub(super) fn may_give_way(&self) -> bool {
+        !self.rolls() || self.is_stood_in_for()
+    }
+
     /// Whether some placement, long enough or not, takes requests.
     pub(super) fn has_ready(&self) -> bool {
         let mut whole = self.serving.iter().chain(&self.small);
@@ -102,31 +137,55 @@ impl View<'_> {
 /// takes its room.
 pub(super) fn sort<'a>(
     state: &'a State,
+    observed: &Observed,
     limits: &PlanLimits,
     now: Millis,
     room: &mut Room,
 ) -> (Vec<View<'a>>, Drops) {
-    let mut views: BTreeMap<&ModelName, View<'a>> = BTreeMap::new();
+    let mut views: BTreeMap<Key, View<'a>> = BTreeMap::new();
     for demand in state.demands.values().filter(|demand| demand.is_live(now)) {
         if let Some(record) = state.models.get(&demand.model) {
-            views.insert(&demand.model, View::new(state, record, demand, limits));
+            let view = View::new(state, Cow::Borrowed(record), demand, limits);
+            views.insert(view.key.clone(), view);
+        }
+        if let Some(old) = rolling::old_view(state, demand, limits) {
+            views.insert(old.key.clone(), old);
         }
     }
+    let lasts = |placement: &Placement| {
+        let key = (&placement.assignment.model, placement.assignment.blob);
+        rolling::lasts(state, observed, key, placement, now)
+    };
     let mut drops = Drops::default();
     let mut members = BTreeSet::new();
     for record in state.replicas.values() {
         members.extend(record.members.iter().map(|member| member.assignment));
-        let stays = views.get_mut(&record.model).is_some_and(|view| {
-            let wish = view.wish;
-            view.rings.shelve(state, record, &wish, limits, now)
-        });
+        let Some(first) = record.placements(state).next() else { continue };
+        let key = (record.model.clone(), first.assignment.blob);
+        let stays = match views.get_mut(&key) {
+            Some(view) => view.shelve(state, record, (limits, now)),
+            None => {
+                let stays = record.placements(state).any(lasts);
+                let version = state.known_version(&key.0, key.1).filter(|_| stays);
+                let held = version.and_then(|version| Held::of(state, version, record));
+                held.map(|held| held.take(room)).is_some()
+            }
+        };
         if !stays {
             drops.rings.push(record.id);
         }
     }
     let whole = state.placements.values().filter(|p| !members.contains(&p.assignment.id));
     for placement in whole {
-        let view = views.get_mut(&placement.assignment.model);
+        let key = (placement.assignment.model.clone(), placement.assignment.blob);
+        let view = views.get_mut(&key);
+        if view.is_none()
+            && lasts(placement)
+            && let Some(version) = state.known_version(&key.0, key.1)
+        {
+            room.take(placement.worker, &key, held_bytes(version, placement));
+            continue;
+        }
         let status = state.workers.get(&placement.worker).map(|worker| worker.status);
         let shelf = match (view, status) {
             (Some(view), Some(status)) => {
@@ -141,6 +200,7 @@ pub(super) fn sort<'a>(
             None => drops.placements.push(placement.assignment.id),
         }
     }
+    rolling::pair(state, observed, now, &mut views, &mut drops);
     for view in views.values_mut() {
         view.set_out(None);
         drops.placements.extend(view.cut_surplus());
@@ -148,7 +208,7 @@ pub(super) fn sort<'a>(
         drops.rings.extend(view.rings.cut_surplus(left));
         for placement in view.placements() {
             let bytes = held_bytes(&view.record.version, placement);
-            room.take(placement.worker, view.name(), bytes);
+            room.take(placement.worker, view.key(), bytes);
         }
         view.rings.all().for_each(|held| held.take(room));
     }
@@ -160,8 +220,8 @@ pub(super) fn sort<'a>(
 impl<'a> View<'a> {
     pub(super) fn new(
         state: &'a State,
-        record: &'a ModelRecord,
-        demand: &'a Demand,
+        record: Cow<'a, ModelRecord>,
+        demand: &Demand,
         limits: &PlanLimits,
     ) -> Self {
         let facts = &record.version.facts;
@@ -177,8 +237,14 @@ impl<'a> View<'a> {
             Some(d) => demand.replicas.min(d.replicas_max).max(d.replicas_min),
             None => demand.replicas,
         };
+        let used_at = match demand.lifetime {
+            Lifetime::Forever => None,
+            Lifetime::Until(end) => {
+                Some(Millis(end.0.saturating_sub(demand.keep_alive_ms.unsigned_abs())))
+            }
+        };
         Self {
-            record,
+            key: (record.name.clone(), record.version.blob),
             context,
             least_bytes: need_bytes(&record.version, &whole, context, 1),
             serving: Vec::new(),
@@ -189,7 +255,20 @@ impl<'a> View<'a> {
             wish: RingWish { deployment, context },
             replicas: replicas as usize,
             migration: state.migrations.get(&record.name),
+            rolling: None,
+            used_at,
+            record,
         }
+    }
+
+    fn shelve(
+        &mut self,
+        state: &'a State,
+        record: &'a ReplicaRecord,
+        at: (&PlanLimits, Millis),
+    ) -> bool {
+        let Self { record: model, wish, rings, .. } = self;
+        rings.shelve(state, record, &model.version, wish, at)
     }
 
     /// What shall move counts as leaving, if there is room where it shall go; else it stays, and no move is on its way.
@@ -258,8 +337,9 @@ impl<'a> View<'a> {
     }
 
     pub(super) fn placements(&self) -> impl Iterator<Item = &'a Placement> + '_ {
-        let Self { serving, small, leaving, cooling, .. } = self;
-        serving.iter().chain(small).chain(leaving).chain(cooling).copied()
+        let Self { serving, small, leaving, cooling, rolling, .. } = self;
+        let busy = rolling.iter().flat_map(|rolling| &rolling.busy);
+        serving.iter().chain(small).chain(leaving).chain(cooling).chain(busy).copied()
     }
 
     /// The order in which missing replicas are placed: first replicas before second ones, big

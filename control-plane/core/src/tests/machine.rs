@@ -72,6 +72,22 @@ fn models() -> impl Strategy<Value = Command> {
             source: name(&source),
             destination: name(&destination),
         }),
+        3 => (model(), 1..6u64, prop_oneof![Just(100u32), 0..102u32], any::<bool>()).prop_map(
+            |(model, size, weight, heads)| Command::RollOut {
+                name: name(&model),
+                version: Box::new(if heads { cuttable(size * 100) } else { version(size * 100) }),
+                weight,
+            }
+        ),
+        1 => (model(), prop::option::of(1..6u64), 0..102u32).prop_map(|(model, size, weight)| {
+            let version = size.map(|size| version(size * 100).digest);
+            Command::ShiftTraffic { name: name(&model), version, weight }
+        }),
+        1 => (model(), 0..60u64).prop_map(|(model, began)| Command::RevertRollout {
+            name: name(&model),
+            began: Revision(began),
+            reason: "because".into(),
+        }),
         1 => model().prop_map(|model| Command::DeleteModel { name: name(&model) }),
         4 => wish.prop_map(|(model, replicas, keep_alive_ms, context_length)| {
             let lifetime = Lifetime::Until(Millis(0));

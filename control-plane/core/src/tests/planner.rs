@@ -288,7 +288,9 @@ proptest! {
         let plan = plan_of(&world.state, world.now);
         prop_assert_eq!(&plan.steps, &vec![]);
         let plain = |demand: &&Demand| {
-            demand.is_live(world.now) && !world.state.deployments.contains_key(&demand.model)
+            demand.is_live(world.now)
+                && !world.state.deployments.contains_key(&demand.model)
+                && !world.state.rollouts.contains_key(&demand.model)
         };
         for demand in world.state.demands.values().filter(plain) {
             let rings = world.state.replicas.values().filter(|replica| {
@@ -335,6 +337,9 @@ fn check_plan(state: &State, plan: &Plan, now: Millis) {
             PlanStep::Unassign { id } => {
                 assert!(!assigned, "something is taken away after something was given");
                 assert!(state.placements.contains_key(id));
+            }
+            PlanStep::Release { model } => {
+                assert!(!assigned && state.demands.contains_key(model));
             }
             PlanStep::Assign { worker, assignment } => {
                 assigned = true;

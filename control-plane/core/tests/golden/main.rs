@@ -49,6 +49,9 @@ fn ordinal_of_command(command: &Command) -> u8 {
         C::DrainWorker { .. } => 22,
         C::ResumeWorker { .. } => 23,
         C::MigrateModel { .. } => 24,
+        C::RollOut { .. } => 25,
+        C::ShiftTraffic { .. } => 26,
+        C::RevertRollout { .. } => 27,
     }
 }
 
@@ -77,6 +80,10 @@ fn ordinal_of_change(change: &Change) -> u8 {
         C::ReplicaRemoved(_) => 19,
         C::MigrationPut(_) => 20,
         C::MigrationRemoved(_) => 21,
+        C::RolloutPut(_) => 22,
+        C::RolloutRemoved(_) => 23,
+        C::VersionPut(_) => 24,
+        C::VersionRemoved(..) => 25,
     }
 }
 
@@ -137,7 +144,7 @@ fn compare(file: &str, actual: &[(String, String)]) -> Vec<Vec<u8>> {
 #[test]
 fn commands_keep_their_bytes() {
     let all = commands();
-    for ordinal in 0..25 {
+    for ordinal in 0..28 {
         assert!(
             all.iter().any(|c| ordinal_of_command(c) == ordinal),
             "command {ordinal} is absent"
@@ -154,7 +161,7 @@ fn commands_keep_their_bytes() {
 #[test]
 fn changes_and_rows_keep_their_bytes() {
     let all = changes();
-    for ordinal in 0..22 {
+    for ordinal in 0..26 {
         assert!(all.iter().any(|c| ordinal_of_change(c) == ordinal), "change {ordinal} is absent");
     }
     let encode =

@@ -10,6 +10,7 @@ use ollamamax_core::record::{
     Checkpoint, ClusterRecord, Demand, Lifetime, ModelRecord, NodeRecord, Placement, WorkerRecord,
 };
 use ollamamax_core::replica::{Member, NewMember, NewReplica, ReplicaRecord};
+use ollamamax_core::rollout::{Rollout, VersionRecord, VersionState};
 use ollamamax_proto::model::{ModelFacts, ModelVersion, SeedMessage};
 use ollamamax_proto::placement::{Activations, Assignment, Device, Phase, Stage, WorkerStatus};
 use ollamamax_proto::{
@@ -189,6 +190,13 @@ pub(super) fn commands() -> Vec<Command> {
             ],
         },
     ]);
+    all.extend([
+        C::RollOut { name: name(), version: Box::new(version()), weight: 10 },
+        C::ShiftTraffic { name: name(), version: None, weight: 50 },
+        C::ShiftTraffic { name: name(), version: Some(Digest([1; 32])), weight: 100 },
+        C::RevertRollout { name: name(), began: Revision(300), reason: "r".into() },
+        C::ApplyPlan { base: Revision(6), steps: vec![PlanStep::Release { model: name() }] },
+    ]);
     all.extend(STATUSES.map(|status| C::SetWorkerStatus {
         id: WORKER,
         incarnation: LIFE,
@@ -271,6 +279,21 @@ pub(super) fn changes() -> Vec<Change> {
         C::MigrationPut(Migration { model: name(), from: WORKER, to: WorkerId(1) }),
         C::MigrationRemoved(name()),
     ]);
+    all.extend([
+        C::RolloutPut(Rollout {
+            model: name(),
+            old: Digest([3; 32]),
+            weight: 10,
+            began_at: Millis(17),
+            began: Revision(300),
+        }),
+        C::RolloutRemoved(name()),
+        C::VersionRemoved(name(), Digest([3; 32])),
+    ]);
+    all.extend([VersionState::Served, VersionState::Failed { reason: "r".into() }].map(|state| {
+        let since = Millis(18);
+        C::VersionPut(Box::new(VersionRecord { model: name(), version: version(), state, since }))
+    }));
     all.extend(phases().map(|phase| {
         C::PlacementPut(Placement {
             assignment: assignment(),
@@ -303,6 +326,8 @@ pub(super) fn replies() -> Vec<codec::Reply> {
         R::OverLimit { what: text(), limit: 3 },
         R::Invalid { field: text(), reason: text() },
         R::UnknownReplica(ReplicaId(9)),
+        R::UnknownVersion { model: name(), version: Box::new(Digest([3; 32])) },
+        R::UnknownRollout(name()),
     ];
     let mut all = vec![
         Ok(Outcome::Done { changed: true, revision }),

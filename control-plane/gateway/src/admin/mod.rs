@@ -6,4 +6,5 @@ pub mod models;
 pub mod placement;
 mod shape;
 mod trial;
+pub mod versions;
 pub mod workers;

@@ -1,5 +1,6 @@
 //! `/admin/v1/models/{name}/...`: a model deployed so, on so many workers, for so long; and moved.
 
+use super::versions::Shift;
 use super::{shape, trial, workers};
 use crate::error::{Failure, Problem};
 use crate::keep_alive::KeepAlive;
@@ -45,6 +46,8 @@ struct Deploy {
     labels: Option<BTreeMap<String, String>>,
     #[serde(default)]
     policy: Option<Policy>,
+    #[serde(flatten)]
+    shift: Shift,
 }
 
 impl Deploy {
@@ -59,6 +62,11 @@ impl Deploy {
             || self.balancing.is_some()
             || self.labels.is_some()
             || self.policy.is_some()
+    }
+
+    /// Whether it says anything of replicas and how long.
+    fn demands(&self) -> bool {
+        self.replicas.is_some() || self.keep_alive.is_some() || self.context_length.is_some()
     }
 
     fn deployment(&self, model: &ModelRecord, replicas: u32) -> Result<Deployment, Failure> {
@@ -123,6 +131,14 @@ async fn deploy(gateway: &Gateway, name: &str, body: Body) -> Result<Response, P
     let deploy: Deploy = body::parse(if empty { b"{}" } else { &bytes })?;
     let state = gateway.control.state();
     let model = names::resolve(&state, name)?;
+    if deploy.shift.asks() {
+        if deploy.spreads() || deploy.demands() {
+            let reason = "`version`, `weight` and `rollback` change which version serves, the other fields how; \
+                          ask for one after the other";
+            return Err(Failure::invalid(reason).into());
+        }
+        return deploy.shift.propose(gateway, &model).await;
+    }
     let usual = if deploy.spreads() { 1 } else { gateway.config.replicas };
     let replicas = deploy.replicas.unwrap_or(usual);
     if replicas == 0 || replicas > limits::REPLICAS_COUNT {

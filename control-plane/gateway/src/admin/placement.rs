@@ -1,6 +1,6 @@
 //! `/admin/v1/placement`: who holds what, what the planner would do next, and why.
 
-use super::{shape, trial};
+use super::{shape, trial, versions};
 use crate::error::Problem;
 use crate::{Gateway, names, stream};
 use axum::extract::{Path, State};
@@ -9,6 +9,7 @@ use ollamamax_core::Command;
 use ollamamax_core::plan::{Observed, PlanLimits, explain, rebalance};
 use ollamamax_proto::Millis;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// `GET /admin/v1/placement`: deployments, replicas of several stages, placements and moves; `changing` are the models of which
@@ -27,9 +28,13 @@ pub(crate) async fn show(State(gateway): State<Arc<Gateway>>) -> Response {
         steps.filter_map(|model| Some(model.as_str()?.to_owned())).collect();
     changing.sort();
     changing.dedup();
+    let named = state.versions.values().map(|kept| &kept.model);
+    let named: BTreeSet<_> = named.collect();
+    let known = named.into_iter().flat_map(|name| versions::of(&state, name));
     stream::plain_json(&json!({
         "revision": state.revision(),
         "changing": changing,
+        "versions": known.collect::<Vec<_>>(),
         "deployments": deployments,
         "replicas": replicas.collect::<Vec<_>>(),
         "placements": placements.collect::<Vec<_>>(),

@@ -78,6 +78,7 @@ pub(super) fn step(state: &Snapshot, step: &PlanStep) -> Value {
                 "members": members.collect::<Vec<_>>(),
             })
         }
+        PlanStep::Release { model } => json!({"step": "release", "model": model}),
         PlanStep::RemoveReplica { id } => json!({
             "step": "remove replica",
             "id": id,
@@ -95,6 +96,9 @@ pub(super) fn placement(state: &Snapshot, placement: &Placement) -> Value {
         "name": worker_name(state, placement.worker),
         "stage": stage(&placement.assignment.stage),
         "phase": placement.phase.to_string(),
+        "version": state
+            .known_version(&placement.assignment.model, placement.assignment.blob)
+            .map(|version| version.digest.hex()),
         "reason": match &placement.phase {
             Phase::Failed { reason } => Some(reason),
             _ => None,

@@ -78,10 +78,22 @@ impl Gateway {
         }
         let mut entry = self.enter(&job.model.name, job.asker.class, job.want)?;
         let _in_flight = telemetry::InFlight::new();
-        self.ensure_loaded(&job.model, job.want).await?;
+        let mut model = job.model.clone();
+        if let Err(failure) = self.ensure_loaded(&model, job.want).await {
+            model = self.other_version(&model, false).ok_or(failure)?;
+            self.ensure_loaded(&model, job.want).await?;
+        }
         let mut vectors = Vectors { load_ns: nanos(started.elapsed()), ..Vectors::default() };
         for part in parts(&job.inputs) {
-            vectors.embeddings.extend(self.embed_part(job, part).await?);
+            let found = match self.embed_part(job, &model, part).await {
+                // All vectors of a request are of one version.
+                Err(failure) if vectors.embeddings.is_empty() => {
+                    model = self.other_version(&model, true).ok_or(failure)?;
+                    self.embed_part(job, &model, part).await?
+                }
+                found => found?,
+            };
+            vectors.embeddings.extend(found);
             entry.started();
             self.touch(&job.model.name);
         }
@@ -94,6 +106,7 @@ impl Gateway {
     async fn embed_part(
         &self,
         job: &EmbedJob,
+        model: &ModelRecord,
         inputs: &[EmbedInput],
     ) -> Result<Vec<Embedding>, Failure> {
         let tokens: usize = inputs.iter().map(|input| bytes(input) / 4 + 1).sum();
@@ -108,7 +121,7 @@ impl Gateway {
         let mut tries = Tries::new();
         let mut last: Option<Failure> = None;
         loop {
-            let next = tries.next(self, &job.model, &ask, false).await;
+            let next = tries.next(self, model, &ask, false).await;
             let Some((seat, _work)) = next else {
                 return Err(last.unwrap_or_else(tries::nobody));
             };
@@ -117,6 +130,7 @@ impl Gateway {
                 Ok(embeddings) => {
                     telemetry::attempt(End::Done.name());
                     seat.record(true, Millis::now());
+                    self.note_attempt(&seat.candidate.placement.assignment, true);
                     return Ok(embeddings);
                 }
                 Err(end) => last = Some(tries.failed(self, &seat, end)?),

@@ -1,11 +1,12 @@
 //! What a generation goes on from: at another worker its tokens so far, at another gateway these and the text that its client
 //! has.
 
-use super::{Event, Piece, Run};
+use super::{Event, Piece, Run, prefix};
 use crate::error::Failure;
 use crate::workers::seat::Seat;
 use ollamamax_proto::inference::{GenerateRequest, Prefix};
 use ollamamax_proto::{AssignmentId, Generation, wire};
+use std::sync::Arc;
 use tokio::time::Instant;
 
 /// A generation that has begun at another gateway.
@@ -53,6 +54,29 @@ impl Run {
             return Ok(true);
         }
         Ok(self.send(Event::Text(piece)).await)
+    }
+
+    /// Goes over to another version of the model, where nothing of this one was shown. False when there is none.
+    pub(super) fn switch(&mut self, ready: bool) -> bool {
+        if !self.tokens.is_empty() || self.job.resumed.is_some() {
+            return false;
+        }
+        let Some(other) = self.gateway.other_version(&self.job.model, ready) else { return false };
+        tracing::info!(model = %other.name, version = %other.version.digest, "going to the other version");
+        self.job.model = other;
+        self.ask.prefix = Arc::new(prefix::of(&self.job.model, &self.job.prompt));
+        self.ask.shape.prefix_hash = self.ask.prefix.home();
+        if let Some(recording) = &self.recording {
+            recording.switched(wire::GenerateRequest::from(&self.bare_request()));
+        }
+        true
+    }
+
+    /// Whether its version has no worker, and another one has.
+    pub(super) fn is_stranded(&self) -> bool {
+        let state = self.gateway.control.state();
+        self.tokens.is_empty()
+            && self.gateway.workers.route(&state, &self.job.model).seats().is_empty()
     }
 
     /// What any worker would be asked.

@@ -57,8 +57,8 @@ impl Tries {
             }
             // Waiting inside a full system only makes it fuller; the client is told when to come back.
             let overloaded = self.only_busy && !self.tried.is_empty() && !begun;
-            let known = state.models.get(&model.name);
-            let gone = known.is_none_or(|now| now.version.blob != model.version.blob);
+            let wanted = state.wanted_version(&model.name, model.version.blob).is_some();
+            let gone = !wanted && route.seats().is_empty();
             if now >= deadline || overloaded || gone {
                 return None;
             }
@@ -103,6 +103,7 @@ impl Tries {
             End::Broken(why) => {
                 let (id, attempt) = (seat.candidate.worker.id, self.attempts.saturating_sub(1));
                 seat.record(false, Millis::now());
+                gateway.note_attempt(&seat.candidate.placement.assignment, false);
                 tracing::warn!(worker = %id, attempt, why, "worker failed");
                 Failure::unavailable(format!("worker {id} failed: {why}"))
             }

@@ -116,7 +116,7 @@ pub(crate) async fn chat(
 ) -> Result<Response, OllamaError> {
     let request: ChatRequest = body::json(body, gateway.config.body_bytes).await?;
     let asked = names::named(request.model.clone(), None)?;
-    let model = names::resolve(&gateway.control.state(), &asked)?;
+    let model = gateway.version_for(names::resolve(&gateway.control.state(), &asked)?);
     let name = model.name.to_string();
     let images = |message: &ChatMessage| message.images.as_ref().is_some_and(|i| !i.is_empty());
     Asked { think: request.think.as_ref(), images: request.messages.iter().flatten().any(images) }

@@ -75,7 +75,7 @@ pub(crate) async fn create(
     let mut version = gateway.base(&request, &mut records).await?;
     request.dress(&mut version)?;
     version.digest = version.compute_digest();
-    let command = Command::PutModel { name, version: Box::new(version) };
+    let command = Command::RollOut { name, version: Box::new(version), weight: 100 };
     gateway.control.propose(command).await?;
     records.push(json!({"status": "writing manifest"}));
     records.push(json!({"status": "success"}));

@@ -50,7 +50,7 @@ pub(crate) async fn embed(
     let request: EmbedRequest = body::json(body, gateway.config.body_bytes).await?;
     let inputs = texts(request.input)?;
     let asked = names::named(request.model, None)?;
-    let model = resolve(&gateway, &asked)?;
+    let model = gateway.version_for(resolve(&gateway, &asked)?);
     let options = merged(&model, request.options.as_ref(), request.truncate)?;
     let (keep_alive, truncate) = (request.keep_alive, options.truncate);
     let want = Want { keep_alive, context_tokens: options.context_tokens, replicas: None };
@@ -89,7 +89,7 @@ pub(crate) async fn embeddings(
 ) -> Result<Response, OllamaError> {
     let request: OldRequest = body::json(body, gateway.config.body_bytes).await?;
     let asked = names::named(request.model, None)?;
-    let model = resolve(&gateway, &asked)?;
+    let model = gateway.version_for(resolve(&gateway, &asked)?);
     let options = merged(&model, request.options.as_ref(), None)?;
     let (keep_alive, context_tokens) = (request.keep_alive, options.context_tokens);
     let want = Want { keep_alive, context_tokens, replicas: None };

@@ -110,7 +110,7 @@ pub(crate) async fn generate(
 ) -> Result<Response, OllamaError> {
     let request: GenerateRequest = body::json(body, gateway.config.body_bytes).await?;
     let asked = request.model.clone().unwrap_or_default();
-    let model = names::resolve(&gateway.control.state(), &asked)?;
+    let model = gateway.version_for(names::resolve(&gateway.control.state(), &asked)?);
     request.check(&model)?;
     let mut options = merged(&model, request.options.as_ref(), request.truncate)?;
     options.shift = request.shift.unwrap_or(true);

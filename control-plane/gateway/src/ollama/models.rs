@@ -106,10 +106,15 @@ pub(crate) async fn copy(
     let source = source.map_err(|_| invalid("source", &request.source))?;
     let destination = names::well_formed(&request.destination);
     let destination = destination.map_err(|_| invalid("destination", &request.destination))?;
-    if !gateway.control.state().models.contains_key(&source) {
-        return Err(Failure::NotFound(format!("model {:?} not found", request.source)).into());
-    }
-    gateway.control.propose(Command::CopyModel { source, destination }).await?;
+    let state = gateway.control.state();
+    let unknown = || Failure::NotFound(format!("model {:?} not found", request.source));
+    let version = Box::new(state.models.get(&source).ok_or_else(unknown)?.version.clone());
+    // A name that is served already goes over to the copy as to any other version.
+    let command = match state.models.contains_key(&destination) {
+        true => Command::RollOut { name: destination, version, weight: 100 },
+        false => Command::CopyModel { source, destination },
+    };
+    gateway.control.propose(command).await?;
     Ok(StatusCode::OK)
 }
 

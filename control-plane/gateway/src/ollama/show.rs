@@ -3,7 +3,7 @@
 use super::model::{Details, modelfile, parameters_text};
 use crate::error::{Failure, OllamaError};
 use crate::stream::{self, timestamp_of};
-use crate::{Gateway, body, names};
+use crate::{Gateway, admin, body, names};
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
@@ -51,6 +51,11 @@ pub(crate) async fn show(
         "capabilities": gateway.capabilities(&version, true).await,
         "modified_at": timestamp_of(model.modified_at),
     });
+    // Which versions a name has is nothing that Ollama knows; where there is one only, its answer is as Ollama's.
+    let versions = admin::versions::of(&gateway.control.state(), &model.name);
+    if versions.len() > 1 {
+        shown["versions"] = Value::Array(versions);
+    }
     if request.verbose == Some(true) {
         let header = gateway.header(version.blob).await;
         let header = header.ok_or_else(|| {

@@ -120,7 +120,7 @@ pub(crate) async fn chat(
 ) -> Result<Response, OpenAiError> {
     let mut request: ChatRequest = body::json(body, gateway.config.body_bytes).await?;
     let asked = names::named(request.model.clone(), None)?;
-    let model = names::resolve(&gateway.control.state(), &asked)?;
+    let model = gateway.version_for(names::resolve(&gateway.control.state(), &asked)?);
     ollama::check_generates(&model, "chat")?;
     let name = model.name.to_string();
     request.check(&name)?;

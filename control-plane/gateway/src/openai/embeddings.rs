@@ -70,7 +70,7 @@ pub(crate) async fn embeddings(
     let dimensions = dimensions(request.dimensions)?;
     let inputs = inputs(request.input)?;
     let asked = names::named(request.model, None)?;
-    let model = resolve(&gateway, &asked)?;
+    let model = gateway.version_for(resolve(&gateway, &asked)?);
     let want = Want::default();
     let job = EmbedJob { request_id, asker, model, inputs, truncate: true, want };
     let vectors = gateway.embed(job).await?;

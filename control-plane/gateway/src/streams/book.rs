@@ -43,6 +43,13 @@ impl Recording {
         self.page.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// It begins with another version of its model.
+    pub fn switched(&self, request: wire::GenerateRequest) {
+        let mut page = self.page();
+        page.record.request = Some(request);
+        page.changed = true;
+    }
+
     /// More tokens, what they released, and where Mirostat stands after them.
     pub fn add(&self, tokens: &[u32], text: &str, mu: Option<f64>, resumes: u32) {
         let mut page = self.page();

@@ -6,6 +6,7 @@ use crate::demand::Want;
 use crate::dispatch::{Job, Resumed};
 use crate::error::{Failure, OllamaError};
 use crate::request::Asker;
+use crate::versions;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderName};
 use axum::response::Response;
@@ -76,8 +77,8 @@ fn continued(
     let request = record.request.ok_or_else(|| unreadable("without its request"))?;
     let request = GenerateRequest::try_from(request)
         .map_err(|error| unreadable(&format!("with an unsound request: {error}")))?;
-    let model = gateway.control.state().models.get(&request.model).cloned();
-    let model = model.filter(|model| model.version.blob == request.blob).ok_or_else(|| {
+    let model = versions::with_bytes(&gateway.control.state(), &request.model, request.blob);
+    let model = model.ok_or_else(|| {
         let name = &request.model;
         Failure::Conflict(format!(
             "stream `{id}` was of another version of model '{name}'; ask anew"

@@ -15,7 +15,7 @@ use ollamamax_core::record::ModelRecord;
 use ollamamax_core::route::affinity::SEATS_COUNT;
 use ollamamax_core::route::chain::Prefix;
 use ollamamax_core::route::{self, Memory, Policy, Shape, outlier};
-use ollamamax_proto::{Digest, Millis, Revision, limits};
+use ollamamax_proto::{Millis, Revision, limits};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -35,7 +35,6 @@ pub struct Ask {
 pub struct Route {
     /// As of when.
     pub(super) revision: Revision,
-    version: Digest,
     seats: Arc<[Arc<Seat>]>,
     kept: Arc<Kept>,
 }
@@ -61,11 +60,11 @@ impl Route {
     ) -> Self {
         let mut candidates = super::candidates(state, model);
         candidates.truncate(SEATS_COUNT);
-        let (revision, version) = (state.revision(), model.version.digest);
+        let revision = state.revision();
         let kept =
             before.map_or_else(|| Arc::new(Kept::new(now)), |before| Arc::clone(&before.kept));
         if let Some(before) = before.filter(|before| before.holds(&candidates)) {
-            return Self { revision, version, seats: Arc::clone(&before.seats), kept };
+            return Self { revision, seats: Arc::clone(&before.seats), kept };
         }
         let places = kept.caches.write().unwrap_or_else(PoisonError::into_inner).seat(&candidates);
         let seat = |(candidate, place): (Candidate, usize)| {
@@ -79,7 +78,7 @@ impl Route {
             Arc::new(seat)
         };
         let seats = candidates.into_iter().zip(places).map(seat).collect();
-        Self { revision, version, seats, kept }
+        Self { revision, seats, kept }
     }
 
     fn holds(&self, candidates: &[Candidate]) -> bool {
@@ -95,9 +94,9 @@ impl Route {
         })
     }
 
-    /// Whether it is the way to this version as of this revision.
-    pub(super) fn is_current(&self, state: &State, model: &ModelRecord) -> bool {
-        self.revision == state.revision() && self.version == model.version.digest
+    /// Whether it is the way as of this revision.
+    pub(super) fn is_current(&self, state: &State) -> bool {
+        self.revision == state.revision()
     }
 
     /// All seats.

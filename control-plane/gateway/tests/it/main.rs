@@ -14,6 +14,7 @@ mod http;
 mod load;
 mod placement;
 mod priority;
+mod rollout;
 mod shapes;
 mod streams;
 mod survival;

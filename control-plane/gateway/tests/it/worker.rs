@@ -1,5 +1,6 @@
 //! A worker with a script: deterministic tokens over real gRPC, and ways to fail.
 
+use ollamamax_proto::Digest;
 use ollamamax_proto::inference::{
     Done, EmbedInput, EmbedRequest, FinishReason, GenerateRequest, Logprob, Predict, Prompt,
     Started, TokenChunk, TokenLogprob,
@@ -55,6 +56,8 @@ pub struct Shared {
     pub sent: AtomicUsize,
     /// Whether it has stopped in the middle of everything, as a process does at `SIGSTOP`.
     pub frozen: AtomicBool,
+    /// Bytes of a version with which every stream breaks before its first token.
+    pub breaks: Mutex<Option<Digest>>,
     /// What it says it has cached.
     pub cached: watch::Sender<Vec<u64>>,
 }
@@ -75,6 +78,7 @@ impl FakeWorker {
             running: AtomicUsize::new(0),
             sent: AtomicUsize::new(0),
             frozen: AtomicBool::new(false),
+            breaks: Mutex::default(),
             cached: watch::channel(Vec::new()).0,
         });
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -186,7 +190,9 @@ impl Inference for Service {
     ) -> Result<Response<Chunks>, Status> {
         let request = GenerateRequest::try_from(request.into_inner())?;
         self.0.requests.lock().unwrap().push(request.clone());
+        let broken = *self.0.breaks.lock().unwrap() == Some(request.blob);
         let script = self.0.script.lock().unwrap().clone();
+        let script = if broken { Script::FailAfter(0) } else { script };
         if let Script::Refuse(code, text) = script {
             return Err(Status::new(code, text));
         }

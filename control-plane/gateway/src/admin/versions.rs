@@ -1,0 +1,125 @@
+//! The versions of models: which there are, what each gets of the requests, and how that is changed.
+
+use crate::error::{Failure, Problem};
+use crate::{Gateway, stream};
+use axum::response::Response;
+use ollamamax_core::record::ModelRecord;
+use ollamamax_core::rollout::VersionState;
+use ollamamax_core::serving::serving;
+use ollamamax_core::{Command, State as Snapshot};
+use ollamamax_proto::model::ModelVersion;
+use ollamamax_proto::{Digest, ModelName};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+/// Shortest beginning of a digest that names a version.
+const DIGEST_CHARS: usize = 6;
+
+/// What is asked about versions when a model is deployed.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Shift {
+    /// Digest of one of its versions, or the beginning of one; the current one when absent.
+    #[serde(default)]
+    version: Option<String>,
+    /// Percent of the requests for it.
+    #[serde(default)]
+    weight: Option<u32>,
+    /// Back to the version before.
+    #[serde(default)]
+    rollback: bool,
+}
+
+impl Shift {
+    pub(super) fn asks(&self) -> bool {
+        self.rollback || self.version.is_some() || self.weight.is_some()
+    }
+
+    /// Does what is asked, and tells what versions there are then.
+    pub(super) async fn propose(
+        &self,
+        gateway: &Gateway,
+        model: &ModelRecord,
+    ) -> Result<Response, Problem> {
+        let name = &model.name;
+        let command = if self.rollback {
+            if self.version.is_some() || self.weight.is_some() {
+                let reason = "`rollback` goes to the version before, with all requests; leave \
+                              `version` and `weight` out";
+                return Err(Failure::invalid(reason).into());
+            }
+            gateway.way_back(name)?
+        } else {
+            let state = gateway.control.state();
+            let version = self.version.as_deref().map(|text| find(&state, model, text));
+            let weight = self.weight.unwrap_or(100);
+            Command::ShiftTraffic { name: name.clone(), version: version.transpose()?, weight }
+        };
+        let revision = gateway.control.propose(command).await?.revision();
+        let state = gateway.control.state();
+        Ok(stream::plain_json(&json!({
+            "model": name,
+            "revision": revision,
+            "versions": of(&state, name),
+        })))
+    }
+}
+
+fn find(state: &Snapshot, model: &ModelRecord, text: &str) -> Result<Digest, Failure> {
+    let asked = text.strip_prefix("sha256:").unwrap_or(text);
+    let former = state.versions_of(&model.name).map(|kept| kept.version.digest);
+    let all: Vec<Digest> = former.chain([model.version.digest]).collect();
+    let found: Vec<&Digest> = all.iter().filter(|digest| digest.hex().starts_with(asked)).collect();
+    match found.as_slice() {
+        [one] if asked.len() >= DIGEST_CHARS => Ok(**one),
+        _ => {
+            let known: Vec<String> = all.iter().map(|digest| short(digest)).collect();
+            let shown: String = asked.chars().take(64).collect();
+            Err(Failure::NotFound(format!(
+                "`{shown}` names no version of model '{}', or several; it has {}",
+                model.name,
+                known.join(", ")
+            )))
+        }
+    }
+}
+
+fn short(digest: &Digest) -> String {
+    digest.hex().chars().take(12).collect()
+}
+
+/// The versions of a model, the current one first.
+pub(crate) fn of(state: &Snapshot, name: &ModelName) -> Vec<Value> {
+    let Some(record) = state.models.get(name) else { return Vec::new() };
+    let rollout = state.rollouts.get(name);
+    let ready = |version: &ModelVersion| {
+        serving(state, &ModelRecord { version: version.clone(), ..record.clone() }).len()
+    };
+    let mut former: Vec<_> = state.versions_of(name).collect();
+    former.sort_by_key(|kept| std::cmp::Reverse((kept.since, kept.version.digest)));
+    let current = json!({
+        "model": name,
+        "digest": record.version.digest.hex(),
+        "state": if rollout.is_some() { "new" } else { "current" },
+        "weight": rollout.map_or(100, |rollout| rollout.weight),
+        "ready": ready(&record.version),
+        "size": record.version.blob_bytes,
+    });
+    let former = former.into_iter().map(|kept| {
+        let old = rollout.filter(|rollout| rollout.old == kept.version.digest);
+        let (state, reason) = match (&kept.state, old) {
+            (_, Some(_)) => ("old", None),
+            (VersionState::Served, None) => ("former", None),
+            (VersionState::Failed { reason }, None) => ("failed", Some(reason)),
+        };
+        json!({
+            "model": name,
+            "digest": kept.version.digest.hex(),
+            "state": state,
+            "weight": old.map_or(0, |rollout| 100 - rollout.weight.min(100)),
+            "ready": old.map_or(0, |_| ready(&kept.version)),
+            "size": kept.version.blob_bytes,
+            "reason": reason,
+        })
+    });
+    std::iter::once(current).chain(former).collect()
+}
