@@ -96,7 +96,8 @@ pub(super) fn pair<'a>(
         // A model that moves goes on when it is one version again.
         (old.migration, new.migration) = (None, None);
         let enough = new.replicas.min(old.serving_count().max(1));
-        let done = new.is_settled() && new.has_ready() && new.serving_count() >= enough;
+        // More that are on their way change nothing: what they are for serves already.
+        let done = new.ready_count() >= enough;
         if weight == 100 && done {
             let drained_at = ready_since(new).plus(limits::ROLLOUT_DRAIN_MS);
             drain(&mut old, state, observed, now < drained_at, drops);
@@ -113,8 +114,9 @@ pub(super) fn pair<'a>(
 
 /// Since when the version has served as it does.
 fn ready_since(view: &View<'_>) -> Millis {
-    let whole = view.serving.iter().map(|placement| placement.since);
-    let rings = view.rings.serving.iter().map(|held| held.since);
+    let ready = view.serving.iter().filter(|placement| placement.phase == Phase::Ready);
+    let whole = ready.map(|placement| placement.since);
+    let rings = view.rings.serving.iter().filter(|held| held.ready).map(|held| held.since);
     whole.chain(rings).max().unwrap_or(Millis(0))
 }
 

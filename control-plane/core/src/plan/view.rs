@@ -55,6 +55,12 @@ impl View<'_> {
         self.serving.len() + self.rings.serving.len()
     }
 
+    /// Of those the ones that take requests.
+    pub(super) fn ready_count(&self) -> usize {
+        let whole = self.serving.iter().filter(|placement| placement.phase == Phase::Ready);
+        whole.count() + self.rings.serving.iter().filter(|held| held.ready).count()
+    }
+
     /// Missing replicas that may be whole.
     pub(super) fn missing_whole(&self) -> usize {
         if self.wish.splits() { 0 } else { self.missing() }

@@ -269,15 +269,23 @@ proptest! {
             if names.is_empty() {
                 continue;
             }
-            let plan = planned(&world, &observed);
+            // What a plan takes away may make room for what the next one adds: it settles in a few.
             let mut after = world.clone();
-            after.ok(Command::ApplyPlan { base: plan.base, steps: plan.steps.clone() });
-            for name in names {
-                let before = answers(&world.state, &name);
-                prop_assert!(before == 0 || answers(&after.state, &name) > 0, "{}", name);
+            let mut steps = Vec::new();
+            for _ in 0..4 {
+                let plan = planned(&after, &observed);
+                steps.clone_from(&plan.steps);
+                let before = after.clone();
+                after.ok(Command::ApplyPlan { base: plan.base, steps: plan.steps });
+                for name in &names {
+                    let served = answers(&before.state, name) == 0 || answers(&after.state, name) > 0;
+                    prop_assert!(served, "{}", name);
+                }
+                if steps.is_empty() {
+                    break;
+                }
             }
-            let again = planned(&after, &observed);
-            prop_assert_eq!(again.steps, vec![], "not a fixpoint after {:?} {:?}", plan.steps, plan.report);
+            prop_assert_eq!(steps, vec![], "it does not settle");
         }
     }
 
@@ -323,9 +331,10 @@ proptest! {
             world.state.placements.values().map(|placement| placement.assignment.blob).collect();
         let stuck = world.state.rollouts.contains_key(&name("m0"));
         if stuck {
-            // It fits nowhere; or only where the last that serves would have to go first.
-            let fits = memories.iter().any(|memory| memory * 9 / 10 >= last.blob_bytes + 64);
-            prop_assert!(!fits || world.state.placements.len() == 1);
+            // It fits on fewer workers than serve now; or only where the last that serves would have to go first.
+            let fits = memories.iter().filter(|memory| *memory * 9 / 10 >= last.blob_bytes + 64);
+            let enough = fits.count() >= memories.len().min(replicas as usize);
+            prop_assert!(!enough || world.state.placements.len() == 1);
         } else {
             prop_assert_eq!(blobs.len(), 1);
             let current = world.state.models[&name("m0")].version.blob;
