@@ -62,7 +62,8 @@ pub fn may_repeat(command: &Command) -> bool {
         | Command::ClearDeployment { .. }
         | Command::DrainWorker { .. }
         | Command::ResumeWorker { .. }
-        | Command::MigrateModel { .. } => false,
+        | Command::MigrateModel { .. }
+        | Command::ScaleModel { .. } => false,
     }
 }
 

@@ -3,9 +3,10 @@
 mod stages;
 
 use crate::machine::{BadRequest, LoadError, Loaded, Loader, Machine, MachineFailure, Text};
+use crate::pace::{MIB, Paced};
 use crate::stage::{Driver, Links, RingMachine};
 use ollamamax_engine::backend::{Backend, StageBackend};
-use ollamamax_engine::cpu::{CpuBackend, CpuOptions, KvType};
+use ollamamax_engine::cpu::{CpuBackend, CpuOptions, KvType, ceilings};
 use ollamamax_engine::engine::{
     Embedded, Emission, Engine, EngineLimits, Prepared, SequenceId, TextModel,
 };
@@ -18,6 +19,7 @@ use ollamamax_proto::placement::Assigned;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// Loads models, and parts of them, onto the CPU.
 #[derive(Clone, Debug)]
@@ -64,13 +66,15 @@ impl Loader for LlamaLoader {
             speculating_max: limits::SPECULATING_SEQUENCES_COUNT,
         };
         let (name, generates) = (assignment.model.to_string(), !backend.is_encoder());
+        let backend = Paced::new(Box::new(backend));
+        let pace = backend.pace();
         let words =
             |model, context_tokens| Arc::new(LlamaText { name, model, context_tokens, generates });
         let Some(ring) = &assigned.ring else {
             let engine = Engine::new(Box::new(backend), Arc::clone(&text), limits);
             let context_tokens = engine.limits().context_tokens;
             let text = words(text, context_tokens);
-            return Ok(Loaded { text, machine: Box::new(engine), ring: None });
+            return Ok(Loaded { text, machine: Box::new(engine), ring: None, pace });
         };
         let ring = Arc::new(Mutex::new(ring.clone()));
         let me = (assignment.id, assignment.generation);
@@ -78,7 +82,7 @@ impl Loader for LlamaLoader {
         let driver = Driver::new(me, shared, Box::new(backend), kv_type, Arc::clone(links));
         let machine = RingMachine::new(driver, Arc::clone(&text), limits);
         let text = words(text, context_tokens);
-        Ok(Loaded { text, machine: Box::new(machine), ring: Some(ring) })
+        Ok(Loaded { text, machine: Box::new(machine), ring: Some(ring), pace })
     }
 
     fn load_stage(
@@ -97,6 +101,13 @@ impl Loader for LlamaLoader {
         assigned: &Assigned,
     ) -> Result<Option<Vec<Range<u64>>>, LoadError> {
         stages::ranges(header, assigned)
+    }
+
+    fn measure_ns_per_mib(&self) -> u64 {
+        let time = Duration::from_millis(limits::SPEED_MEASURE_MS);
+        let bytes_per_second = ceilings::read_rate(self.threads as usize, time);
+        // Casting a float to an integer saturates.
+        (MIB as f64 * 1e9 / bytes_per_second.max(1.0)) as u64
     }
 
     fn kv_type(&self) -> &'static str {

@@ -3,6 +3,7 @@
 //! [`crate::llama`] is the real one. Keeping the seam a trait lets the shell be tested with engines that stall, fail or
 //! panic on command.
 
+use crate::pace::Pace;
 use crate::stage::Links;
 use ollamamax_engine::backend::StageBackend;
 use ollamamax_engine::engine::{Embedded, Emission, Prepared, SequenceId};
@@ -43,6 +44,11 @@ pub trait Loader: fmt::Debug + Send + Sync + 'static {
         Ok(None)
     }
 
+    /// Nanoseconds this machine takes to read a MiB of weights, measured now; 0: not known. Takes a fraction of a second.
+    fn measure_ns_per_mib(&self) -> u64 {
+        0
+    }
+
     /// What keys and values are kept as: the same for all stages of a replica.
     fn kv_type(&self) -> &'static str {
         "f16"
@@ -58,6 +64,8 @@ pub struct Loaded {
     pub machine: Box<dyn Machine>,
     /// The ring that the machine drives: what is written here counts when it closes the ring anew.
     pub ring: Option<Arc<Mutex<Ring>>>,
+    /// How long its own steps take.
+    pub pace: Arc<Pace>,
 }
 
 /// A blob that cannot be run here, in words for people.

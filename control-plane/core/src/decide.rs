@@ -110,6 +110,7 @@ fn dispatch(draft: &mut Draft, command: &Command) -> Result<Option<NodeId>, Reje
         C::DrainWorker { id, reason } => orders::drain(draft, *id, reason)?,
         C::ResumeWorker { id } => orders::resume(draft, *id)?,
         C::MigrateModel { name, from, to } => orders::migrate(draft, name, *from, *to)?,
+        C::ScaleModel { name, from, to } => deployments::scale(draft, name, *from, *to)?,
     }
     Ok(None)
 }

@@ -30,7 +30,9 @@ pub mod record;
 pub mod rejection;
 pub mod replica;
 pub mod route;
+pub mod scale;
 pub mod serving;
+pub mod speed;
 pub mod state;
 pub mod table;
 

@@ -49,6 +49,7 @@ fn ordinal_of_command(command: &Command) -> u8 {
         C::DrainWorker { .. } => 22,
         C::ResumeWorker { .. } => 23,
         C::MigrateModel { .. } => 24,
+        C::ScaleModel { .. } => 25,
     }
 }
 
@@ -137,7 +138,7 @@ fn compare(file: &str, actual: &[(String, String)]) -> Vec<Vec<u8>> {
 #[test]
 fn commands_keep_their_bytes() {
     let all = commands();
-    for ordinal in 0..25 {
+    for ordinal in 0..26 {
         assert!(
             all.iter().any(|c| ordinal_of_command(c) == ordinal),
             "command {ordinal} is absent"
