@@ -4,7 +4,7 @@ use crate::client::Client;
 use crate::deploy::key_value;
 use crate::exit::Failure;
 use crate::list::text;
-use crate::{human, out, table};
+use crate::{human, out, table, watch};
 use serde_json::{Map, Value, json};
 
 /// What to do. A worker is meant by its name, its id, or the beginning of one.
@@ -16,6 +16,9 @@ pub enum Args {
         /// Print JSON
         #[arg(long)]
         json: bool,
+        /// Show it again whenever it changes, until Ctrl-C
+        #[arg(short, long)]
+        watch: bool,
     },
     /// Show one worker and what it holds
     Show {
@@ -51,9 +54,9 @@ pub enum Args {
 /// Does it.
 pub async fn run(client: &Client, args: &Args) -> Result<(), Failure> {
     match args {
-        Args::List { json } => {
-            let answer = client.get("/admin/v1/workers").await?;
-            if *json { out::json(&answer) } else { out::text(&list(&answer)) }
+        Args::List { json, watch } => {
+            let ask = async || client.get("/admin/v1/workers").await;
+            watch::show(*watch, *json, ask, list).await?;
         }
         Args::Show { worker, json } => {
             let answer = client.get(&format!("/admin/v1/workers/{worker}")).await?;

@@ -448,3 +448,5 @@ pub const SCALE_DOWN_PERCENT: u64 = 40;
 pub const SCALE_UP_MS: u64 = 5_000;
 /// How long one replica less must have sufficed: loading it again costs more than keeping it for some minutes.
 pub const SCALE_DOWN_MS: u64 = 300_000;
+/// How often `--watch` asks again: as often as workers speak.
+pub const WATCH_PERIOD_MS: u64 = 1_000;
