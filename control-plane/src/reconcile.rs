@@ -7,13 +7,13 @@ use crate::client::Client;
 use crate::leader::Leadership;
 use crate::watch::Published;
 use crate::workers::Workers;
-use ollamamax_core::plan::{PlanLimits, moves, plan, predicted_bytes};
+use ollamamax_core::plan::{Observed, PlanLimits, moves, plan, predicted_bytes};
 use ollamamax_core::record::Lifetime;
 use ollamamax_core::scale::Scaler;
 use ollamamax_core::{Command, State};
 use ollamamax_gateway::ports::ControlError;
 use ollamamax_gateway::streams::PREFIX;
-use ollamamax_proto::{Generation, Millis, limits};
+use ollamamax_proto::{Generation, Millis, WorkerId, limits};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +38,8 @@ struct Memory {
     scaler: Scaler,
     /// Placements that were found to take more than was predicted.
     larger: BTreeSet<Generation>,
+    /// Workers that were found slow.
+    slow: BTreeSet<WorkerId>,
 }
 
 impl Reconciler {
@@ -67,6 +69,7 @@ impl Reconciler {
         let state = self.published.state();
         let (observed, limits) = (self.workers.observed(), PlanLimits::default());
         memory.compare(&state);
+        memory.notice(&observed);
         for scale in memory.scaler.round(&state, &observed.outstanding, now) {
             let (model, from, to) = (&scale.model, scale.from, scale.to);
             tracing::info!(%model, from, to, "the load asks for another number of replicas");
@@ -100,6 +103,17 @@ impl Reconciler {
 }
 
 impl Memory {
+    /// Says once of a worker that it has become slow, and once that it is so no more.
+    fn notice(&mut self, observed: &Observed) {
+        for worker in observed.slow.difference(&self.slow) {
+            tracing::warn!(%worker, "its steps take much longer than usual");
+        }
+        for worker in self.slow.difference(&observed.slow) {
+            tracing::info!(%worker, "not slow any more");
+        }
+        self.slow.clone_from(&observed.slow);
+    }
+
     /// Says once of each placement that it takes more memory than was predicted; the plan counts what it takes.
     fn compare(&mut self, state: &State) {
         let held = state.placements.values();

@@ -2,6 +2,7 @@
 //! moves, never to and fro, and comes to rest.
 
 use crate::command::Command;
+use crate::invariant;
 use crate::plan::{Observed, PlanLimits, moves, plan};
 use crate::record::Demand;
 use crate::serving::serving;
@@ -161,6 +162,7 @@ impl Day {
             assert!(unserved.is_empty(), "the plan took the last replica of {unserved:?}");
         }
         self.world.all_ready();
+        assert_eq!(invariant::check(&self.world.state), vec![]);
         while self.hour.front().is_some_and(|at| at.plus(60 * MINUTE_MS) <= self.world.now) {
             self.hour.pop_front();
         }
