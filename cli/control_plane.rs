@@ -3,7 +3,7 @@
 use crate::daemon::{self, StopSignals};
 use crate::exit::Failure;
 use crate::{human, out};
-use ollamamax_control_plane::{ControlPlaneNode, NodeConfig};
+use ollamamax_control_plane::{ControlPlaneNode, NodeConfig, Policy};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -64,6 +64,10 @@ struct NodeArgs {
     /// How long a request waits for its model to be loaded
     #[arg(long, value_name = "DURATION", env = "OLLAMA_LOAD_TIMEOUT")]
     load_timeout: Option<String>,
+    /// How requests are spread over replicas where a deployment does not say: round-robin, weighted, least-tokens, latency or
+    /// prefix
+    #[arg(long, value_name = "POLICY", env = "OLLAMAMAX_BALANCING")]
+    balancing: Option<String>,
     #[command(flatten)]
     daemon: daemon::Args,
 }
@@ -129,6 +133,10 @@ fn config(args: Args) -> Result<NodeConfig, Failure> {
     }
     if let Some(requests) = node.max_queue {
         config.gateway.requests_queued = requests;
+    }
+    if let Some(text) = &node.balancing {
+        let policy = text.parse::<Policy>();
+        config.gateway.balancing = policy.map_err(|error| Failure::Usage(error.to_string()))?;
     }
     if let Some(text) = &node.load_timeout {
         let ms = duration("--load-timeout", text)?;

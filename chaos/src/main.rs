@@ -7,6 +7,7 @@
 #![allow(clippy::print_stdout)]
 
 mod kill;
+mod streams;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -23,19 +24,31 @@ struct Arguments {
 enum Scenario {
     /// kill -9 of nodes, alone or all at once, under a load of writes: no acknowledged write may be lost
     Kill(kill::Options),
+    /// Workers killed, stopped and cut off under seeded streams: every stream must end with the undisturbed bytes
+    Streams(streams::Options),
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let Scenario::Kill(options) = Arguments::parse().scenario;
-    match kill::run(&options).await {
-        Ok(report) => {
-            println!("{report}");
-            println!(
-                "repeat with: cargo chaos kill --rounds {} --seed {}",
-                options.rounds, report.seed
+    let ended = match Arguments::parse().scenario {
+        Scenario::Kill(options) => kill::run(&options).await.map(|report| {
+            let repeat = format!("kill --rounds {} --seed {}", options.rounds, report.seed);
+            (report.to_string(), repeat, report.lost.is_empty())
+        }),
+        Scenario::Streams(options) => streams::run(&options).await.map(|report| {
+            let streams::Options { rounds, streams, tokens, .. } = options;
+            let seed = report.seed;
+            let repeat = format!(
+                "streams --rounds {rounds} --streams {streams} --tokens {tokens} --seed {seed}"
             );
-            if report.lost.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            (report.to_string(), repeat, report.passed())
+        }),
+    };
+    match ended {
+        Ok((report, repeat, passed)) => {
+            println!("{report}");
+            println!("repeat with: cargo chaos {repeat}");
+            if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(error) => {
             eprintln!("Error: {error}");

@@ -35,3 +35,4 @@ mod workers;
 pub use config::{NodeConfig, Timings};
 pub use error::{NodeFailure, StartError};
 pub use node::{ControlPlaneNode, Running};
+pub use ollamamax_core::route::Policy;

@@ -380,6 +380,8 @@ pub const PACE_SAMPLES_COUNT: u32 = 4;
 pub const PACE_SILENCE_TIMES: u64 = 3;
 /// Silence of a whole worker that is never a bad sign: in that time it computes the prompts of others beside a full batch.
 pub const SILENCE_FLOOR_MS: u64 = 1_500;
+/// What is added for a worker of which nothing is known yet, beside others of its model that are: it may be slower than they.
+pub const SILENCE_UNKNOWN_MS: u64 = 1_000;
 /// Shortest wait before a second attempt is made beside the first: what it saves must be worth a prompt.
 pub const HEDGE_MIN_MS: u64 = 250;
 /// Silence of a whole worker that is never a bad sign while it computes prompts: other gateways sent it some, too.

@@ -80,6 +80,23 @@ impl Pace {
         usual.map_or(ceiling_ms, |ms| ms.max(floor_ms)).min(ceiling_ms)
     }
 
+    /// The same where this one is not known yet and others of the same model are: what the slowest of them deserves, and a
+    /// little more.
+    pub fn silence_beside_ms(
+        &self,
+        others: impl Iterator<Item = Self>,
+        floor_ms: u64,
+        ceiling_ms: u64,
+    ) -> u64 {
+        if self.gap.is_known() {
+            return self.silence_ms(floor_ms, ceiling_ms);
+        }
+        let known = others.filter(|other| other.gap.is_known());
+        let slowest = known.map(|other| other.silence_ms(floor_ms, ceiling_ms)).max();
+        slowest
+            .map_or(ceiling_ms, |ms| ms.saturating_add(limits::SILENCE_UNKNOWN_MS).min(ceiling_ms))
+    }
+
     /// The same for a worker that computes a prompt of `tokens`, those queued before it included.
     pub fn prompt_ms(&self, tokens: u64, floor_ms: u64, ceiling_ms: u64) -> u64 {
         let bound = self.per_prompt_token.bound();
@@ -139,6 +156,18 @@ mod tests {
         (0..100).for_each(|_| pace.gap(900_000));
         assert!(pace.silence_ms(FLOOR, CEILING) > 2_500, "one that is always slow gets its time");
         assert_eq!(pace.silence_ms(FLOOR, 300), 300, "a ceiling below the floor holds");
+    }
+
+    #[test]
+    fn one_of_which_nothing_is_known_gets_a_little_more_than_the_slowest_other() {
+        let (mut quick, mut slow, new) = (Pace::default(), Pace::default(), Pace::default());
+        (0..50).for_each(|_| (quick.gap(8_000), slow.gap(700_000)).0);
+        let of = |others: &[Pace]| new.silence_beside_ms(others.iter().copied(), FLOOR, CEILING);
+        assert_eq!(of(&[new]), CEILING, "nobody knows");
+        assert_eq!(of(&[new, quick]), FLOOR + limits::SILENCE_UNKNOWN_MS);
+        assert!(of(&[quick, slow, new]) > slow.silence_ms(FLOOR, CEILING));
+        let known = quick.silence_beside_ms([slow].into_iter(), FLOOR, CEILING);
+        assert_eq!(known, FLOOR, "one that is known is its own measure");
     }
 
     #[test]

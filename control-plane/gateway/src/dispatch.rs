@@ -25,7 +25,7 @@ use crate::error::Failure;
 use crate::request::{Asker, Deadline};
 use crate::streams::{Hold, Kept};
 use crate::telemetry;
-use crate::workers::route::Ask;
+use crate::workers::route::{Ask, Route};
 use attempt::{Attempt, End};
 pub use embed::{EmbedJob, Vectors};
 use ollamamax_core::budget::RetryBudget;
@@ -174,6 +174,11 @@ impl Gateway {
 }
 
 impl Gateway {
+    /// The way to a model as it is now.
+    fn route(&self, model: &ModelRecord) -> Arc<Route> {
+        self.workers.route(&self.control.state(), model)
+    }
+
     /// How requests for a model are spread over its replicas.
     fn policy_of(&self, model: &ModelName) -> Policy {
         let state = self.control.state();
@@ -213,6 +218,10 @@ struct Run {
     /// Bytes of text still to come that the client has already.
     skip: usize,
     recording: Option<Hold>,
+    /// When tokens came last.
+    heard: Instant,
+    /// How long it took from there to ask another worker, and when that was.
+    paused: Option<(Duration, Instant)>,
     tries: Tries,
     /// Tokens of the prompt: estimated, until a worker tells.
     prompt_tokens: u32,
@@ -246,6 +255,8 @@ impl Run {
             resumes: 0,
             skip: 0,
             recording: None,
+            heard: now,
+            paused: None,
             tries: Tries::new(),
             prompt_tokens: ask.shape.prompt_tokens,
             ask,
@@ -275,6 +286,7 @@ impl Run {
                 return Err(last.unwrap_or_else(tries::nobody));
             };
             if begun {
+                self.paused = Some((self.heard.elapsed(), Instant::now()));
                 self.resumes += 1;
                 telemetry::resumed(&self.job.model.name.to_string());
                 let (worker, tokens) = (seat.candidate.worker.id, self.tokens.len());
@@ -313,8 +325,19 @@ impl Run {
         }
     }
 
+    /// Tokens came.
+    fn hear(&mut self) {
+        self.heard = Instant::now();
+        if let Some((noticed, asked)) = self.paused.take() {
+            let replayed = asked.elapsed();
+            telemetry::paused(&self.job.model.name.to_string(), noticed, replayed);
+            let (noticed_ms, replayed_ms) = (noticed.as_millis(), replayed.as_millis());
+            tracing::info!(noticed_ms, replayed_ms, "the stream goes on");
+        }
+    }
+
     fn budget<T>(&self, change: impl FnOnce(&mut RetryBudget, Millis) -> T) -> T {
-        let route = self.gateway.workers.route(&self.gateway.control.state(), &self.job.model);
+        let route = self.gateway.route(&self.job.model);
         route.budget(|budget| change(budget, Millis::now()))
     }
 

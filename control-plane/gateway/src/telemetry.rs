@@ -41,6 +41,16 @@ pub fn resumed(model: &str) {
     counter!("ollamamax_resumes_total", "model" => model.to_owned()).increment(1);
 }
 
+/// Records a pause of a stream: how long until another worker was asked, and how long that took to go on.
+pub fn paused(model: &str, noticed: Duration, replayed: Duration) {
+    let pause =
+        histogram!("ollamamax_pause_seconds", "model" => model.to_owned(), "part" => "noticed");
+    pause.record(noticed.as_secs_f64());
+    let pause =
+        histogram!("ollamamax_pause_seconds", "model" => model.to_owned(), "part" => "replayed");
+    pause.record(replayed.as_secs_f64());
+}
+
 /// Records the time from the request to its first text.
 pub fn first_token(model: &str, took: Duration) {
     histogram!("ollamamax_ttft_seconds", "model" => model.to_owned()).record(took.as_secs_f64());

@@ -12,6 +12,7 @@ use ollamamax_engine::weights::Mapping;
 use ollamamax_gguf::Gguf;
 use ollamamax_proto::placement::{Activations, Assigned, Assignment, Peer, Ring, Stage};
 use ollamamax_proto::{AssignmentId, Digest, Generation, ReplicaId, limits};
+use std::io::BufReader;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -192,9 +193,12 @@ pub fn echo(width: usize) -> Result<String, String> {
     std::thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
             let (mut read, mut written) = (Vec::new(), Vec::new());
+            let Ok(input) = stream.set_nodelay(true).and_then(|()| stream.try_clone()) else {
+                continue;
+            };
+            let mut input = BufReader::new(input);
             let mut turn = || -> std::io::Result<()> {
-                stream.set_nodelay(true)?;
-                let Frame { step, batch, residuals } = frame::read(&mut stream, &mut read, width)?;
+                let Frame { step, batch, residuals } = frame::read(&mut input, &mut read, width)?;
                 let rows = residuals.unwrap_or_default();
                 frame::write(
                     &mut stream,
@@ -215,6 +219,7 @@ pub fn hop(address: &str, width: usize, rounds: usize) -> Result<Duration, Strin
     let failed = |error: std::io::Error| error.to_string();
     let mut stream = std::net::TcpStream::connect(address).map_err(failed)?;
     stream.set_nodelay(true).map_err(failed)?;
+    let mut input = BufReader::new(stream.try_clone().map_err(failed)?);
     let slice = Slice {
         start: 0,
         tokens: vec![0],
@@ -227,7 +232,7 @@ pub fn hop(address: &str, width: usize, rounds: usize) -> Result<Duration, Strin
         let begun = Instant::now();
         let residuals = Some((&rows[..], Activations::F32));
         frame::write(&mut stream, &mut written, (step, &batch), residuals).map_err(failed)?;
-        frame::read(&mut stream, &mut read, width).map_err(failed)?;
+        frame::read(&mut input, &mut read, width).map_err(failed)?;
         times.push(begun.elapsed() / 2);
     }
     times.sort();

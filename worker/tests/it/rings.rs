@@ -26,6 +26,7 @@ struct Member {
 struct Ringed {
     members: Vec<Member>,
     hints: Option<TempDir>,
+    activations: Activations,
     revision: u64,
 }
 
@@ -43,7 +44,7 @@ fn hints() -> TempDir {
 
 impl Ringed {
     fn new(hints: Option<TempDir>) -> Self {
-        Self { members: Vec::new(), hints, revision: 1 }
+        Self { members: Vec::new(), hints, activations: Activations::F32, revision: 1 }
     }
 
     async fn join(&mut self) -> usize {
@@ -90,7 +91,7 @@ impl Ringed {
         let peers: Vec<Peer> = parts.iter().map(peer).collect();
         let ring = (parts.len() > 1).then(|| Ring {
             replica: ReplicaId(1),
-            activations: Activations::F32,
+            activations: self.activations,
             steps_in_flight: 2,
             peers: peers.clone(),
         });
@@ -267,6 +268,19 @@ async fn a_ring_that_loses_a_stage_says_so_at_once_and_closes_again_around_anoth
     let rest = ring.ask(&driver, at, &rest).await.expect("an answer");
     tokens.extend(rest.tokens);
     assert_eq!(tokens, whole.tokens);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rounded_activations_still_make_sense() {
+    let mut ring = Ringed::new(Some(hints()));
+    ring.activations = Activations::Bf16;
+    for _ in 0..2 {
+        ring.join().await;
+    }
+    let (driver, at) = ring.spread(&[(0..15, 0..HEADS, 0), (15..LAYERS, 0..HEADS, 1)]);
+    ring.ready(&driver, at).await;
+    let answer = ring.ask(&driver, at, &asks()[0]).await.expect("an answer");
+    assert!(answer.text.starts_with(" Paris"), "{}", answer.text);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

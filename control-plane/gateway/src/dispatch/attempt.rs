@@ -98,7 +98,9 @@ impl Attempt<'_> {
             return Patience::plain(own);
         }
         let (ceiling, floor) = (millis(own), limits::SILENCE_FLOOR_MS);
-        let silence = self.opened.seat.meter.pace().silence_ms(floor, ceiling);
+        let route = self.run.gateway.route(&self.run.job.model);
+        let others = route.seats().iter().map(|seat| seat.meter.pace());
+        let silence = self.opened.seat.meter.pace().silence_beside_ms(others, floor, ceiling);
         Patience { own, silence: Duration::from_millis(silence) }
     }
 
@@ -115,6 +117,7 @@ impl Attempt<'_> {
                 return Err(End::Broken(format!("it sent token {first}, expected {known}")));
             }
             self.opened.work.progress(chunk.tokens.len() as u64);
+            self.run.hear();
             self.run.tokens.extend_from_slice(&chunk.tokens);
         }
         if !seen {
