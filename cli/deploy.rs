@@ -85,7 +85,8 @@ pub async fn run(client: &Client, args: &Args) -> Result<(), Failure> {
     }
     if args.wait {
         let name = answer["model"].as_str().unwrap_or(&args.model).to_owned();
-        wait(client, &name, least as usize, args.timeout).await?;
+        let revision = answer["revision"].as_u64().unwrap_or(0);
+        wait(client, (&name, revision), least as usize, args.timeout).await?;
         out::say(&format!("{name} serves"));
     }
     Ok(())
@@ -136,11 +137,18 @@ pub fn key_value(text: &str) -> Result<(&str, &str), Failure> {
         .ok_or_else(|| Failure::Usage(format!("label `{text}`, expected KEY=VALUE")))
 }
 
-async fn wait(client: &Client, model: &str, least: usize, seconds: u64) -> Result<(), Failure> {
+/// Waits until the model serves as it was deployed at `revision`; what serves in another way until then does not count.
+async fn wait(
+    client: &Client,
+    (model, revision): (&str, u64),
+    least: usize,
+    seconds: u64,
+) -> Result<(), Failure> {
     let deadline = Instant::now() + Duration::from_secs(seconds);
     loop {
         let shown = client.get("/admin/v1/placement").await?;
-        if serving(&shown, model) >= least {
+        let current = shown["revision"].as_u64().is_some_and(|shown| shown >= revision);
+        if current && settled(&shown, model) && serving(&shown, model) >= least {
             return Ok(());
         }
         if Instant::now() >= deadline {
@@ -152,6 +160,13 @@ async fn wait(client: &Client, model: &str, least: usize, seconds: u64) -> Resul
         }
         tokio::time::sleep(LOOK_AGAIN).await;
     }
+}
+
+/// Whether nothing of the model is on its way, to or from a worker.
+fn settled(shown: &Value, model: &str) -> bool {
+    let changing = shown["changing"].as_array().is_some_and(|all| all.iter().any(|m| m == model));
+    let loading = |placement: &Value| placement["model"] == model && placement["phase"] != "ready";
+    !changing && !shown["placements"].as_array().is_some_and(|all| all.iter().any(loading))
 }
 
 /// Replicas that serve: whole ones, and those of several stages of which each is ready.
@@ -219,5 +234,10 @@ mod tests {
         assert_eq!(serving(&shown("loading"), "m"), 1);
         assert_eq!(serving(&shown("ready"), "m"), 2);
         assert_eq!(serving(&shown("ready"), "other"), 0);
+        assert!(settled(&shown("ready"), "m") && !settled(&shown("loading"), "m"));
+        assert!(settled(&shown("loading"), "other"));
+        let mut changing = shown("ready");
+        changing["changing"] = json!(["m"]);
+        assert!(!settled(&changing, "m"));
     }
 }

@@ -64,7 +64,7 @@ async fn a_model_goes_where_operators_send_it_and_nowhere_it_cannot_be() {
     cluster.api(0).create_from_file(MODEL, file, &digest).await.expect("it is created");
 
     let why = refused(&cluster, &format!("deploy {MODEL} --strategy tensor --shards 4")).await;
-    assert!(why.contains("4 shards over 3 key-value heads"), "{why}");
+    assert!(why.contains("4 shards over 3 key-value heads; 2 or 3 would work"), "{why}");
     let why = refused(&cluster, &format!("deploy {MODEL} --strategy pipeline --stages 31")).await;
     assert!(why.contains("31 stages over 30 layers"), "{why}");
     let why = refused(&cluster, &format!("deploy {MODEL} --label zone=nowhere")).await;

@@ -77,6 +77,8 @@ async fn two_workers_too_small_for_a_model_serve_it_in_every_way_it_can_be_cut()
         let plan = cli(&cluster, &["placement", "show", "--json"]).expect("shown");
         let plan: Value = serde_json::from_str(&plan).expect("JSON");
         let shown = plan.to_string();
+        let large = plan["placements"].as_array().expect("a list");
+        assert!(large.iter().all(|held| held["name"] != "worker-1"), "{strategy}: {shown}");
         assert!(shown.contains(strategy), "{strategy}: {shown}");
         assert_eq!(answers(&cluster).await, expected, "{strategy}");
     }

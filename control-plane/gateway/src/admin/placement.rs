@@ -11,7 +11,8 @@ use ollamamax_proto::Millis;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-/// `GET /admin/v1/placement`: deployments, replicas of several stages, placements and moves.
+/// `GET /admin/v1/placement`: deployments, replicas of several stages, placements and moves; `changing` are the models of which
+/// the leader is about to place or to drop something.
 pub(crate) async fn show(State(gateway): State<Arc<Gateway>>) -> Response {
     let state = gateway.control.state();
     let deployments: Vec<Value> = state.deployments.values().map(shape::deployment).collect();
@@ -20,8 +21,15 @@ pub(crate) async fn show(State(gateway): State<Arc<Gateway>>) -> Response {
     let moves = state.migrations.values().map(
         |migration| json!({"model": migration.model, "from": migration.from, "to": migration.to}),
     );
+    let planned = trial::plan_of(&state, &gateway.control.observed());
+    let steps = planned.steps.iter().map(|step| shape::step(&state, step)["model"].clone());
+    let mut changing: Vec<String> =
+        steps.filter_map(|model| Some(model.as_str()?.to_owned())).collect();
+    changing.sort();
+    changing.dedup();
     stream::plain_json(&json!({
         "revision": state.revision(),
+        "changing": changing,
         "deployments": deployments,
         "replicas": replicas.collect::<Vec<_>>(),
         "placements": placements.collect::<Vec<_>>(),

@@ -130,8 +130,13 @@ fn check(
             return Err(Misfit::Shards { asked, heads, works });
         }
     }
-    let split = matches!(wish.strategy, Strategy::Layer | Strategy::Pipeline | Strategy::Tensor);
-    let asked = wish.stages.max(1).saturating_mul(wish.shards.max(1)).max(1 + u32::from(split));
+    enough(Form { strategy: wish.strategy, stages: wish.stages, shards: wish.shards }, sites)
+}
+
+/// Whether there are as many workers as parts, of which one that is split has at least two.
+fn enough(form: Form, sites: &[Site]) -> Result<(), Misfit> {
+    let split = matches!(form.strategy, Strategy::Layer | Strategy::Pipeline | Strategy::Tensor);
+    let asked = form.stages.max(1).saturating_mul(form.shards.max(1)).max(1 + u32::from(split));
     let have = u32::try_from(sites.len()).unwrap_or(u32::MAX);
     let have = have.min(limits::REPLICA_STAGES_COUNT as u32);
     if asked > have { Err(Misfit::Workers { asked, have }) } else { Ok(()) }
@@ -166,6 +171,7 @@ struct Search<'a> {
 
 impl Search<'_> {
     fn of(&self, form: Form) -> Result<Map, Misfit> {
+        enough(form, self.sites)?;
         let stages = (form.stages > 0).then_some(form.stages as usize);
         let map = match form.strategy {
             Strategy::Data => self.whole(),

@@ -31,7 +31,8 @@ pub enum Misfit {
     },
     /// More workers are asked for than there are.
     #[error(
-        "{asked} parts need as many workers, {have} are open to it; start more, or ask for at most {have}"
+        "{asked} parts need as many workers, {have} can take one; {}",
+        more(*.asked, *.have)
     )]
     Workers {
         /// How many.
@@ -90,6 +91,11 @@ fn hint(needs: u64, free: u64) -> String {
         Some(short) if short > 0 => format!(": {short} more are needed"),
         _ => ", but no cut between layers fits into it".to_owned(),
     }
+}
+
+fn more(asked: u32, have: u32) -> String {
+    let start = format!("start {} more", asked.saturating_sub(have));
+    if have < 2 { start } else { format!("{start}, or ask for at most {have}") }
 }
 
 fn list(works: &[u32]) -> String {

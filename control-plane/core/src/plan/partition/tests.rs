@@ -244,7 +244,7 @@ fn what_cannot_be_is_refused_with_what_could() {
     assert_eq!(refusal(Strategy::Pipeline, 5, 0), "5 stages over 4 layers; at most 4 stages work");
     assert_eq!(
         refusal(Strategy::Pipeline, 4, 0),
-        "4 parts need as many workers, 3 are open to it; start more, or ask for at most 3"
+        "4 parts need as many workers, 3 can take one; start 1 more, or ask for at most 3"
     );
     assert_eq!(
         refusal(Strategy::Layer, 0, 0),
