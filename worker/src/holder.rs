@@ -15,7 +15,6 @@ pub use self::lookup::LookupError;
 use crate::desired::{Action, AssignmentSet, Fence, diff};
 use crate::fetch::{FetchError, Fetcher};
 use crate::machine::Loader;
-use crate::pace;
 use crate::runner::{Runner, RunnerState};
 use crate::stage::Links;
 use ollamamax_proto::placement::{Assigned, Assignment, AssignmentReport, Phase};
@@ -362,8 +361,7 @@ fn report(held: &Held) -> AssignmentReport {
             };
             (report.running, report.waiting) = runner.requests();
             report.resident_bytes = runner.resident_bytes();
-            report.step_ns_per_mib =
-                pace::per_mib(runner.pace().take(), live::bytes(&held.assigned));
+            report.step_ns_per_mib = runner.pace().take();
             report.load_ns = u64::try_from(runner.load_time().as_nanos()).unwrap_or(u64::MAX);
         }
     }

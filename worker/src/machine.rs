@@ -3,9 +3,8 @@
 //! [`crate::llama`] is the real one. Keeping the seam a trait lets the shell be tested with engines that stall, fail or
 //! panic on command.
 
-use crate::pace::Pace;
+use crate::pace::{Pace, Paced};
 use crate::stage::Links;
-use ollamamax_engine::backend::StageBackend;
 use ollamamax_engine::engine::{Embedded, Emission, Prepared, SequenceId};
 use ollamamax_proto::inference::{EmbedInput, Options, Prompt};
 use ollamamax_proto::placement::{Assigned, Ring};
@@ -26,11 +25,7 @@ pub trait Loader: fmt::Debug + Send + Sync + 'static {
     ) -> Result<Loaded, LoadError>;
 
     /// Loads a stage that another one drives.
-    fn load_stage(
-        &self,
-        _path: &Path,
-        _assigned: &Assigned,
-    ) -> Result<Box<dyn StageBackend>, LoadError> {
+    fn load_stage(&self, _path: &Path, _assigned: &Assigned) -> Result<Paced, LoadError> {
         Err(LoadError("this worker runs whole models only".to_owned()))
     }
 

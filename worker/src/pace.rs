@@ -1,7 +1,8 @@
 //! How long steps take: the fastest step of few tokens since somebody asked, for the next heartbeat.
 //!
-//! A step of one or two tokens reads every weight once and computes little, so its time tells how fast the machine reads;
-//! the fastest of a second is the one that nothing else on the machine disturbed.
+//! A step of one or two tokens reads every weight once, and the keys and values of all positions before, and computes
+//! little: its time per byte tells how fast the machine reads. The fastest of a second is the one that nothing else on the
+//! machine disturbed.
 
 use ollamamax_engine::backend::{
     Backend, BackendError, Shards, SliceLogits, StageBackend, StepBatch,
@@ -18,25 +19,45 @@ pub const MIB: u64 = 1 << 20;
 /// The fastest step since the last [`Pace::take`]; written by the thread that steps.
 #[derive(Debug, Default)]
 pub struct Pace {
-    /// 0: none.
-    fastest_ns: AtomicU64,
+    /// In nanoseconds per MiB; 0: none.
+    fastest: AtomicU64,
+}
+
+/// What steps of a model, or of a part of one, read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reads {
+    /// Bytes of weights, read once.
+    pub weight_bytes: u64,
+    /// Bytes of keys and values of one position.
+    pub position_bytes: u64,
 }
 
 impl Pace {
-    /// A step over `tokens` tokens of as many sequences took so long; prompts and full batches tell nothing.
-    pub fn learn(&self, sequences: usize, tokens: usize, time: Duration) {
-        if tokens != sequences || !(1..=limits::SPEED_SEQUENCES_COUNT).contains(&sequences) {
-            return;
-        }
-        let ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).max(1);
-        let faster = |known: u64| (known == 0 || ns < known).then_some(ns);
+    /// A step that read `bytes` took so long.
+    pub fn learn(&self, bytes: u64, time: Duration) {
+        let per_mib = time.as_nanos() * u128::from(MIB) / u128::from(bytes.max(1));
+        let per_mib = u64::try_from(per_mib).unwrap_or(u64::MAX).max(1);
+        let faster = |known: u64| (known == 0 || per_mib < known).then_some(per_mib);
         // An error says that the known one is faster.
-        let _ = self.fastest_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, faster);
+        let _ = self.fastest.fetch_update(Ordering::Relaxed, Ordering::Relaxed, faster);
     }
 
-    /// Nanoseconds of the fastest step since this was last asked; 0: there was none.
+    /// Nanoseconds per MiB of the fastest step since this was last asked; 0: there was none.
     pub fn take(&self) -> u64 {
-        self.fastest_ns.swap(0, Ordering::Relaxed)
+        self.fastest.swap(0, Ordering::Relaxed)
+    }
+}
+
+impl Reads {
+    /// Bytes that a step reads; `None`: it computes too much to tell a speed, as prompts and full batches do.
+    pub fn of(&self, batch: &StepBatch) -> Option<u64> {
+        let slices = &batch.slices;
+        let few = (1..=limits::SPEED_SEQUENCES_COUNT).contains(&slices.len());
+        if !few || slices.iter().any(|slice| slice.tokens.len() != 1) {
+            return None;
+        }
+        let positions: u64 = slices.iter().map(|slice| u64::from(slice.start) + 1).sum();
+        Some(self.weight_bytes.saturating_add(self.position_bytes.saturating_mul(positions)))
     }
 }
 
@@ -44,13 +65,14 @@ impl Pace {
 #[derive(Debug)]
 pub struct Paced {
     inner: Box<dyn StageBackend>,
+    reads: Reads,
     pace: Arc<Pace>,
 }
 
 impl Paced {
     /// Times the steps of `inner`.
-    pub fn new(inner: Box<dyn StageBackend>) -> Self {
-        Self { inner, pace: Arc::default() }
+    pub fn new(inner: Box<dyn StageBackend>, reads: Reads) -> Self {
+        Self { inner, reads, pace: Arc::default() }
     }
 
     /// Where the times go.
@@ -65,8 +87,9 @@ impl Paced {
     ) -> Result<T, BackendError> {
         let begun = Instant::now();
         let done = step(&mut *self.inner)?;
-        let tokens = batch.slices.iter().map(|slice| slice.tokens.len()).sum();
-        self.pace.learn(batch.slices.len(), tokens, begun.elapsed());
+        if let Some(bytes) = self.reads.of(batch) {
+            self.pace.learn(bytes, begun.elapsed());
+        }
         Ok(done)
     }
 }
@@ -135,29 +158,37 @@ impl StageBackend for Paced {
     }
 }
 
-/// Nanoseconds per MiB, where reading `bytes` takes `ns`; 0 where either is unknown.
-pub fn per_mib(ns: u64, bytes: u64) -> u64 {
-    let per_mib = u128::from(ns) * u128::from(MIB) / u128::from(bytes.max(1));
-    if bytes == 0 { 0 } else { u64::try_from(per_mib).unwrap_or(u64::MAX) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ollamamax_engine::backend::{Logits, Slice};
+
+    fn batch(slices: &[(u32, usize)]) -> StepBatch {
+        let slice = |&(start, tokens): &(u32, usize)| Slice {
+            tokens: vec![7; tokens],
+            start,
+            blocks: vec![],
+            logits: Logits::Last,
+        };
+        StepBatch { slices: slices.iter().map(slice).collect() }
+    }
 
     #[test]
-    fn the_fastest_small_step_counts_once() {
+    fn the_fastest_step_counts_once() {
         let pace = Pace::default();
-        for (sequences, tokens, ns) in [(1, 1, 900), (2, 2, 700), (1, 9, 5), (3, 3, 6), (1, 1, 800)]
-        {
-            pace.learn(sequences, tokens, Duration::from_nanos(ns));
+        for ns in [900, 700, 800] {
+            pace.learn(4 * MIB, Duration::from_nanos(4 * ns));
         }
         assert_eq!((pace.take(), pace.take()), (700, 0));
     }
 
     #[test]
-    fn a_mib_is_a_part_of_what_was_read() {
-        assert_eq!((per_mib(1_000, 4 * MIB), per_mib(1_000, 0), per_mib(0, MIB)), (250, 0, 0));
-        assert_eq!(per_mib(u64::MAX, 1), u64::MAX);
+    fn a_step_of_few_tokens_reads_the_weights_and_what_came_before() {
+        let reads = Reads { weight_bytes: 1_000, position_bytes: 3 };
+        assert_eq!(reads.of(&batch(&[(0, 1)])), Some(1_003));
+        assert_eq!(reads.of(&batch(&[(9, 1), (99, 1)])), Some(1_330));
+        for much in [&[][..], &[(0, 2)], &[(0, 1), (0, 1), (0, 1)]] {
+            assert_eq!(reads.of(&batch(much)), None, "{much:?}");
+        }
     }
 }

@@ -22,7 +22,7 @@ use super::links::Incoming;
 const READ_BYTES: usize = 64 * 1024;
 
 /// Loads a stage; may take minutes.
-pub type Load = Box<dyn FnOnce() -> Result<Box<dyn StageBackend>, String> + Send>;
+pub type Load = Box<dyn FnOnce() -> Result<Paced, String> + Send>;
 
 /// A loaded stage at work.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ impl StageRunner {
         let thread_door = Arc::clone(&door);
         let work = move || {
             let backend = match load() {
-                Ok(backend) => Paced::new(backend),
+                Ok(backend) => backend,
                 Err(reason) => {
                     // Nobody may want it any more.
                     let _ = loaded_tx.send(Err(reason));
