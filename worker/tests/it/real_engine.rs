@@ -247,4 +247,7 @@ async fn a_worker_tells_how_fast_it_reads_and_how_long_its_steps_take() {
     generate(&mut client, ask(&held, "Count.", 40, 0.0)).await.expect("an answer");
     let measured = || steps().iter().any(|report| believed.contains(&report.step_ns_per_mib));
     until("steps are told", measured).await;
+    let read = beats().last().map_or(0, |beat| beat.ns_per_mib);
+    let step = steps().iter().map(|report| report.step_ns_per_mib).filter(|ns| *ns > 0).min();
+    eprintln!("a MiB is read in {read} ns, in steps in {step:?} ns");
 }
