@@ -4,7 +4,7 @@ use crate::client::Client;
 use crate::control_plane::JoinArgs;
 use crate::exit::Failure;
 use crate::list::text;
-use crate::{out, table};
+use crate::{out, table, watch};
 use serde_json::{Value, json};
 
 /// What to do.
@@ -15,6 +15,9 @@ pub enum Args {
         /// Print JSON
         #[arg(long)]
         json: bool,
+        /// Show it again whenever it changes, until Ctrl-C
+        #[arg(short, long)]
+        watch: bool,
     },
     /// Show the nodes only
     Members {
@@ -37,8 +40,9 @@ pub enum Args {
 /// Does it. `join` is a daemon and not handled here.
 pub async fn run(client: &Client, args: &Args) -> Result<(), Failure> {
     match args {
-        Args::Status { json: true } => out::json(&status(client).await?),
-        Args::Status { json: false } => out::text(&render(&status(client).await?)),
+        Args::Status { json, watch } => {
+            watch::show(*watch, *json, async || status(client).await, render).await?;
+        }
         Args::Members { json: true } => {
             let mut status = status(client).await?;
             out::json(&json!({"nodes": status["nodes"].take()}));

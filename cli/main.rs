@@ -38,6 +38,7 @@ mod table;
 mod up;
 mod upload;
 mod version;
+mod watch;
 mod worker;
 mod workers;
 

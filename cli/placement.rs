@@ -3,11 +3,12 @@
 use crate::client::Client;
 use crate::exit::Failure;
 use crate::list::text;
-use crate::{human, out, table};
+use crate::{human, out, table, watch};
 use serde_json::{Value, json};
 
 /// The columns of a table of placements.
-pub const COLUMNS: [&str; 6] = ["MODEL", "WORKER", "LAYERS", "SHARD", "PHASE", "MEMORY"];
+pub const COLUMNS: [&str; 7] =
+    ["MODEL", "WORKER", "LAYERS", "SHARD", "PHASE", "PREDICTED", "MEMORY"];
 
 /// What to see.
 #[derive(Debug, clap::Subcommand)]
@@ -17,6 +18,9 @@ pub enum Args {
         /// Print JSON
         #[arg(long)]
         json: bool,
+        /// Show it again whenever it changes, until Ctrl-C
+        #[arg(short, long)]
+        watch: bool,
     },
     /// Show what the planner would do now
     Plan {
@@ -57,20 +61,14 @@ pub struct Migrate {
 
 /// Shows it.
 pub async fn run(client: &Client, args: &Args) -> Result<(), Failure> {
-    let (path, json, shown): (String, bool, fn(&Value) -> String) = match args {
-        Args::Show { json } => ("/admin/v1/placement".to_owned(), *json, show),
-        Args::Plan { json } => ("/admin/v1/placement/plan".to_owned(), *json, plan),
+    let (path, json, watch, shown): (String, bool, bool, fn(&Value) -> String) = match args {
+        Args::Show { json, watch } => ("/admin/v1/placement".to_owned(), *json, *watch, show),
+        Args::Plan { json } => ("/admin/v1/placement/plan".to_owned(), *json, false, plan),
         Args::Explain { model, json } => {
-            (format!("/admin/v1/placement/explain/{model}"), *json, explain)
+            (format!("/admin/v1/placement/explain/{model}"), *json, false, explain)
         }
     };
-    let answer = client.get(&path).await?;
-    if json {
-        out::json(&answer)
-    } else {
-        out::text(&shown(&answer))
-    }
-    Ok(())
+    watch::show(watch, json, async || client.get(&path).await, shown).await
 }
 
 /// Evens out.
@@ -129,6 +127,7 @@ pub fn rows(placements: &Value) -> Vec<Vec<String>> {
             layers(stage),
             format!("{shard} of {}", number(&stage["shards"])),
             phase,
+            human::bytes(placement["predicted_bytes"].as_u64().unwrap_or(0)),
             human::bytes(placement["resident_bytes"].as_u64().unwrap_or(0)),
         ]
     };
@@ -255,12 +254,13 @@ mod tests {
     #[test]
     fn placements_are_a_table_and_an_explanation_a_list() {
         let placement = json!({"model": "m", "name": "w1", "phase": "ready", "reason": null,
-            "stage": {"layers": [0, 3], "shard": 1, "shards": 2}, "resident_bytes": 2_000_000});
+            "stage": {"layers": [0, 3], "shard": 1, "shards": 2}, "resident_bytes": 2_000_000,
+            "predicted_bytes": 3_000_000});
         let answer = json!({"placements": [placement]});
         assert_eq!(
             show(&answer),
-            "MODEL    WORKER    LAYERS    SHARD     PHASE    MEMORY\n\
-             m        w1        0-3       2 of 2    ready    2 MB\n"
+            "MODEL    WORKER    LAYERS    SHARD     PHASE    PREDICTED    MEMORY\n\
+             m        w1        0-3       2 of 2    ready    3 MB         2 MB\n"
         );
         let answer = json!({"model": "m", "best": {"map": {"text": "one whole"}}, "others": [
             {"form": "`tensor` of 3 shards", "refused": "3 shards over 4 heads"},

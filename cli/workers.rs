@@ -4,8 +4,11 @@ use crate::client::Client;
 use crate::deploy::key_value;
 use crate::exit::Failure;
 use crate::list::text;
-use crate::{human, out, table};
+use crate::{human, out, table, watch};
 use serde_json::{Map, Value, json};
+
+/// Bytes of a MiB.
+const MIB: u64 = 1 << 20;
 
 /// What to do. A worker is meant by its name, its id, or the beginning of one.
 #[derive(Debug, clap::Subcommand)]
@@ -16,6 +19,9 @@ pub enum Args {
         /// Print JSON
         #[arg(long)]
         json: bool,
+        /// Show it again whenever it changes, until Ctrl-C
+        #[arg(short, long)]
+        watch: bool,
     },
     /// Show one worker and what it holds
     Show {
@@ -51,9 +57,9 @@ pub enum Args {
 /// Does it.
 pub async fn run(client: &Client, args: &Args) -> Result<(), Failure> {
     match args {
-        Args::List { json } => {
-            let answer = client.get("/admin/v1/workers").await?;
-            if *json { out::json(&answer) } else { out::text(&list(&answer)) }
+        Args::List { json, watch } => {
+            let ask = async || client.get("/admin/v1/workers").await;
+            watch::show(*watch, *json, ask, list).await?;
         }
         Args::Show { worker, json } => {
             let answer = client.get(&format!("/admin/v1/workers/{worker}")).await?;
@@ -99,7 +105,7 @@ fn list(answer: &Value) -> String {
         vec![
             text(worker, "name"),
             text(worker, "id").chars().take(12).collect(),
-            text(worker, "status"),
+            status(worker),
             text(worker, "device"),
             human::bytes(worker["memory_bytes"].as_u64().unwrap_or(0)),
             models.to_string(),
@@ -110,11 +116,16 @@ fn list(answer: &Value) -> String {
     table::render(&["WORKER", "ID", "STATUS", "DEVICE", "MEMORY", "MODELS", "LABELS"], &rows)
 }
 
+fn status(worker: &Value) -> String {
+    let slow = if worker["slow"] == true { ", slow" } else { "" };
+    format!("{}{slow}", text(worker, "status"))
+}
+
 fn one(worker: &Value) -> String {
     let mut shown = format!(
         "{} is {}\n  id         {}\n  address    {}\n  device     {} ({})\n  memory     {}\n  labels     {}\n",
         text(worker, "name"),
-        text(worker, "status"),
+        status(worker),
         text(worker, "id"),
         text(worker, "address"),
         text(worker, "device"),
@@ -122,6 +133,11 @@ fn one(worker: &Value) -> String {
         human::bytes(worker["memory_bytes"].as_u64().unwrap_or(0)),
         joined(&worker["labels"]),
     );
+    if let Some(ns) = worker["ns_per_mib"].as_u64().filter(|ns| *ns > 0) {
+        let bytes_per_second = u128::from(MIB) * 1_000_000_000 / u128::from(ns);
+        let rate = human::bytes(u64::try_from(bytes_per_second).unwrap_or(u64::MAX));
+        shown.push_str(&format!("  reads      {rate} a second\n"));
+    }
     if let Some(why) = worker["reason"].as_str().filter(|why| !why.is_empty()) {
         shown.push_str(&format!("  because    {why}\n"));
     }
@@ -149,11 +165,11 @@ mod tests {
     fn one_worker_is_a_page() {
         let worker = json!({"name": "w1", "status": "draining", "id": "00", "address": "h:1",
             "device": "cpu", "device_name": "x", "memory_bytes": 1_000_000_000, "labels": {},
-            "reason": "new fans", "placements": []});
+            "reason": "new fans", "placements": [], "ns_per_mib": 104_857, "slow": true});
         assert_eq!(
             one(&worker),
-            "w1 is draining\n  id         00\n  address    h:1\n  device     cpu (x)\n  memory     \
-             1 GB\n  labels     no labels\n  because    new fans\n"
+            "w1 is draining, slow\n  id         00\n  address    h:1\n  device     cpu (x)\n  memory     \
+             1 GB\n  labels     no labels\n  reads      10 GB a second\n  because    new fans\n"
         );
     }
 }

@@ -10,6 +10,8 @@
 //! leader deposed with the command in its log) is repeated only for commands in [`may_repeat`]; for all others the
 //! caller is told that the outcome is unknown.
 
+mod repeat;
+
 use crate::config::Timings;
 use crate::leader::{Leader, Leadership};
 use crate::raft::Raft;
@@ -22,6 +24,7 @@ use ollamamax_proto::limits;
 use ollamamax_proto::wire::control_client::ControlClient;
 use ollamamax_proto::wire::{ProposeRequest, ReadIndexRequest};
 use openraft::ReadPolicy;
+pub use repeat::may_repeat;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
@@ -30,44 +33,6 @@ use tonic::{Code, Status};
 
 /// Trailer by which a node swears that nothing was proposed.
 pub const NOTHING_PROPOSED: &str = "x-nothing-proposed";
-
-/// Whether doing it twice is the same as once, also with other commands in between.
-///
-/// Puts of checkpoints are not here: a second application could undo a later acknowledged write, which nobody who
-/// compares histories would forgive. A model's put is: it is repeated with the same bytes within seconds, and losing an
-/// upload of gigabytes to a change of leaders is worse than renewing a name.
-pub fn may_repeat(command: &Command) -> bool {
-    match command {
-        Command::Bootstrap { .. }
-        | Command::AdmitNode { .. }
-        | Command::AnnounceNode { .. }
-        | Command::PromoteNode { .. }
-        | Command::PutModel { .. }
-        | Command::RollOut { .. }
-        | Command::DemandModel { .. }
-        | Command::ExpireDemands
-        | Command::RegisterWorker { .. }
-        | Command::SetWorkerStatus { .. }
-        | Command::ReportPlacements { .. }
-        | Command::Deploy { .. }
-        | Command::LabelWorker { .. } => true,
-        Command::RemoveNode { .. }
-        | Command::ForgetNode { .. }
-        | Command::CopyModel { .. }
-        | Command::DeleteModel { .. }
-        | Command::ReleaseModel { .. }
-        | Command::RemoveWorker { .. }
-        | Command::ApplyPlan { .. }
-        | Command::PutCheckpoint { .. }
-        | Command::DeleteCheckpoint { .. }
-        | Command::ClearDeployment { .. }
-        | Command::DrainWorker { .. }
-        | Command::ResumeWorker { .. }
-        | Command::MigrateModel { .. }
-        | Command::ShiftTraffic { .. }
-        | Command::RevertRollout { .. } => false,
-    }
-}
 
 /// What one attempt came to.
 enum Attempt<T> {

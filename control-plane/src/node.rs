@@ -163,6 +163,7 @@ impl Core {
             leadership: self.leadership.clone(),
             published: Arc::clone(&self.published),
             peers: Arc::clone(&self.peers),
+            workers: Arc::clone(&workers),
         });
         let name = first.then(|| config.cluster_name.clone());
         let tasks = self.spawn_tasks(&timings, &control, &workers, &blobs, name, failed);

@@ -1,4 +1,5 @@
-//! The leader's loop that makes what is into what should be: overdue demands expire, placements are planned.
+//! The leader's loop that makes what is into what should be: overdue demands expire, placements are planned, replicas follow
+//! the load, and when nothing else is to do, models move away from slow and full workers.
 //!
 //! A plan carries the placement revision it was computed from, so one made from an old look is refused, not applied.
 
@@ -6,13 +7,15 @@ use crate::client::Client;
 use crate::leader::Leadership;
 use crate::watch::Published;
 use crate::workers::Workers;
-use ollamamax_core::plan::{PlanLimits, plan};
+use ollamamax_core::plan::{Observed, PlanLimits, moves, plan, predicted_bytes};
 use ollamamax_core::record::Lifetime;
 use ollamamax_core::rollout::unloadable;
+use ollamamax_core::scale::Scaler;
 use ollamamax_core::{Command, State};
 use ollamamax_gateway::ports::ControlError;
 use ollamamax_gateway::streams::PREFIX;
-use ollamamax_proto::{Millis, limits};
+use ollamamax_proto::{Generation, Millis, WorkerId, limits};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,19 +33,32 @@ pub struct Reconciler {
     pub period: Duration,
 }
 
+/// What one leadership remembers between two rounds.
+#[derive(Default)]
+struct Memory {
+    scaler: Scaler,
+    /// Placements that were found to take more than was predicted.
+    larger: BTreeSet<Generation>,
+    /// Workers that were found slow.
+    slow: BTreeSet<WorkerId>,
+}
+
 impl Reconciler {
     /// Runs until cancelled.
     pub async fn run(self) {
         let mut revisions = self.published.revisions();
+        let mut memory = Memory::default();
         loop {
             let _ = tokio::time::timeout(self.period, revisions.changed()).await;
             if self.leadership.leads() {
-                self.round().await;
+                self.round(&mut memory).await;
+            } else {
+                memory = Memory::default();
             }
         }
     }
 
-    async fn round(&self) {
+    async fn round(&self, memory: &mut Memory) {
         let state = self.published.state();
         let now = Millis::now().max(state.counters.clock);
         if overdue(&state, now) {
@@ -52,7 +68,16 @@ impl Reconciler {
             self.propose(Command::DeleteCheckpoint { name, expected: None }).await;
         }
         let state = self.published.state();
-        let planned = plan(&state, &self.workers.observed(), &PlanLimits::default(), now);
+        let (observed, limits) = (self.workers.observed(), PlanLimits::default());
+        memory.compare(&state);
+        memory.notice(&observed);
+        for scale in memory.scaler.round(&state, &observed.requests, now) {
+            let (model, from, to) = (&scale.model, scale.from, scale.to);
+            tracing::info!(%model, from, to, "the load asks for another number of replicas");
+            self.propose(scale.command()).await;
+        }
+        let state = self.published.state();
+        let planned = plan(&state, &observed, &limits, now);
         let given_up = unloadable(&state, &planned);
         if !given_up.is_empty() {
             for command in given_up {
@@ -67,6 +92,12 @@ impl Reconciler {
         if !planned.steps.is_empty() {
             tracing::info!(steps = planned.steps.len(), base = %planned.base, "placing models");
             self.propose(Command::ApplyPlan { base: planned.base, steps: planned.steps }).await;
+            return;
+        }
+        for step in moves(&state, &observed, &limits, now) {
+            let (name, from, to) = (step.model, step.from, step.to);
+            tracing::info!(model = %name, %from, %to, "moving a model off a slow or full worker");
+            self.propose(Command::MigrateModel { name, from, to }).await;
         }
     }
 
@@ -77,6 +108,35 @@ impl Reconciler {
             Err(ControlError::Rejected(rejection)) => tracing::debug!(%rejection, "not reconciled"),
             Err(error) => tracing::warn!(%error, "not reconciled"),
         }
+    }
+}
+
+impl Memory {
+    /// Says once of a worker that it has become slow, and once that it is so no more.
+    fn notice(&mut self, observed: &Observed) {
+        for worker in observed.slow.difference(&self.slow) {
+            tracing::warn!(%worker, "its steps take much longer than usual");
+        }
+        for worker in self.slow.difference(&observed.slow) {
+            tracing::info!(%worker, "not slow any more");
+        }
+        self.slow.clone_from(&observed.slow);
+    }
+
+    /// Says once of each placement that it takes more memory than was predicted; the plan counts what it takes.
+    fn compare(&mut self, state: &State) {
+        let held = state.placements.values();
+        let larger = held.filter(|held| held.resident_bytes > predicted_bytes(state, held));
+        let mut now = BTreeSet::new();
+        for held in larger {
+            let (model, worker, used) = (&held.assignment.model, held.worker, held.resident_bytes);
+            if !self.larger.contains(&held.assignment.generation) {
+                let predicted = predicted_bytes(state, held);
+                tracing::warn!(%model, %worker, used, predicted, "takes more memory than predicted");
+            }
+            now.insert(held.assignment.generation);
+        }
+        self.larger = now;
     }
 }
 

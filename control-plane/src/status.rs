@@ -6,8 +6,10 @@ use crate::open::Addresses;
 use crate::raft;
 use crate::raft::peers::Peers;
 use crate::watch::Published;
+use crate::workers::Workers;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use ollamamax_core::plan::Observed;
 use ollamamax_core::record::NodeRecord;
 use ollamamax_core::{Command, Outcome, State};
 use ollamamax_gateway::ports::{ControlError, ControlPlane, NodeStatus, QuorumStatus};
@@ -26,6 +28,7 @@ pub(crate) struct NodeControl {
     pub leadership: Leadership,
     pub published: Arc<Published>,
     pub peers: Arc<Peers>,
+    pub workers: Arc<Workers>,
 }
 
 impl ControlPlane for NodeControl {
@@ -43,6 +46,10 @@ impl ControlPlane for NodeControl {
 
     fn linearizable(&self) -> BoxFuture<'_, Result<Arc<State>, ControlError>> {
         self.client.linearizable().boxed()
+    }
+
+    fn observed(&self) -> Observed {
+        self.workers.observed()
     }
 
     fn quorum(&self) -> QuorumStatus {

@@ -16,6 +16,7 @@ use ollamamax_core::command::Transition;
 use ollamamax_core::liveness::Liveness;
 use ollamamax_core::plan::Observed;
 use ollamamax_core::record::{Placement, WorkerRecord};
+use ollamamax_core::speed::Speeds;
 use ollamamax_core::{Command, State};
 use ollamamax_proto::placement::{AssignmentReport, WorkerStatus};
 use ollamamax_proto::wire::control_client::ControlClient;
@@ -40,6 +41,7 @@ struct Heard {
 /// What one leadership knows.
 struct Term {
     liveness: Liveness,
+    speeds: Speeds,
     heard: HashMap<WorkerId, Heard>,
 }
 
@@ -97,10 +99,13 @@ impl Workers {
         incarnation: Incarnation,
         reports: Vec<AssignmentReport>,
         draining: bool,
+        ns_per_mib: u64,
     ) {
         let now = self.now();
         let mut term = lock(&self.term);
         let term = term.get_or_insert_with(|| Term::new(now));
+        let steps = reports.iter().map(|report| (report.id, report.step_ns_per_mib));
+        term.speeds.heard(id, ns_per_mib, steps, now);
         term.liveness.heard(id, incarnation, draining, now);
         let heard = Heard { incarnation, at: Instant::now(), reports, refused: false };
         term.heard.insert(id, heard);
@@ -109,16 +114,20 @@ impl Workers {
     /// What the planner should know beside the state.
     pub fn observed(&self) -> Observed {
         let term = lock(&self.term);
-        let heard = term.iter().flat_map(|term| &term.heard);
+        let Some(term) = &*term else { return Observed::default() };
+        let of = |report: &AssignmentReport| report.running.saturating_add(report.waiting);
         let load = |heard: &Heard| {
-            heard.reports.iter().map(|report| report.running + report.waiting).sum()
+            heard.reports.iter().map(of).fold(0, |sum: u32, n| sum.saturating_add(n))
         };
-        let reports = heard.clone().flat_map(|(_, heard)| &heard.reports);
-        let requests = reports.map(|report| (report.id, report.running + report.waiting));
+        let reports = term.heard.values().flat_map(|heard| &heard.reports);
         Observed {
-            requests: requests.filter(|(_, count)| *count > 0).collect(),
-            busy: heard.map(|(id, heard)| (*id, load(heard))).collect(),
-            ..Observed::default()
+            busy: term.heard.iter().map(|(id, heard)| (*id, load(heard))).collect(),
+            ns_per_mib: term.speeds.ns_per_mib(),
+            slow: term.speeds.slow(),
+            requests: reports
+                .map(|report| (report.id, of(report)))
+                .filter(|(_, n)| *n > 0)
+                .collect(),
         }
     }
 
@@ -242,13 +251,14 @@ impl Workers {
 
 impl Term {
     fn new(now: Millis) -> Self {
-        Self { liveness: Liveness::new(now), heard: HashMap::new() }
+        Self { liveness: Liveness::new(now), speeds: Speeds::default(), heard: HashMap::new() }
     }
 
     /// A life that appeared under this leadership has just registered: that counts as a word. The lives found at its
     /// begin have only the grace.
     fn meet(&mut self, state: &State, now: Millis, fresh: bool) {
         self.liveness.forget_unknown(state);
+        self.speeds.forget_unknown(state);
         self.heard.retain(|id, _| state.workers.contains_key(id));
         for worker in state.workers.values() {
             let met = self

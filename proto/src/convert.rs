@@ -114,6 +114,7 @@ impl From<&AssignmentReport> for wire::AssignmentReport {
             running: report.running,
             waiting: report.waiting,
             load_ns: report.load_ns,
+            step_ns_per_mib: report.step_ns_per_mib,
         }
     }
 }
@@ -139,6 +140,7 @@ impl TryFrom<wire::AssignmentReport> for AssignmentReport {
             running: wire.running,
             waiting: wire.waiting,
             load_ns: wire.load_ns,
+            step_ns_per_mib: wire.step_ns_per_mib,
         })
     }
 }

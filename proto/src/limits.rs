@@ -429,3 +429,41 @@ pub const ROLLOUT_LOADS_COUNT: usize = 3;
 pub const ROLLOUT_DRAIN_MS: u64 = 1_500;
 /// How long a model has been loaded before it may go for another one: whoever waited for it has come by then.
 pub const EVICTION_LOADED_MS: u64 = 2_000;
+
+/// How full a worker is, in thousandths of what it may use, when models are moved away from it: the rest is for longer contexts.
+pub const WORKER_FULL_THOUSANDTHS: u64 = 900;
+/// How long a model is left alone after anything of it has changed place or phase, before it is moved unasked: each move
+/// loads it anew and costs its caches.
+pub const MOVE_COOLDOWN_MS: u64 = 600_000;
+/// How much longer a slow worker takes than the one a model moves to, in percent: less is not worth a load.
+pub const MOVE_SPEED_PERCENT: u64 = 150;
+/// Longest measurement of a worker's speed when it starts: some tens of rounds through more memory than caches hold.
+pub const SPEED_MEASURE_MS: u64 = 150;
+/// Fewest nanoseconds per MiB that are believed: ten times faster than any memory there is.
+pub const NS_PER_MIB_MIN: u64 = 16;
+/// Most that are believed: a second per MiB is no computer.
+pub const NS_PER_MIB_MAX: u64 = 1_000_000_000;
+/// Time constant of a worker's measured speed: long enough that a burst elsewhere on the machine is smoothed away.
+pub const SPEED_DECAY_MS: u64 = 10_000;
+/// How long a step's time counts: what has run nothing since then may be as fast as ever.
+pub const SPEED_KEPT_MS: u64 = 300_000;
+/// Sequences up to which a step is bound by reading weights and not by computing: only such steps tell a speed.
+pub const SPEED_SEQUENCES_COUNT: usize = 2;
+/// How long a worker's steps take when it counts as slow, in percent of its best.
+pub const SLOW_PERCENT: u64 = 200;
+/// Below which it does so no more.
+pub const SLOW_OVER_PERCENT: u64 = 150;
+/// How long it must be that slow before anything moves.
+pub const SLOW_AFTER_MS: u64 = 60_000;
+/// Requests of a model, in percent of its places, at which it gets more replicas: above it they begin to wait.
+pub const SCALE_UP_PERCENT: u64 = 80;
+/// How full its places shall be then: room for as much again until the next look.
+pub const SCALE_AIM_PERCENT: u64 = 60;
+/// How full one replica less may be for it to go: far from what would bring it back.
+pub const SCALE_DOWN_PERCENT: u64 = 40;
+/// How long a model must be that full: longer than one burst of requests takes to be sent.
+pub const SCALE_UP_MS: u64 = 5_000;
+/// How long one replica less must have sufficed: loading it again costs more than keeping it for some minutes.
+pub const SCALE_DOWN_MS: u64 = 300_000;
+/// How often `--watch` asks again: as often as workers speak.
+pub const WATCH_PERIOD_MS: u64 = 1_000;

@@ -181,6 +181,8 @@ pub struct AssignmentReport {
     pub waiting: u32,
     /// How long loading took, in nanoseconds; 0 while unknown.
     pub load_ns: u64,
+    /// What a step of few tokens took lately, in nanoseconds per MiB of weights, keys and values; 0: none ran.
+    pub step_ns_per_mib: u64,
 }
 
 /// Whether a worker can be used.

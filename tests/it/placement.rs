@@ -3,8 +3,9 @@
 use crate::binary;
 use ollamamax_tests::{Cluster, ClusterOptions, model};
 use serde_json::Value;
-use std::process::Output;
+use std::process::{Output, Stdio};
 use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -91,4 +92,38 @@ async fn a_model_goes_where_operators_send_it_and_nowhere_it_cannot_be() {
     assert_eq!(done(&cluster, "rebalance").await, "nothing to move\n");
     let answer = cluster.api(0).chat(MODEL, "Say hello.", 8).await.expect("it still serves");
     assert!(!answer.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watcher_sees_a_change_and_ends_with_ctrl_c() {
+    let options = ClusterOptions::new(binary());
+    let cluster = Cluster::start(options.size(1, 1)).await.expect("a cluster");
+    cluster.wait_for_workers(1, PATIENCE).await.expect("a worker");
+    let mut watcher = Command::new(binary())
+        .args(["workers", "list", "--watch"])
+        .env("OLLAMA_HOST", cluster.url(0))
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("it runs");
+    let mut lines = BufReader::new(watcher.stdout.take().expect("piped")).lines();
+    let mut until = async |word: &str| {
+        loop {
+            let line = lines.next_line().await.expect("it can be read");
+            if line.expect("it goes on").contains(word) {
+                return;
+            }
+        }
+    };
+    let seen = async {
+        until("no labels").await;
+        let worker = cluster.status().await.expect("a status").workers[0].name.clone();
+        done(&cluster, &format!("workers label {worker} zone=here")).await;
+        until("zone=here").await;
+    };
+    tokio::time::timeout(PATIENCE, seen).await.expect("the change is shown");
+    let pid = watcher.id().expect("it runs on").to_string();
+    Command::new("kill").args(["-INT", &pid]).status().await.expect("it is told");
+    let ended = tokio::time::timeout(PATIENCE, watcher.wait()).await.expect("it ends");
+    assert_eq!(ended.expect("a status").code(), Some(0));
 }

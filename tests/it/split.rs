@@ -113,6 +113,46 @@ async fn a_stream_outlives_a_stage_of_its_replica() {
     assert_eq!(text, expected);
 }
 
+/// What is placed, once it is cut into `count` parts as `strategy` says, and ready.
+fn parts(cluster: &Cluster, strategy: &str, count: usize) -> Result<Vec<Value>, String> {
+    let shown = cli(cluster, &["placement", "show", "--json"])?;
+    let shown: Value = serde_json::from_str(&shown).map_err(|error| error.to_string())?;
+    let parts = shown["placements"].as_array().cloned().unwrap_or_default();
+    let cut = |part: &Value| match strategy {
+        "tensor" => part["stage"]["shards"] != 1,
+        "data" => part["stage"]["layers"] == json!([0, 30]) && part["stage"]["shards"] == 1,
+        _ => part["stage"]["layers"] != json!([0, 30]),
+    };
+    let all = parts.iter().all(|part| cut(part) && part["phase"] == "ready");
+    if all && parts.len() == count { Ok(parts) } else { Err(shown.to_string()) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_part_takes_more_memory_than_predicted_nor_much_less() {
+    let cluster = start().await;
+    let deploy = ["deploy", MODEL, "--context", "512", "--wait"];
+    let ways: [(usize, &[&str]); 5] = [
+        (1, &["--strategy", "data", "--replicas", "1"]),
+        (2, &["--strategy", "layer", "--stages", "2", "--label", "pool=small"]),
+        (3, &["--strategy", "pipeline", "--stages", "3"]),
+        (2, &["--strategy", "tensor", "--shards", "2", "--label", "pool=small"]),
+        (3, &["--strategy", "tensor", "--shards", "3"]),
+    ];
+    for (count, way) in ways {
+        cli(&cluster, &[&deploy[..], way].concat()).expect("deployed");
+        let parts =
+            cluster.wait("all parts", PATIENCE, async || parts(&cluster, way[1], count)).await;
+        let parts = parts.expect("the old replica is gone and the new one ready");
+        for part in &parts {
+            let bytes = |field: &str| part[field].as_u64().expect("a number") as f64;
+            let (predicted, used) = (bytes("predicted_bytes"), bytes("resident_bytes"));
+            assert!(used > 0.0 && used <= predicted, "{way:?}: {part}");
+            assert!(predicted <= 1.35 * used, "{way:?}: {} times {part}", predicted / used);
+            eprintln!("{way:?} {}: {:.3}", part["stage"], predicted / used);
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_deployed_is_refused_with_the_reason_and_nothing_changes() {
     let cluster = start().await;

@@ -18,6 +18,7 @@ use ollamamax_proto::wire::{
 };
 use ollamamax_proto::{Incarnation, Revision, WorkerId, backoff, limits};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
@@ -41,6 +42,8 @@ pub struct Agent {
     pub peers: Arc<Peers>,
     /// What is reported and changed.
     pub holder: Arc<Holder>,
+    /// Nanoseconds to read a MiB of memory, as measured at the start; 0 until then.
+    pub ns_per_mib: Arc<AtomicU64>,
     /// True once the worker takes no new requests.
     pub draining: watch::Receiver<bool>,
     /// Set once a node has heard that it drains.
@@ -150,6 +153,7 @@ impl Agent {
             reports: self.holder.reports().iter().map(Into::into).collect(),
             draining,
             forwarded: false,
+            ns_per_mib: self.ns_per_mib.load(Ordering::Relaxed),
         };
         self.ask(limits::WORKER_CALL_TIMEOUT_MS, |mut client| {
             let request = request.clone();

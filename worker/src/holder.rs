@@ -295,7 +295,7 @@ impl Holder {
         })
     }
 
-    /// What to tell the control plane.
+    /// What to tell the control plane now: the pace of steps counts from one report to the next.
     pub fn reports(&self) -> Vec<AssignmentReport> {
         self.table().held.values().map(report).collect()
     }
@@ -347,6 +347,7 @@ fn report(held: &Held) -> AssignmentReport {
         running: 0,
         waiting: 0,
         load_ns: 0,
+        step_ns_per_mib: 0,
     };
     match &held.state {
         State::Loading => {}
@@ -360,6 +361,7 @@ fn report(held: &Held) -> AssignmentReport {
             };
             (report.running, report.waiting) = runner.requests();
             report.resident_bytes = runner.resident_bytes();
+            report.step_ns_per_mib = runner.pace().take();
             report.load_ns = u64::try_from(runner.load_time().as_nanos()).unwrap_or(u64::MAX);
         }
     }

@@ -25,6 +25,7 @@ pub mod llama;
 pub mod machine;
 pub mod node;
 pub mod outbox;
+pub mod pace;
 pub mod peers;
 pub mod places;
 pub mod runner;

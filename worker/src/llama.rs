@@ -3,9 +3,10 @@
 mod stages;
 
 use crate::machine::{BadRequest, LoadError, Loaded, Loader, Machine, MachineFailure, Text};
+use crate::pace::{MIB, Paced, Reads};
 use crate::stage::{Driver, Links, RingMachine};
-use ollamamax_engine::backend::{Backend, StageBackend};
-use ollamamax_engine::cpu::{CpuBackend, CpuOptions, KvType};
+use ollamamax_engine::backend::Backend;
+use ollamamax_engine::cpu::{CpuBackend, CpuOptions, KvType, ceilings};
 use ollamamax_engine::engine::{
     Embedded, Emission, Engine, EngineLimits, Prepared, SequenceId, TextModel,
 };
@@ -18,6 +19,7 @@ use ollamamax_proto::placement::Assigned;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// Loads models, and parts of them, onto the CPU.
 #[derive(Clone, Debug)]
@@ -37,6 +39,7 @@ struct Plan {
     mapping: Arc<Mapping>,
     part: Option<Part>,
     options: CpuOptions,
+    reads: Reads,
 }
 
 impl Loader for LlamaLoader {
@@ -47,7 +50,7 @@ impl Loader for LlamaLoader {
         links: &Arc<Links>,
     ) -> Result<Loaded, LoadError> {
         let assignment = &assigned.assignment;
-        let Plan { mapping, part, options } = self.prepare(path, assigned)?;
+        let Plan { mapping, part, options, reads } = self.prepare(path, assigned)?;
         let text = {
             let gguf = Gguf::parse(mapping.bytes()).map_err(|error| in_words(&error))?;
             Arc::new(TextModel::from_gguf(&gguf).map_err(|error| in_words(&error))?)
@@ -64,13 +67,15 @@ impl Loader for LlamaLoader {
             speculating_max: limits::SPECULATING_SEQUENCES_COUNT,
         };
         let (name, generates) = (assignment.model.to_string(), !backend.is_encoder());
+        let backend = Paced::new(Box::new(backend), reads);
+        let pace = backend.pace();
         let words =
             |model, context_tokens| Arc::new(LlamaText { name, model, context_tokens, generates });
         let Some(ring) = &assigned.ring else {
             let engine = Engine::new(Box::new(backend), Arc::clone(&text), limits);
             let context_tokens = engine.limits().context_tokens;
             let text = words(text, context_tokens);
-            return Ok(Loaded { text, machine: Box::new(engine), ring: None });
+            return Ok(Loaded { text, machine: Box::new(engine), ring: None, pace });
         };
         let ring = Arc::new(Mutex::new(ring.clone()));
         let me = (assignment.id, assignment.generation);
@@ -78,17 +83,13 @@ impl Loader for LlamaLoader {
         let driver = Driver::new(me, shared, Box::new(backend), kv_type, Arc::clone(links));
         let machine = RingMachine::new(driver, Arc::clone(&text), limits);
         let text = words(text, context_tokens);
-        Ok(Loaded { text, machine: Box::new(machine), ring: Some(ring) })
+        Ok(Loaded { text, machine: Box::new(machine), ring: Some(ring), pace })
     }
 
-    fn load_stage(
-        &self,
-        path: &Path,
-        assigned: &Assigned,
-    ) -> Result<Box<dyn StageBackend>, LoadError> {
-        let Plan { mapping, part, options } = self.prepare(path, assigned)?;
+    fn load_stage(&self, path: &Path, assigned: &Assigned) -> Result<Paced, LoadError> {
+        let Plan { mapping, part, options, reads } = self.prepare(path, assigned)?;
         let backend = CpuBackend::part_from_mapping(mapping, &options, part);
-        Ok(Box::new(backend.map_err(|error| in_words(&error))?))
+        Ok(Paced::new(Box::new(backend.map_err(|error| in_words(&error))?), reads))
     }
 
     fn ranges(
@@ -97,6 +98,13 @@ impl Loader for LlamaLoader {
         assigned: &Assigned,
     ) -> Result<Option<Vec<Range<u64>>>, LoadError> {
         stages::ranges(header, assigned)
+    }
+
+    fn measure_ns_per_mib(&self) -> u64 {
+        let time = Duration::from_millis(limits::SPEED_MEASURE_MS);
+        let bytes_per_second = ceilings::read_rate(self.threads as usize, time);
+        // Casting a float to an integer saturates.
+        (MIB as f64 * 1e9 / bytes_per_second.max(1.0)) as u64
     }
 
     fn kv_type(&self) -> &'static str {
@@ -112,7 +120,7 @@ impl LlamaLoader {
         let assignment = &assigned.assignment;
         let mapping = Arc::new(Mapping::open(path).map_err(|error| in_words(&error))?);
         let part = stages::part(assigned)?;
-        let options = {
+        let (options, reads) = {
             let gguf = Gguf::parse(mapping.bytes()).map_err(|error| in_words(&error))?;
             let facts = ollamamax_gguf::model_facts(&gguf).map_err(|error| in_words(&error))?;
             if part.is_none() && !assignment.stage.is_whole(facts.layers) {
@@ -135,9 +143,11 @@ impl LlamaLoader {
             let token_bytes = self.kv_type.bytes(token_bytes);
             let kv_blocks = self.kv_blocks(context_tokens, sequences, token_bytes, weight_bytes)?;
             let (threads, kv_type) = (self.threads as usize, self.kv_type);
-            CpuOptions { threads, kv_blocks, kv_type, context_tokens, ..CpuOptions::default() }
+            let options =
+                CpuOptions { threads, kv_blocks, kv_type, context_tokens, ..CpuOptions::default() };
+            (options, Reads { weight_bytes, position_bytes: token_bytes })
         };
-        Ok(Plan { mapping, part, options })
+        Ok(Plan { mapping, part, options, reads })
     }
 
     /// Blocks for a full context of every sequence, or as many as fit; never fewer than one full context.

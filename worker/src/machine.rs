@@ -3,8 +3,8 @@
 //! [`crate::llama`] is the real one. Keeping the seam a trait lets the shell be tested with engines that stall, fail or
 //! panic on command.
 
+use crate::pace::{Pace, Paced};
 use crate::stage::Links;
-use ollamamax_engine::backend::StageBackend;
 use ollamamax_engine::engine::{Embedded, Emission, Prepared, SequenceId};
 use ollamamax_proto::inference::{EmbedInput, Options, Prompt};
 use ollamamax_proto::placement::{Assigned, Ring};
@@ -25,11 +25,7 @@ pub trait Loader: fmt::Debug + Send + Sync + 'static {
     ) -> Result<Loaded, LoadError>;
 
     /// Loads a stage that another one drives.
-    fn load_stage(
-        &self,
-        _path: &Path,
-        _assigned: &Assigned,
-    ) -> Result<Box<dyn StageBackend>, LoadError> {
+    fn load_stage(&self, _path: &Path, _assigned: &Assigned) -> Result<Paced, LoadError> {
         Err(LoadError("this worker runs whole models only".to_owned()))
     }
 
@@ -41,6 +37,11 @@ pub trait Loader: fmt::Debug + Send + Sync + 'static {
         _assigned: &Assigned,
     ) -> Result<Option<Vec<Range<u64>>>, LoadError> {
         Ok(None)
+    }
+
+    /// Nanoseconds this machine takes to read a MiB of weights, measured now; 0: not known. Takes a fraction of a second.
+    fn measure_ns_per_mib(&self) -> u64 {
+        0
     }
 
     /// What keys and values are kept as: the same for all stages of a replica.
@@ -58,6 +59,8 @@ pub struct Loaded {
     pub machine: Box<dyn Machine>,
     /// The ring that the machine drives: what is written here counts when it closes the ring anew.
     pub ring: Option<Arc<Mutex<Ring>>>,
+    /// How long its own steps take.
+    pub pace: Arc<Pace>,
 }
 
 /// A blob that cannot be run here, in words for people.

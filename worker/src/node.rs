@@ -17,6 +17,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -130,6 +131,8 @@ impl WorkerNode {
         let fetcher =
             Fetcher::new(path.clone(), hints, config.blob_cache_bytes, Arc::clone(&peers))
                 .map_err(|source| StartError::Blobs { path, source })?;
+        let ns_per_mib = Arc::default();
+        measure(&loader, &ns_per_mib);
         let drain = Duration::from_millis(config.drain_ms);
         let (memory, sequences) = (device.memory_bytes, config.sequences_max);
         let holder = Arc::new(Holder::new(fetcher, loader, memory, sequences, drain));
@@ -149,6 +152,7 @@ impl WorkerNode {
             device,
             peers,
             holder: Arc::clone(&holder),
+            ns_per_mib,
             draining: draining.subscribe(),
             told,
         };
@@ -232,6 +236,20 @@ impl Running {
             let _ = self.agent.await;
         }
         tracing::info!(worker = %self.worker, "worker stopped");
+    }
+}
+
+/// Measures the machine once, beside everything else: the worker serves before it knows how fast it is.
+fn measure(loader: &Arc<dyn Loader>, ns_per_mib: &Arc<AtomicU64>) {
+    let (loader, ns_per_mib) = (Arc::clone(loader), Arc::clone(ns_per_mib));
+    let work = move || {
+        let ns = loader.measure_ns_per_mib();
+        tracing::debug!(ns, "nanoseconds to read a MiB");
+        ns_per_mib.store(ns, Ordering::Relaxed);
+    };
+    let spawned = std::thread::Builder::new().name("measure".to_owned()).spawn(work);
+    if let Err(error) = spawned {
+        tracing::warn!(%error, "this machine's speed stays unknown");
     }
 }
 

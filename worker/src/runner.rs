@@ -17,6 +17,7 @@ use self::live::Call;
 use self::work::Work;
 use crate::machine::{Loaded, Loader, Text};
 use crate::outbox::{self, Inbox};
+use crate::pace::Pace;
 use crate::places::{NoPlace, Places};
 use crate::stage::Links;
 use ollamamax_engine::engine::Prepared;
@@ -74,6 +75,7 @@ pub struct Runner {
     state: watch::Receiver<RunnerState>,
     load: Duration,
     ring: Option<Arc<Mutex<Ring>>>,
+    pace: Arc<Pace>,
 }
 
 #[derive(Debug, Default)]
@@ -117,13 +119,13 @@ impl Runner {
         let spawned = std::thread::Builder::new().name(format!("runner-{}", assignment.id)).spawn(
             move || {
                 let state = match load(&*loader, &path, &assigned, &links) {
-                    Ok(Loaded { text, machine, ring }) => {
+                    Ok(Loaded { text, machine, ring, pace }) => {
                         let resident = machine.resident_bytes();
                         thread_gauges.resident_bytes.store(resident, Ordering::Relaxed);
                         if !machine.is_together() {
                             state_tx.send_replace(RunnerState::Apart("connecting".to_owned()));
                         }
-                        if loaded_tx.send(Ok((text, ring))).is_err() {
+                        if loaded_tx.send(Ok((text, ring, pace))).is_err() {
                             return; // nobody wants it any more
                         }
                         guarded(|| Work::new(machine, &thread_gauges, &state_tx).run(&inbound))
@@ -145,10 +147,10 @@ impl Runner {
             },
         );
         spawned.map_err(|error| format!("no thread for the engine: {error}"))?;
-        let (text, ring) =
+        let (text, ring, pace) =
             loaded.await.map_err(|_| "the engine's thread ended while loading".to_owned())??;
         let load = begun.elapsed();
-        Ok(Self { text, commands, places, gauges, state, load, ring })
+        Ok(Self { text, commands, places, gauges, state, load, ring, pace })
     }
 
     /// The text half of the model.
@@ -230,6 +232,11 @@ impl Runner {
     /// Memory the machine holds.
     pub fn resident_bytes(&self) -> u64 {
         self.gauges.resident_bytes.load(Ordering::Relaxed)
+    }
+
+    /// How long its own steps take.
+    pub fn pace(&self) -> &Pace {
+        &self.pace
     }
 
     /// How long loading took.

@@ -238,6 +238,16 @@ pub enum Command {
         /// Why, in words.
         reason: String,
     },
+    /// Wants another number of replicas of a deployed model, as its load asks for; passed over when the number is no longer
+    /// what it was.
+    ScaleModel {
+        /// The name.
+        name: ModelName,
+        /// Replicas it was wanted with.
+        from: u32,
+        /// Replicas it is wanted with now; within what its deployment allows.
+        to: u32,
+    },
 }
 
 /// One step of a plan.

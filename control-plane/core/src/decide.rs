@@ -117,6 +117,7 @@ fn dispatch(draft: &mut Draft, command: &Command) -> Result<Option<NodeId>, Reje
             rollouts::shift(draft, name, *version, *weight)?;
         }
         C::RevertRollout { name, began, reason } => rollouts::revert(draft, name, *began, reason)?,
+        C::ScaleModel { name, from, to } => deployments::scale(draft, name, *from, *to)?,
     }
     Ok(None)
 }

@@ -105,6 +105,11 @@ pub struct Deployment {
 }
 
 impl Deployment {
+    /// `replicas`, or the nearest number that it allows.
+    pub fn clamp(&self, replicas: u32) -> u32 {
+        replicas.min(self.replicas_max).max(self.replicas_min)
+    }
+
     /// A deployment of `model` that asks for nothing in particular.
     pub fn of(model: ModelName) -> Self {
         Self {

@@ -31,7 +31,9 @@ pub mod rejection;
 pub mod replica;
 pub mod rollout;
 pub mod route;
+pub mod scale;
 pub mod serving;
+pub mod speed;
 pub mod state;
 pub mod table;
 

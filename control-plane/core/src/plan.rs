@@ -15,6 +15,7 @@
 mod evict;
 mod explain;
 mod memory;
+mod moving;
 pub mod partition;
 mod rebalance;
 mod report;
@@ -28,7 +29,8 @@ mod step;
 mod view;
 
 pub use explain::{Explained, explain};
-pub use memory::{kv_bytes, member_bytes, need_bytes, usable_bytes};
+pub use memory::{kv_bytes, member_bytes, need_bytes, predicted_bytes, usable_bytes};
+pub use moving::moves;
 pub use rebalance::rebalance;
 pub use report::{Note, Why};
 pub use score::Score;
@@ -36,7 +38,7 @@ pub use score::Score;
 use crate::command::PlanStep;
 use crate::state::State;
 use ollamamax_proto::{AssignmentId, Millis, Revision, WorkerId, limits};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What the leader sees beside the state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,6 +47,8 @@ pub struct Observed {
     pub busy: BTreeMap<WorkerId, u32>,
     /// Nanoseconds each worker takes to read a MiB of weights while computing; absent: as its kind of device does.
     pub ns_per_mib: BTreeMap<WorkerId, u64>,
+    /// Workers that have been much slower than usual for a while.
+    pub slow: BTreeSet<WorkerId>,
     /// Requests running and queued for each assignment; absent: none.
     pub requests: BTreeMap<AssignmentId, u32>,
 }

@@ -1,6 +1,7 @@
 //! Tests of more than one module: the state machine as a whole, the planner, the picks.
 
 mod balance;
+mod churn;
 mod commands;
 mod machine;
 mod operators;

@@ -16,7 +16,7 @@ use ollamamax_core::record::{Demand, Lifetime, ModelRecord};
 use ollamamax_core::{Command, Rejection, State};
 use ollamamax_proto::placement::{Phase, WorkerStatus};
 use ollamamax_proto::{Millis, ModelName, limits};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::time::{Duration, Instant};
 
@@ -310,6 +310,10 @@ impl Gateway {
         let name = &model.name;
         let ready: Vec<_> =
             state.workers.values().filter(|w| w.status == WorkerStatus::Ready).collect();
+        let placed = || {
+            let placements = state.placements.values();
+            placements.filter(|placement| placement.assignment.blob == model.version.blob)
+        };
         let needed = model.version.facts.weight_bytes();
         match ready.iter().map(|worker| worker.device.memory_bytes).max() {
             None => {
@@ -318,27 +322,37 @@ impl Gateway {
                     "no worker can serve '{name}': {reason}"
                 )));
             }
-            Some(largest) if largest < needed => {
+            // Several may hold it together.
+            Some(largest) if largest < needed && placed().next().is_none() => {
                 return Progress::Stuck(Failure::unavailable(format!(
                     "no worker can hold '{name}': it needs {needed} bytes, the largest has {largest}"
                 )));
             }
             Some(_) => {}
         }
-        let placed = state.placements.values().filter(|p| p.assignment.blob == model.version.blob);
-        let (mut live, mut failed) = (0, Vec::new());
-        for placement in placed {
-            match &placement.phase {
-                Phase::Failed { reason } => failed.push((placement.worker, reason)),
-                _ => live += 1,
+        let (mut live, mut failed, mut why) = (0, BTreeSet::new(), None);
+        for placement in placed() {
+            // A replica of several stages fails with its first member.
+            let own = std::iter::once(placement);
+            let members = state.replica_of(placement.assignment.id).into_iter();
+            let mut all = own.chain(members.flat_map(|replica| replica.placements(state)));
+            let reason = all.find_map(|member| match &member.phase {
+                Phase::Failed { reason } => Some(reason),
+                _ => None,
+            });
+            match reason {
+                Some(reason) => {
+                    failed.insert(placement.worker);
+                    why = why.or(Some(reason));
+                }
+                None => live += 1,
             }
         }
         if live == 0
-            && let Some((_, reason)) = failed.first()
+            && let Some(reason) = why
         {
             let failure = Failure::Internal(format!("loading '{name}' failed: {reason}"));
-            let everywhere =
-                ready.iter().all(|worker| failed.iter().any(|(at, _)| *at == worker.id));
+            let everywhere = ready.iter().all(|worker| failed.contains(&worker.id));
             return if everywhere { Progress::Hopeless(failure) } else { Progress::Stuck(failure) };
         }
         if state.demands.contains_key(name) { Progress::Waiting } else { Progress::Forgotten }

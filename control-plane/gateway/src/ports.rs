@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
+use ollamamax_core::plan::Observed;
 use ollamamax_core::{Command, Outcome, Rejection, State};
 use ollamamax_proto::{Digest, NodeId, Revision};
 use serde::Serialize;
@@ -95,6 +96,11 @@ pub trait ControlPlane: Send + Sync + 'static {
 
     /// The state including every command acknowledged before this call, anywhere.
     fn linearizable(&self) -> BoxFuture<'_, Result<Arc<State>, ControlError>>;
+
+    /// What the leader has seen of the workers; nothing on other nodes.
+    fn observed(&self) -> Observed {
+        Observed::default()
+    }
 
     /// The quorum as this node sees it.
     fn quorum(&self) -> QuorumStatus;

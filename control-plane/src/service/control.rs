@@ -166,7 +166,8 @@ impl Control for ControlServer {
             Some(_) => (true, false),
         };
         if known && !fenced {
-            self.workers.heard(id, incarnation, reports, request.draining);
+            let (draining, speed) = (request.draining, request.ns_per_mib);
+            self.workers.heard(id, incarnation, reports, draining, speed);
         }
         let control_planes = control_planes(&state);
         Ok(Response::new(HeartbeatReply { known, fenced, control_planes }))

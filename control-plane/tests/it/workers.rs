@@ -92,8 +92,7 @@ async fn heartbeat(
         worker: worker.to_owned(),
         incarnation,
         reports: held.iter().map(report).collect(),
-        draining: false,
-        forwarded: false,
+        ..HeartbeatRequest::default()
     };
     client.heartbeat(request).await.map(tonic::Response::into_inner)
 }

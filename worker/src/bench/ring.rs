@@ -3,9 +3,10 @@
 use super::{CONTEXT_TOKENS, LIMITS, SEQUENCES, Task, Timed};
 use crate::llama::LlamaLoader;
 use crate::machine::Loader;
+use crate::pace::Paced;
 use crate::stage::frame::{self, Frame};
 use crate::stage::{Driver, Links, StageRunner, accept};
-use ollamamax_engine::backend::{BlockId, Logits, Slice, StageBackend, StepBatch};
+use ollamamax_engine::backend::{BlockId, Logits, Slice, StepBatch};
 use ollamamax_engine::cpu::KvType;
 use ollamamax_engine::engine::{Engine, TextModel};
 use ollamamax_engine::weights::Mapping;
@@ -130,7 +131,7 @@ impl BenchStage {
         let incoming = accept(listener, Arc::clone(&links));
         let (assigned, loader, path) = (cut.assigned(index)?, loader(threads), path.to_owned());
         let (assignment, kv) = (Arc::new(assigned.assignment.clone()), loader.kv_type().to_owned());
-        let load = move || -> Result<Box<dyn StageBackend>, String> {
+        let load = move || -> Result<Paced, String> {
             loader.load_stage(&path, &assigned).map_err(|error| error.to_string())
         };
         let runner = StageRunner::start(Box::new(load), assignment, kv, links).await?;
@@ -168,7 +169,8 @@ impl RingBench {
         let vocabulary = text.tokenizer().vocabulary().tokens.len() as u32;
         let me = (assigned.assignment.id, assigned.assignment.generation);
         let ring = Arc::new(Mutex::new(cut.ring()));
-        let mut driver = Driver::new(me, ring, backend, loader.kv_type().to_owned(), links);
+        let mut driver =
+            Driver::new(me, ring, Box::new(backend), loader.kv_type().to_owned(), links);
         let closed = tokio::task::spawn_blocking(move || {
             let backend = driver.close().map_err(|error| error.to_string());
             (driver, backend)

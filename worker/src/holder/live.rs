@@ -1,6 +1,7 @@
 //! What is loaded: a model that takes requests, or a stage that another one drives.
 
 use crate::machine::Loader;
+use crate::pace::Pace;
 use crate::runner::{Runner, RunnerState};
 use crate::stage::{Links, StageRunner};
 use ollamamax_proto::placement::{Assigned, Peer};
@@ -78,6 +79,14 @@ impl Live {
         match self {
             Self::Model(runner) => runner.resident_bytes(),
             Self::Stage(stage) => stage.resident_bytes(),
+        }
+    }
+
+    /// How long its own steps take.
+    pub fn pace(&self) -> &Pace {
+        match self {
+            Self::Model(runner) => runner.pace(),
+            Self::Stage(stage) => stage.pace(),
         }
     }
 

@@ -29,10 +29,12 @@ pub fn part(assigned: &Assigned) -> Result<Option<Part>, LoadError> {
     }))
 }
 
-/// Bytes of the file that the part reads, the header left out; of the whole file without a part.
+/// Bytes of the file that the part holds, the header left out; of the whole file without a part. An embedding that is no
+/// head is only looked up, its rows stay in the file's pages.
 pub fn weight_bytes(gguf: &Gguf, part: Option<&Part>, file_bytes: u64) -> Result<u64, LoadError> {
     let Some(part) = part else { return Ok(file_bytes) };
     let shape = ModelShape::from_gguf(gguf).map_err(|error| in_words(&error))?;
+    let part = Part { embedding: false, ..part.clone() };
     let ranges = part.ranges(gguf, &shape).map_err(|error| in_words(&error))?;
     Ok(ranges.iter().map(|range| range.end - range.start).sum())
 }

@@ -4,8 +4,9 @@ use super::door::Door;
 use super::frame;
 use super::links::Links;
 use super::session::{self, Own, Session};
+use crate::pace::{Pace, Paced};
 use crate::runner::RunnerState;
-use ollamamax_engine::backend::StageBackend;
+use ollamamax_engine::backend::{Backend, StageBackend};
 use ollamamax_proto::placement::Assignment;
 use std::io::{self, BufReader};
 use std::net::TcpStream;
@@ -21,7 +22,7 @@ use super::links::Incoming;
 const READ_BYTES: usize = 64 * 1024;
 
 /// Loads a stage; may take minutes.
-pub type Load = Box<dyn FnOnce() -> Result<Box<dyn StageBackend>, String> + Send>;
+pub type Load = Box<dyn FnOnce() -> Result<Paced, String> + Send>;
 
 /// A loaded stage at work.
 #[derive(Debug)]
@@ -30,6 +31,7 @@ pub struct StageRunner {
     state: watch::Receiver<RunnerState>,
     resident_bytes: u64,
     load: Duration,
+    pace: Arc<Pace>,
 }
 
 impl StageRunner {
@@ -57,8 +59,9 @@ impl StageRunner {
             };
             let (id, generation) = (assignment.id, assignment.generation);
             links.open(id, generation, Arc::clone(&thread_door));
-            if loaded_tx.send(Ok(backend.resident_bytes())).is_ok() {
+            if loaded_tx.send(Ok((backend.resident_bytes(), backend.pace()))).is_ok() {
                 let own = Own { blocks: backend.blocks_count(), kv_type };
+                let backend = Box::new(backend);
                 let mut work = Work { backend, own, door: &thread_door, queue, kept: Vec::new() };
                 let state = catch_unwind(AssertUnwindSafe(|| work.run())).unwrap_or_else(|_| {
                     RunnerState::Failed("the stage panicked, see the panic message".to_owned())
@@ -73,9 +76,9 @@ impl StageRunner {
         let spawned = std::thread::Builder::new().name(name).spawn(work);
         spawned.map_err(|error| format!("no thread for the stage: {error}"))?;
         let loaded = loaded.await;
-        let resident_bytes =
+        let (resident_bytes, pace) =
             loaded.map_err(|_| "the stage's thread ended while loading".to_owned())??;
-        Ok(Self { door, state, resident_bytes, load: begun.elapsed() })
+        Ok(Self { door, state, resident_bytes, load: begun.elapsed(), pace })
     }
 
     /// Leaves its ring and gives its memory back.
@@ -103,6 +106,11 @@ impl StageRunner {
             true => 0,
             false => self.resident_bytes,
         }
+    }
+
+    /// How long its own steps take.
+    pub fn pace(&self) -> &Pace {
+        &self.pace
     }
 
     /// How long loading took.

@@ -7,7 +7,7 @@ use ollamamax_proto::inference::{
     EmbedInput, EmbedRequest, GenerateRequest, Message, Options, Predict, Prompt,
 };
 use ollamamax_proto::placement::{Assignment, Stage};
-use ollamamax_proto::{AssignmentId, Digest, Generation, wire};
+use ollamamax_proto::{AssignmentId, Digest, Generation, limits, wire};
 use ollamamax_tests::model;
 use ollamamax_worker::{WorkerConfig, WorkerNode};
 use tempfile::TempDir;
@@ -232,4 +232,22 @@ async fn an_encoder_embeds_and_does_not_generate() {
         assert_eq!(status.message(), expected);
         worker.running.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_tells_how_fast_it_reads_and_how_long_its_steps_take() {
+    let Ready { node, worker, held, .. } = ready().await;
+    let beats = || node.script.heartbeats.lock().expect("a lock").clone();
+    let believed = limits::NS_PER_MIB_MIN..=limits::NS_PER_MIB_MAX;
+    until("measured", || beats().last().is_some_and(|beat| believed.contains(&beat.ns_per_mib)))
+        .await;
+    let steps = || beats().iter().flat_map(|beat| beat.reports.clone()).collect::<Vec<_>>();
+    assert!(steps().iter().all(|report| report.step_ns_per_mib == 0), "nothing ran yet");
+    let mut client = worker.client().await;
+    generate(&mut client, ask(&held, "Count.", 40, 0.0)).await.expect("an answer");
+    let measured = || steps().iter().any(|report| believed.contains(&report.step_ns_per_mib));
+    until("steps are told", measured).await;
+    let read = beats().last().map_or(0, |beat| beat.ns_per_mib);
+    let step = steps().iter().map(|report| report.step_ns_per_mib).filter(|ns| *ns > 0).min();
+    eprintln!("a MiB is read in {read} ns, in steps in {step:?} ns");
 }

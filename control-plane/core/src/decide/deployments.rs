@@ -32,6 +32,29 @@ pub(super) fn clear(draft: &mut Draft, name: &ModelName) -> Result<(), Rejection
     Ok(())
 }
 
+/// Somebody may have said another number meanwhile: that counts.
+pub(super) fn scale(
+    draft: &mut Draft,
+    name: &ModelName,
+    from: u32,
+    to: u32,
+) -> Result<(), Rejection> {
+    models::find(draft, name)?;
+    let Some(deployment) = draft.state().deployments.get(name) else {
+        return Err(check::invalid("name", format!("'{name}' is not deployed")));
+    };
+    if deployment.clamp(to) != to {
+        let Deployment { replicas_min, replicas_max, .. } = deployment;
+        let reason = format!("{to}, expected {replicas_min} to {replicas_max} as it is deployed");
+        return Err(check::invalid("to", reason));
+    }
+    let demand = draft.state().demands.get(name).filter(|demand| demand.replicas == from);
+    if let Some(demand) = demand.cloned() {
+        draft.push(Change::DemandPut(Demand { replicas: to, ..demand }));
+    }
+    Ok(())
+}
+
 fn check_deployment(deployment: &Deployment) -> Result<(), Rejection> {
     let Deployment { stages, shards, replicas_min, replicas_max, .. } = *deployment;
     let parts = u64::from(stages.max(1)) * u64::from(shards.max(1));

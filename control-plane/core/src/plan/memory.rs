@@ -2,6 +2,8 @@
 //! lying model is too big.
 
 use super::partition::Load;
+use crate::record::Placement;
+use crate::state::State;
 use ollamamax_proto::limits;
 use ollamamax_proto::model::ModelVersion;
 use ollamamax_proto::placement::{Assignment, Device, Stage};
@@ -17,6 +19,18 @@ pub fn need_bytes(version: &ModelVersion, stage: &Stage, context: u32, sequences
 pub fn member_bytes(version: &ModelVersion, assignment: &Assignment, share: (u32, u32)) -> u64 {
     let Assignment { stage, context_length, sequences_max, .. } = assignment;
     Load::new(version, *context_length, *sequences_max).part_bytes(stage, share)
+}
+
+/// Bytes that a placement was given: the whole model, or the part of a replica that it is. 0 when its model is unknown.
+pub fn predicted_bytes(state: &State, placement: &Placement) -> u64 {
+    let Assignment { id, model, stage, context_length, sequences_max, .. } = &placement.assignment;
+    let Some(record) = state.models.get(model) else { return 0 };
+    let Some(replica) = state.replica_of(*id) else {
+        return need_bytes(&record.version, stage, *context_length, *sequences_max);
+    };
+    let mine = replica.members.iter().find(|member| member.assignment == *id);
+    let heads = mine.map_or(0, |member| member.end_head.saturating_sub(member.first_head));
+    member_bytes(&record.version, &placement.assignment, (heads, replica.heads()))
 }
 
 /// Bytes of KV cache that one sequence of `context` tokens takes in `stage`, in whole blocks.

@@ -1,7 +1,7 @@
 //! Moves that would even out what the workers hold, when somebody asks for them.
 //!
 //! A move goes from the fullest worker to the emptiest, by share of memory, and only if the fuller one stays the fuller
-//! one: doing it again finds nothing to undo. The plan itself never moves anything that runs.
+//! one: doing it again finds nothing to undo.
 
 use super::room::{Key, Room, held_bytes};
 use super::view;
@@ -55,7 +55,7 @@ pub fn rebalance(
 }
 
 /// By how many thousandths of its memory the fuller worker stays fuller than the other would be; `None`: it would not.
-fn gain(room: &Room, from: WorkerId, to: WorkerId, bytes: u64) -> Option<u64> {
+pub(super) fn gain(room: &Room, from: WorkerId, to: WorkerId, bytes: u64) -> Option<u64> {
     let share = |id, more: u64, less: u64| {
         let seat = room.seats.get(&id).filter(|seat| seat.status == WorkerStatus::Ready)?;
         let taken = (seat.taken_bytes + more).saturating_sub(less);

@@ -24,6 +24,8 @@ pub(super) struct Seat {
     pub(super) labels: BTreeMap<String, String>,
     /// Nanoseconds it takes to read a MiB of weights.
     pub(super) ns_per_mib: u64,
+    /// Much slower than usual, for a while.
+    pub(super) slow: bool,
     /// Which host it is on.
     pub(super) place: u32,
     /// Models it holds, or is left alone with after a failure.
@@ -58,6 +60,7 @@ impl Room {
             busy: observed.busy.get(&worker.id).copied().unwrap_or(0),
             labels: labels(&worker.id).unwrap_or_default(),
             ns_per_mib: rings::speed(observed, worker),
+            slow: observed.slow.contains(&worker.id),
             place: place(&worker.address),
             models: BTreeSet::new(),
         };

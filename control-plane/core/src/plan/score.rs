@@ -8,6 +8,8 @@ use std::cmp::Reverse;
 /// The least is the best. The order of the fields is the policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Score {
+    /// What is slow now is better than nothing, and worse than anything else.
+    pub slow: bool,
     /// Placements it has: spread before anything else, one worker's loss shall cost little.
     pub placements: u32,
     /// Memory left to it, for long contexts and many sequences.
@@ -54,6 +56,7 @@ fn best(view: &View<'_>, room: &Room) -> Option<Score> {
         .iter()
         .filter(|(id, seat)| view.may_use(**id, seat) && seat.free_bytes() >= view.least_bytes);
     open.map(|(worker, seat)| Score {
+        slow: seat.slow,
         placements: seat.placements,
         free_bytes: Reverse(seat.free_bytes()),
         busy: seat.busy,

@@ -240,7 +240,7 @@ impl<'a> View<'a> {
         let whole = Stage::whole(facts.layers);
         let deployment = state.deployments.get(&record.name);
         let replicas = match deployment {
-            Some(d) => demand.replicas.min(d.replicas_max).max(d.replicas_min),
+            Some(deployment) => deployment.clamp(demand.replicas),
             None => demand.replicas,
         };
         let used_at = match demand.lifetime {

@@ -172,6 +172,8 @@ fn operators() -> impl Strategy<Value = Command> {
         2 => worker().prop_map(|id| Command::ResumeWorker { id }),
         2 => (model(), worker(), worker())
             .prop_map(|(model, from, to)| Command::MigrateModel { name: name(&model), from, to }),
+        1 => (model(), 0u32..4, 0u32..4)
+            .prop_map(|(model, from, to)| Command::ScaleModel { name: name(&model), from, to }),
     ]
 }
 

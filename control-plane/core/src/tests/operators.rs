@@ -165,3 +165,20 @@ fn an_explanation_lists_what_else_there_would_be() {
     assert!(others.contains(&"pipeline".to_owned()) && others.contains(&"tensor".to_owned()));
     assert_eq!(of(&world, "nobody"), None);
 }
+
+#[test]
+fn replicas_follow_the_load_only_within_the_deployment_and_from_what_was_seen() {
+    let mut world = World::with(&[9_000, 9_000], &[100]);
+    world.demand("m0", 1);
+    let scale = |from, to| Command::ScaleModel { name: name("m0"), from, to };
+    let refused = world.err(scale(1, 2)).to_string();
+    assert!(refused.contains("not deployed"), "{refused}");
+    world.deploy("m0", |deployment| deployment.replicas_max = 3);
+    let refused = world.err(scale(1, 4)).to_string();
+    assert!(refused.contains("4, expected 1 to 3"), "{refused}");
+    assert!(world.ok(scale(2, 3)).is_empty(), "somebody has said another number meanwhile");
+    world.ok(scale(1, 2));
+    assert_eq!(world.state.demands[&name("m0")].replicas, 2);
+    world.plan();
+    assert_eq!(world.state.placements.len(), 2);
+}

@@ -1,10 +1,11 @@
 //! Replicas of several stages from the wish to the map: planned, added whole, gone whole.
 
 use crate::command::{Command, PlanStep};
-use crate::deployment::Strategy as Spread;
+use crate::deployment::{Policy, Strategy as Spread};
 use crate::plan::{Observed, PlanLimits, plan};
 use crate::rejection::Rejection;
-use crate::testing::{World, config, cuttable, demand, name, register};
+use crate::speed::Speeds;
+use crate::testing::{World, config, cuttable, demand, name, register, version};
 use crate::{Change, invariant};
 use ollamamax_proto::placement::{Activations, Phase, WorkerStatus};
 use ollamamax_proto::{AssignmentId, Incarnation, ReplicaId, Revision, WorkerId};
@@ -42,6 +43,37 @@ pub(super) fn with_heads(memories: &[u64], weights: u64) -> World {
     world.ok(Command::PutModel { name: name("m0"), version });
     world.demand("m0", 1);
     world
+}
+
+#[test]
+fn a_pipeline_is_balanced_by_measured_speed() {
+    let mut world = World::with(&[1 << 30, 1 << 30], &[]);
+    let mut version = version(8 << 20);
+    (version.facts.layers, version.facts.layer_bytes) = (8, vec![1 << 20; 8]);
+    world.ok(Command::PutModel { name: name("m0"), version: Box::new(version) });
+    world.demand("m0", 1);
+    world.deploy("m0", |deployment| {
+        (deployment.strategy, deployment.stages) = (Spread::Pipeline, 2);
+        deployment.policy = Policy::Throughput;
+    });
+    let layers = |first_ns: u64, second_ns: u64| -> Vec<(u128, u32)> {
+        let mut speeds = Speeds::default();
+        speeds.heard(WorkerId(1), first_ns, [], world.now);
+        speeds.heard(WorkerId(2), second_ns, [], world.now);
+        let observed = Observed { ns_per_mib: speeds.ns_per_mib(), ..Observed::default() };
+        let planned = plan(&world.state, &observed, &PlanLimits::default(), world.now);
+        let Some(PlanStep::AddReplica { replica }) = planned.steps.first() else { return vec![] };
+        let part = |member: &crate::replica::NewMember| {
+            let stage = member.assignment.stage;
+            (member.worker.0, stage.end_layer - stage.first_layer)
+        };
+        let mut parts: Vec<_> = replica.members.iter().map(part).collect();
+        parts.sort();
+        parts
+    };
+    assert_eq!(layers(200_000, 201_000), [(1, 4), (2, 4)], "almost the same is the same");
+    assert_eq!(layers(200_000, 600_000), [(1, 6), (2, 2)]);
+    assert_eq!(layers(600_000, 200_000), [(1, 2), (2, 6)]);
 }
 
 #[test]

@@ -52,6 +52,7 @@ fn ordinal_of_command(command: &Command) -> u8 {
         C::RollOut { .. } => 25,
         C::ShiftTraffic { .. } => 26,
         C::RevertRollout { .. } => 27,
+        C::ScaleModel { .. } => 28,
     }
 }
 
@@ -144,7 +145,7 @@ fn compare(file: &str, actual: &[(String, String)]) -> Vec<Vec<u8>> {
 #[test]
 fn commands_keep_their_bytes() {
     let all = commands();
-    for ordinal in 0..28 {
+    for ordinal in 0..29 {
         assert!(
             all.iter().any(|c| ordinal_of_command(c) == ordinal),
             "command {ordinal} is absent"

@@ -169,6 +169,7 @@ pub(super) fn commands() -> Vec<Command> {
         C::DrainWorker { id: WORKER, reason: "r".into() },
         C::ResumeWorker { id: WORKER },
         C::MigrateModel { name: name(), from: WORKER, to: WorkerId(1) },
+        C::ScaleModel { name: name(), from: 2, to: 3 },
         C::ApplyPlan {
             base: Revision(6),
             steps: vec![

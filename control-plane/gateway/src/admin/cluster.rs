@@ -5,6 +5,7 @@ use crate::{Gateway, body, stream};
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::response::Response;
+use ollamamax_core::plan::Observed;
 use ollamamax_core::record::WorkerRecord;
 use ollamamax_core::{Command, Outcome, State as Snapshot};
 use ollamamax_proto::NodeId;
@@ -54,11 +55,17 @@ pub(crate) async fn list_workers(State(gateway): State<Arc<Gateway>>) -> Respons
 }
 
 fn workers(gateway: &Gateway, state: &Snapshot) -> Vec<Value> {
-    state.workers.values().map(|record| worker(gateway, state, record)).collect()
+    let observed = gateway.control.observed();
+    state.workers.values().map(|record| worker(gateway, state, &observed, record)).collect()
 }
 
-/// A worker with the models it holds and what operators say of it.
-pub(super) fn worker(gateway: &Gateway, state: &Snapshot, worker: &WorkerRecord) -> Value {
+/// A worker with the models it holds, what operators say of it, and, on the leader, how fast it is.
+pub(super) fn worker(
+    gateway: &Gateway,
+    state: &Snapshot,
+    observed: &Observed,
+    worker: &WorkerRecord,
+) -> Value {
     let held = state.placements.values().filter(|placement| placement.worker == worker.id);
     let models: Vec<_> = held.map(|placement| placement.assignment.model.to_string()).collect();
     let orders = state.orders.get(&worker.id);
@@ -78,6 +85,8 @@ pub(super) fn worker(gateway: &Gateway, state: &Snapshot, worker: &WorkerRecord)
         "models": models,
         "labels": orders.map(|orders| orders.labels.clone()).unwrap_or_default(),
         "drained": orders.and_then(|orders| orders.drained.as_deref()),
+        "ns_per_mib": observed.ns_per_mib.get(&worker.id),
+        "slow": observed.slow.contains(&worker.id),
         "outstanding_tokens": gateway.workers.outstanding_tokens(worker.id),
     })
 }

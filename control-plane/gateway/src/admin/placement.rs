@@ -6,7 +6,7 @@ use crate::{Gateway, names, stream};
 use axum::extract::{Path, State};
 use axum::response::Response;
 use ollamamax_core::Command;
-use ollamamax_core::plan::{Observed, PlanLimits, explain, rebalance};
+use ollamamax_core::plan::{PlanLimits, explain, rebalance};
 use ollamamax_proto::Millis;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -22,7 +22,7 @@ pub(crate) async fn show(State(gateway): State<Arc<Gateway>>) -> Response {
     let moves = state.migrations.values().map(
         |migration| json!({"model": migration.model, "from": migration.from, "to": migration.to}),
     );
-    let planned = trial::plan_of(&state);
+    let planned = trial::plan_of(&state, &gateway.control.observed());
     let steps = planned.steps.iter().map(|step| shape::step(&state, step)["model"].clone());
     let mut changing: Vec<String> =
         steps.filter_map(|model| Some(model.as_str()?.to_owned())).collect();
@@ -45,7 +45,7 @@ pub(crate) async fn show(State(gateway): State<Arc<Gateway>>) -> Response {
 /// `GET /admin/v1/placement/plan`: the steps the leader would propose now, and the report.
 pub(crate) async fn plan(State(gateway): State<Arc<Gateway>>) -> Response {
     let state = gateway.control.state();
-    let planned = trial::plan_of(&state);
+    let planned = trial::plan_of(&state, &gateway.control.observed());
     let steps = planned.steps.iter().map(|step| shape::step(&state, step));
     stream::plain_json(&json!({
         "base": planned.base,
@@ -62,7 +62,7 @@ pub(crate) async fn explanation(
     let state = gateway.control.state();
     let model = names::resolve(&state, &name)?.name;
     let now = Millis::now().max(state.counters.clock);
-    let (observed, limits) = (Observed::default(), PlanLimits::default());
+    let (observed, limits) = (gateway.control.observed(), PlanLimits::default());
     let explained = explain(&state, &observed, &limits, now, &model)
         .ok_or_else(|| crate::error::Failure::unknown_model(&name))?;
     let (best, others) = match &explained.choice {
@@ -91,7 +91,7 @@ pub(crate) async fn even_out(State(gateway): State<Arc<Gateway>>) -> Result<Resp
     let state = gateway.control.linearizable().await?;
     let now = Millis::now().max(state.counters.clock);
     let mut moves = Vec::new();
-    for migration in rebalance(&state, &Observed::default(), &PlanLimits::default(), now) {
+    for migration in rebalance(&state, &gateway.control.observed(), &PlanLimits::default(), now) {
         let (name, from, to) = (migration.model, migration.from, migration.to);
         moves.push(json!({"model": name, "from": from, "to": to}));
         gateway.control.propose(Command::MigrateModel { name, from, to }).await?;

@@ -3,8 +3,8 @@
 use ollamamax_core::State as Snapshot;
 use ollamamax_core::command::PlanStep;
 use ollamamax_core::deployment::Deployment;
-use ollamamax_core::plan::Note;
 use ollamamax_core::plan::partition::{Map, Other, Part};
+use ollamamax_core::plan::{Note, predicted_bytes};
 use ollamamax_core::record::Placement;
 use ollamamax_core::replica::ReplicaRecord;
 use ollamamax_proto::WorkerId;
@@ -105,6 +105,7 @@ pub(super) fn placement(state: &Snapshot, placement: &Placement) -> Value {
         },
         "context_length": placement.assignment.context_length,
         "sequences": placement.assignment.sequences_max,
+        "predicted_bytes": predicted_bytes(state, placement),
         "resident_bytes": placement.resident_bytes,
     })
 }

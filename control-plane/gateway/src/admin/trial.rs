@@ -14,9 +14,9 @@ use ollamamax_proto::{Millis, ModelName, WorkerId};
 const CONTEXT_LEAST: u32 = 256;
 
 /// The plan of now.
-pub(super) fn plan_of(state: &Snapshot) -> Plan {
+pub(super) fn plan_of(state: &Snapshot, observed: &Observed) -> Plan {
     let now = Millis::now().max(state.counters.clock);
-    plan(state, &Observed::default(), &PlanLimits::default(), now)
+    plan(state, observed, &PlanLimits::default(), now)
 }
 
 /// The plan after `command`.
@@ -24,7 +24,7 @@ pub(super) fn after(state: &Snapshot, command: Command) -> Result<Plan, Failure>
     let mut trial = state.clone();
     let at = Millis::now().max(state.counters.clock);
     apply(&mut trial, &Entry { index: 0, at, command }).0?;
-    Ok(plan_of(&trial))
+    Ok(plan_of(&trial, &Observed::default()))
 }
 
 /// Refuses a deployment of which no replica could serve, and says what would. The notes on it otherwise.

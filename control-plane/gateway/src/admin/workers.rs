@@ -42,7 +42,7 @@ pub(crate) async fn get(
 ) -> Result<Response, Problem> {
     let state = gateway.control.state();
     let worker = find(&state, &id)?;
-    let mut shown = super::cluster::worker(&gateway, &state, worker);
+    let mut shown = super::cluster::worker(&gateway, &state, &gateway.control.observed(), worker);
     let held = state.placements.values().filter(|held| held.worker == worker.id);
     shown["placements"] = held.map(|held| shape::placement(&state, held)).collect::<Value>();
     Ok(stream::plain_json(&shown))

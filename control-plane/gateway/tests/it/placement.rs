@@ -4,9 +4,11 @@ use crate::control::version;
 use crate::http::Bench;
 use crate::worker::Script;
 use ollamamax_core::Command;
+use ollamamax_core::command::Transition;
 use ollamamax_core::plan::{Observed, PlanLimits, plan};
 use ollamamax_gateway::ports::ControlPlane as _;
 use ollamamax_proto::Millis;
+use ollamamax_proto::placement::Phase;
 use serde_json::{Value, json};
 
 /// Two workers of a gigabyte, and a model `big` of two layers that fits on neither alone.
@@ -60,6 +62,33 @@ async fn a_model_is_deployed_in_stages_and_shown() {
     assert_eq!(cleared.status, 200);
     assert!(bench.control.state().deployments.is_empty());
     assert_eq!(bench.get("/admin/v1/placement/explain/nobody").await.status, 404);
+}
+
+#[tokio::test]
+async fn a_replica_of_which_one_member_failed_is_not_waited_for() {
+    let bench = bench();
+    bench.control.auto_place.store(false, std::sync::atomic::Ordering::SeqCst);
+    let wish = json!({"strategy": "layer", "context_length": 512});
+    assert_eq!(bench.post("/admin/v1/models/big/deploy", wish).await.status, 200);
+    reconcile(&bench);
+    let state = bench.control.state();
+    let first = state.placements.values().next().expect("a member");
+    let reason = "tensor `x` is missing".to_owned();
+    let transition = Transition {
+        id: first.assignment.id,
+        generation: first.assignment.generation,
+        phase: Phase::Failed { reason },
+        resident_bytes: 0,
+        load_ns: 0,
+    };
+    bench.control.apply(Command::ReportPlacements {
+        worker: first.worker,
+        incarnation: state.workers[&first.worker].incarnation,
+        transitions: vec![transition],
+    });
+    let answer = bench.post("/api/generate", json!({"model": "big", "prompt": "x"})).await;
+    assert_eq!(answer.status, 500, "{}", answer.text);
+    assert!(answer.error().contains("tensor `x` is missing"), "{}", answer.text);
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@
 use super::Tier;
 use super::pool::Pool;
 use std::hint::black_box;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Limits of a machine, for all threads that were asked for together.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -43,6 +43,35 @@ pub fn measure(threads: usize, tier: Tier) -> Ceilings {
         byte_operations = byte_operations.max(rate);
     }
     Ceilings { read_bytes, byte_operations }
+}
+
+/// Bytes that are read for a short look, all threads together at most and each at least: several times what a core's own
+/// caches hold.
+const LOOK_BYTES: usize = 256 * 1024 * 1024;
+const LOOK_THREAD_BYTES: usize = 16 * 1024 * 1024;
+
+/// Bytes read from memory per second by `threads` together, the best round of as many as begin within `time`, the filling of
+/// the memory included. At least one is measured.
+pub fn read_rate(threads: usize, time: Duration) -> f64 {
+    let began = Instant::now();
+    let pool = Pool::new(threads);
+    let threads = pool.threads();
+    let bytes = (LOOK_BYTES / threads).clamp(LOOK_THREAD_BYTES, 4 * LOOK_THREAD_BYTES);
+    let mut nothing = vec![(); threads];
+    let mut buffers = vec![Vec::new(); threads];
+    // Each thread touches its own memory first, so that it lies near it.
+    pool.for_each(&mut nothing, &mut buffers, |_, buffer, ()| *buffer = vec![1u64; bytes / 8]);
+    let mut best = 0.0f64;
+    loop {
+        let round = Instant::now();
+        pool.for_each(&mut nothing, &mut buffers, |_, buffer, ()| {
+            black_box(mixed(buffer));
+        });
+        best = best.max((threads * bytes) as f64 / round.elapsed().as_secs_f64());
+        if began.elapsed() >= time {
+            return best;
+        }
+    }
 }
 
 /// Reads all of it, from several places at once: so memory gives the most.
@@ -172,5 +201,13 @@ mod tests {
             assert!(multiply(tier) > 1_000_000, "{tier:?}");
         }
         assert_eq!(mixed(&[7; 96]), 0);
+    }
+
+    #[test]
+    fn a_short_look_is_short_and_finds_a_rate() {
+        let began = Instant::now();
+        let rate = read_rate(1, Duration::from_millis(1));
+        assert!((1e7..1e13).contains(&rate), "{rate} bytes a second");
+        assert!(began.elapsed() < Duration::from_secs(10), "one round is enough");
     }
 }

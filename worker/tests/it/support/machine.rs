@@ -76,7 +76,12 @@ impl Loader for FakeLoader {
             texts: BTreeMap::new(),
             next: 0,
         };
-        Ok(Loaded { text: Arc::new(FakeText), machine: Box::new(machine), ring: None })
+        Ok(Loaded {
+            text: Arc::new(FakeText),
+            machine: Box::new(machine),
+            ring: None,
+            pace: Arc::default(),
+        })
     }
 }
 

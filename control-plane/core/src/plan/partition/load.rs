@@ -47,9 +47,13 @@ impl Load {
         };
         let kv = if facts.layers == 0 { 0 } else { layer(0) };
         let layers = facts.layer_bytes.iter().map(|bytes| (bytes.saturating_add(kv), *bytes));
-        let tied = facts.head_bytes == 0;
-        let head = if tied { facts.embedding_bytes } else { facts.head_bytes };
-        Self::from_parts(layers, facts.embedding_bytes, head, tied)
+        let head = match facts.head_bytes {
+            0 => facts.embedding_bytes,
+            bytes => bytes,
+        };
+        // Rows of the embedding are only looked up: the few that are stay in the file's pages, which the system takes back.
+        // As a head it is read whole, and held.
+        Self::from_parts(layers, 0, head, false)
     }
 
     /// The load of layers of which each is (bytes held, bytes read per token).
