@@ -7,6 +7,8 @@
 //! Steady traffic does not write: a wish is only renewed when less than half of its time is left, and then in the background,
 //! so that a lost quorum delays no request whose model is loaded.
 
+mod progress;
+
 use crate::Gateway;
 use crate::error::Failure;
 use crate::keep_alive::KeepAlive;
@@ -16,6 +18,7 @@ use ollamamax_core::record::{Demand, Lifetime, ModelRecord};
 use ollamamax_core::{Command, Rejection, State};
 use ollamamax_proto::placement::{Phase, WorkerStatus};
 use ollamamax_proto::{Millis, ModelName, limits};
+use progress::{Progress, no_worker};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::time::{Duration, Instant};
@@ -381,31 +384,4 @@ fn is_old(demand: &Demand) -> bool {
             age_ms >= limits::EVICTION_LOADED_MS
         }
     }
-}
-
-/// How far a wish has come.
-enum Progress {
-    /// Some worker can answer.
-    Ready,
-    /// It is on its way.
-    Waiting,
-    /// Nobody wants it any more.
-    Forgotten,
-    /// As things are it will not come; things may change in a moment.
-    Stuck(Failure),
-    /// It will not come.
-    Hopeless(Failure),
-}
-
-fn no_worker(state: &State) -> String {
-    if state.workers.is_empty() {
-        return "no worker has registered".to_owned();
-    }
-    let all: Vec<String> = state
-        .workers
-        .values()
-        .take(5)
-        .map(|worker| format!("worker {} is {} ({})", worker.name, worker.status, worker.reason))
-        .collect();
-    all.join(", ")
 }

@@ -12,6 +12,7 @@
 
 mod attempt;
 mod embed;
+mod estimate;
 mod opening;
 mod prefix;
 mod race;
@@ -28,10 +29,11 @@ use crate::telemetry;
 use crate::workers::route::{Ask, Route};
 use attempt::{Attempt, End};
 pub use embed::{EmbedJob, Vectors};
+use estimate::{count, estimate};
 use ollamamax_core::budget::RetryBudget;
 use ollamamax_core::record::ModelRecord;
 use ollamamax_core::route::{Policy, Shape};
-use ollamamax_proto::inference::{FinishReason, Options, Predict, Prompt, TokenLogprob};
+use ollamamax_proto::inference::{FinishReason, Options, Prompt, TokenLogprob};
 use ollamamax_proto::{Millis, ModelName, limits};
 use opening::Unopened;
 pub use resume::Resumed;
@@ -385,29 +387,6 @@ impl Run {
         }
         self.sender.send_timeout(Ok(event), self.gateway.config.client_stall).await.is_ok()
     }
-}
-
-/// What a request is thought to be: four bytes of prompt a token, and what it may generate.
-fn estimate(prompt: &Prompt, options: &Options) -> Shape {
-    /// What a request without a limit is thought to generate.
-    const USUAL_OUTPUT_TOKENS: u32 = 256;
-    let prompt_tokens = match prompt {
-        Prompt::Text(text) => text.len() / 4,
-        Prompt::Tokens(tokens) => tokens.len(),
-        Prompt::Chat { messages, context, .. } => {
-            let bytes: usize = messages.iter().map(|message| message.content.len()).sum();
-            bytes / 4 + context.len()
-        }
-    };
-    let max_tokens = match options.predict {
-        Predict::AtMost(tokens) => tokens.min(4 * USUAL_OUTPUT_TOKENS),
-        Predict::UntilDone | Predict::FillContext => USUAL_OUTPUT_TOKENS,
-    };
-    Shape { prompt_tokens: count(prompt_tokens), max_tokens, prefix_hash: 0 }
-}
-
-fn count(tokens: usize) -> u32 {
-    u32::try_from(tokens).unwrap_or(u32::MAX)
 }
 
 fn nanos(duration: Duration) -> u64 {
