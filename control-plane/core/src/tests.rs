@@ -2,6 +2,7 @@
 
 mod balance;
 mod commands;
+mod evictions;
 mod machine;
 mod operators;
 mod planner;

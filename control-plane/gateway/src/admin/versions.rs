@@ -72,7 +72,7 @@ fn find(state: &Snapshot, model: &ModelRecord, text: &str) -> Result<Digest, Fai
     match found.as_slice() {
         [one] if asked.len() >= DIGEST_CHARS => Ok(**one),
         _ => {
-            let known: Vec<String> = all.iter().map(|digest| short(digest)).collect();
+            let known: Vec<String> = all.iter().map(short).collect();
             let shown: String = asked.chars().take(64).collect();
             Err(Failure::NotFound(format!(
                 "`{shown}` names no version of model '{}', or several; it has {}",
