@@ -25,6 +25,7 @@ pub mod node;
 mod open;
 pub mod raft;
 mod reconcile;
+pub mod repeat;
 pub mod running;
 mod service;
 mod status;

@@ -3,6 +3,7 @@
 mod balance;
 mod churn;
 mod commands;
+mod evictions;
 mod machine;
 mod operators;
 mod planner;

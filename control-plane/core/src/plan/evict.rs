@@ -6,8 +6,9 @@
 use super::Observed;
 use super::report::Note;
 use super::room::{Room, held_bytes};
-use super::score::Choice;
+use super::score::{self, Choice};
 use super::split::Split;
+use super::step;
 use super::view::View;
 use crate::command::PlanStep;
 use ollamamax_proto::placement::Phase;
@@ -73,6 +74,16 @@ pub(super) fn make_room(
         }
         room.take(worker, view.key(), view.least_bytes);
         chosen.push(Choice { view: index, first: true, worker });
+    }
+    if !evicted.is_empty() {
+        let mut rest = step::missing(views, room.ready_count());
+        rest.retain(|missing| evicted.iter().all(|gone| gone.view != missing.view));
+        for choice in chosen.iter() {
+            let placed = rest.iter().position(|missing| missing.view == choice.view);
+            placed.map(|nth| rest.remove(nth));
+        }
+        // What has become free may be enough for more than was asked for.
+        chosen.extend(score::place(views, &rest, room));
     }
     evicted
 }

@@ -1,13 +1,12 @@
-//! Changes of versions, and models that make room for others: scenarios in words, and what holds in every history.
+//! Changes of versions: scenarios in words, and what holds in every history.
 
 use super::machine::{history, resolve};
-use crate::command::{Command, PlanStep};
+use crate::command::Command;
 use crate::plan::{Observed, Plan, PlanLimits, plan};
-use crate::record::{Demand, Lifetime};
 use crate::rejection::Rejection;
 use crate::rollout::{Rollout, VersionState, unloadable};
 use crate::serving::serving;
-use crate::testing::{World, config, demand, name, version};
+use crate::testing::{World, config, name, version};
 use crate::{State, invariant};
 use ollamamax_proto::placement::Phase;
 use ollamamax_proto::{AssignmentId, Millis, ModelName, limits};
@@ -187,46 +186,6 @@ fn few_versions_are_kept_and_all_go_with_their_name() {
     assert!(world.state.versions.contains_key(&(name("m0"), version(108).digest)));
     world.ok(Command::DeleteModel { name: name("m0") });
     assert!(world.state.versions.is_empty());
-}
-
-fn wanted(world: &mut World, model: &str, keep_alive_ms: i64) {
-    let lifetime = Lifetime::Until(Millis(0));
-    let demand = Demand { lifetime, keep_alive_ms, ..demand(model, 1) };
-    world.ok(Command::DemandModel { demand });
-}
-
-#[test]
-fn the_model_used_least_lately_makes_room() {
-    let mut world = World::with(&[900], &[300, 300, 300]);
-    for model in ["m0", "m1"] {
-        wanted(&mut world, model, 60_000);
-        world.now = world.now.plus(1_000);
-    }
-    world.plan();
-    world.all_ready();
-    world.now = world.now.plus(limits::EVICTION_LOADED_MS);
-    wanted(&mut world, "m2", 60_000);
-    let busy = Observed { requests: [(AssignmentId(1), 1)].into(), ..Observed::default() };
-    let second =
-        |step: &PlanStep| matches!(step, PlanStep::Release { model } if *model == name("m1"));
-    assert!(planned(&world, &busy).steps.iter().any(second), "what runs a request stays");
-    let report = world.plan();
-    assert_eq!(world.map(), ["m1@1 ready", "m2@1 pending"]);
-    assert_eq!(report.len(), 1, "{report:?}");
-    assert!(!world.state.demands.contains_key(&name("m0")));
-    assert_eq!(planned(&world, &Observed::default()).steps, vec![], "it does not go on");
-}
-
-#[test]
-fn what_is_wanted_for_ever_makes_no_room() {
-    let mut world = World::with(&[500], &[300, 300]);
-    world.demand("m0", 1);
-    world.plan();
-    world.all_ready();
-    world.now = world.now.plus(limits::EVICTION_LOADED_MS);
-    wanted(&mut world, "m1", 60_000);
-    world.plan();
-    assert_eq!(world.map(), ["m0@1 ready"]);
 }
 
 /// Replicas of either version that take requests.

@@ -38,7 +38,10 @@ pub(super) fn deploy(
         after(state, Command::Deploy { deployment, demand: demand.clone() })
     };
     let planned = attempt(deployment, demand)?;
-    let Some(refusal) = refusal(&planned, &deployment.model, demand.replicas) else {
+    // During a rollout the old version serves, whatever the new one waits for.
+    let rolls = state.rollouts.contains_key(&deployment.model);
+    let refused = refusal(&planned, &deployment.model, demand.replicas).filter(|_| !rolls);
+    let Some(refusal) = refused else {
         let about = |note: &Note| *note.model() == deployment.model;
         return Ok(planned.report.into_iter().filter(about).collect());
     };
