@@ -17,7 +17,6 @@ use crate::leader::{Leader, Leadership};
 use crate::raft::Raft;
 use crate::raft::batcher::{Applied, BatchError, Batcher, SubmitError};
 use crate::raft::peers::{Lane, Peers};
-use crate::repeat::may_repeat;
 use crate::watch::Published;
 use ollamamax_core::{Command, Outcome, Rejection, State, codec};
 use ollamamax_gateway::ports::ControlError;

@@ -25,7 +25,6 @@ pub mod node;
 mod open;
 pub mod raft;
 mod reconcile;
-pub mod repeat;
 pub mod running;
 mod service;
 mod status;
