@@ -10,9 +10,25 @@ mod split;
 mod streams;
 mod up;
 
+use ollamamax_tests::Cluster;
 use std::path::Path;
+use std::process::Command;
 
 /// The binary under test.
 fn binary() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_ollamamax"))
+}
+
+/// Runs the binary as a user of the cluster's first node; what it printed, or its error.
+fn run_cli(cluster: &Cluster, args: &[&str]) -> Result<String, String> {
+    let output = Command::new(binary())
+        .args(args)
+        .env("OLLAMA_HOST", cluster.url(0))
+        .output()
+        .expect("the binary runs");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    match output.status.success() {
+        true => Ok(text(&output.stdout)),
+        false => Err(text(&output.stderr)),
+    }
 }

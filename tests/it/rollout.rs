@@ -1,29 +1,15 @@
 //! A name goes to another version while clients ask for it, and back when the new one is bad; as operators do it.
 
-use crate::binary;
+use crate::{binary, run_cli};
 use ollamamax_tests::{Api, Cluster, ClusterOptions, model};
 use serde_json::{Value, json};
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(120);
 const MODEL: &str = "smollm2:135m";
 const LOOPS: usize = 6;
-
-fn cli(cluster: &Cluster, args: &[&str]) -> Result<String, String> {
-    let output = Command::new(binary())
-        .args(args)
-        .env("OLLAMA_HOST", cluster.url(0))
-        .output()
-        .expect("the binary runs");
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    match output.status.success() {
-        true => Ok(text(&output.stdout)),
-        false => Err(text(&output.stderr)),
-    }
-}
 
 /// The model with other bytes: the first letter of the text behind `key` in its metadata is another one.
 fn changed(cluster: &Cluster, key: &str, name: &str) -> PathBuf {
@@ -96,17 +82,19 @@ async fn a_version_is_rolled_forward_and_a_bad_one_back_while_clients_ask() {
         let failed = failed.expect("the bad one is remembered");
         assert!(failed["reason"].as_str().is_some_and(|reason| reason.contains("could not load")));
 
-        let text = cli(&cluster, &["deploy", MODEL, "--rollback", "--wait"]).expect("rolled back");
+        let text =
+            run_cli(&cluster, &["deploy", MODEL, "--rollback", "--wait"]).expect("rolled back");
         assert!(text.contains("WEIGHT"), "{text}");
         let after = settled(&cluster).await;
         assert_ne!(after[0]["digest"], forward, "{after:?}");
         let digest = forward.as_str().expect("a digest");
-        cli(&cluster, &["deploy", MODEL, "--version", &digest[..12], "--weight", "30"])
+        run_cli(&cluster, &["deploy", MODEL, "--version", &digest[..12], "--weight", "30"])
             .expect("a share");
-        let refused = cli(&cluster, &["deploy", MODEL, "--weight", "130"]).expect_err("too much");
+        let refused =
+            run_cli(&cluster, &["deploy", MODEL, "--weight", "130"]).expect_err("too much");
         assert!(refused.contains("130"), "{refused}");
-        cli(&cluster, &["deploy", MODEL, "--weight", "100", "--wait"]).expect("all of it");
-        let shown = cli(&cluster, &["placement", "show"]).expect("shown");
+        run_cli(&cluster, &["deploy", MODEL, "--weight", "100", "--wait"]).expect("all of it");
+        let shown = run_cli(&cluster, &["placement", "show"]).expect("shown");
         assert!(shown.contains("failed: "), "{shown}");
         let before = asked.load(Ordering::SeqCst);
         cluster

@@ -1,30 +1,15 @@
 //! A model that no worker can hold alone, served by workers together, as users set it up.
 
-use crate::binary;
+use crate::{binary, run_cli};
 use ollamamax_tests::stream::text_of;
 use ollamamax_tests::{Cluster, ClusterOptions, Member, model};
 use serde_json::{Value, json};
-use std::process::Command;
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const MODEL: &str = "smollm2:135m";
 /// Less than the model takes, and more than half of it.
 const SMALL_BYTES: u64 = 100 << 20;
-
-/// Runs the binary as a user of the first node; its output.
-fn cli(cluster: &Cluster, args: &[&str]) -> Result<String, String> {
-    let output = Command::new(binary())
-        .args(args)
-        .env("OLLAMA_HOST", cluster.url(0))
-        .output()
-        .expect("the binary runs");
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    match output.status.success() {
-        true => Ok(text(&output.stdout)),
-        false => Err(text(&output.stderr)),
-    }
-}
 
 fn asks() -> [Value; 3] {
     let ask = |prompt: &str, tokens: u32| {
@@ -60,7 +45,7 @@ async fn start() -> Cluster {
     let api = cluster.api(0);
     api.create_from_file(MODEL, model::smollm2(), &digest).await.expect("created");
     for worker in ["worker-2", "worker-3"] {
-        cli(&cluster, &["workers", "label", worker, "pool=small"]).expect("labelled");
+        run_cli(&cluster, &["workers", "label", worker, "pool=small"]).expect("labelled");
     }
     cluster
 }
@@ -69,12 +54,12 @@ async fn start() -> Cluster {
 async fn two_workers_too_small_for_a_model_serve_it_in_every_way_it_can_be_cut() {
     let cluster = start().await;
     let deploy = ["deploy", MODEL, "--context", "512", "--wait"];
-    cli(&cluster, &deploy).expect("deployed on the large worker");
+    run_cli(&cluster, &deploy).expect("deployed on the large worker");
     let expected = answers(&cluster).await;
     for strategy in ["layer", "pipeline", "tensor"] {
         let small = ["--strategy", strategy, "--label", "pool=small"];
-        cli(&cluster, &[&deploy[..], &small[..]].concat()).expect(strategy);
-        let plan = cli(&cluster, &["placement", "show", "--json"]).expect("shown");
+        run_cli(&cluster, &[&deploy[..], &small[..]].concat()).expect(strategy);
+        let plan = run_cli(&cluster, &["placement", "show", "--json"]).expect("shown");
         let plan: Value = serde_json::from_str(&plan).expect("JSON");
         let shown = plan.to_string();
         let large = plan["placements"].as_array().expect("a list");
@@ -89,9 +74,9 @@ async fn a_stream_outlives_a_stage_of_its_replica() {
     let mut cluster = start().await;
     cluster.add_worker_with(SMALL_BYTES).expect("a worker");
     cluster.wait_for_workers(4, PATIENCE).await.expect("four workers");
-    cli(&cluster, &["workers", "label", "worker-4", "pool=small"]).expect("labelled");
+    run_cli(&cluster, &["workers", "label", "worker-4", "pool=small"]).expect("labelled");
     let deploy = ["deploy", MODEL, "--context", "512", "--wait", "--label", "pool=small"];
-    cli(&cluster, &[&deploy[..], &["--strategy", "pipeline"]].concat()).expect("deployed");
+    run_cli(&cluster, &[&deploy[..], &["--strategy", "pipeline"]].concat()).expect("deployed");
     let mut ask = asks()[1].clone();
     ask["options"] = json!({"temperature": 0.8, "seed": 5, "num_predict": 300});
     let stream = async |cluster: &Cluster| cluster.api(0).stream("/api/generate", &ask).await;
@@ -115,7 +100,7 @@ async fn a_stream_outlives_a_stage_of_its_replica() {
 
 /// What is placed, once it is cut into `count` parts as `strategy` says, and ready.
 fn parts(cluster: &Cluster, strategy: &str, count: usize) -> Result<Vec<Value>, String> {
-    let shown = cli(cluster, &["placement", "show", "--json"])?;
+    let shown = run_cli(cluster, &["placement", "show", "--json"])?;
     let shown: Value = serde_json::from_str(&shown).map_err(|error| error.to_string())?;
     let parts = shown["placements"].as_array().cloned().unwrap_or_default();
     let cut = |part: &Value| match strategy {
@@ -139,7 +124,7 @@ async fn no_part_takes_more_memory_than_predicted_nor_much_less() {
         (3, &["--strategy", "tensor", "--shards", "3"]),
     ];
     for (count, way) in ways {
-        cli(&cluster, &[&deploy[..], way].concat()).expect("deployed");
+        run_cli(&cluster, &[&deploy[..], way].concat()).expect("deployed");
         let parts =
             cluster.wait("all parts", PATIENCE, async || parts(&cluster, way[1], count)).await;
         let parts = parts.expect("the old replica is gone and the new one ready");
@@ -156,7 +141,7 @@ async fn no_part_takes_more_memory_than_predicted_nor_much_less() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_deployed_is_refused_with_the_reason_and_nothing_changes() {
     let cluster = start().await;
-    let before = cli(&cluster, &["placement", "show", "--json"]).expect("shown");
+    let before = run_cli(&cluster, &["placement", "show", "--json"]).expect("shown");
     let refused: [(&[&str], &[&str]); 5] = [
         (&["--strategy", "tensor", "--shards", "2", "--label", "pool=none"], &["pool=none"]),
         (&["--strategy", "tensor", "--shards", "4"], &["3 key-value heads"]),
@@ -166,12 +151,12 @@ async fn what_cannot_be_deployed_is_refused_with_the_reason_and_nothing_changes(
     ];
     for (args, words) in refused {
         let all = [&["deploy", MODEL, "--context", "512"][..], args].concat();
-        let error = cli(&cluster, &all).expect_err("it cannot be");
+        let error = run_cli(&cluster, &all).expect_err("it cannot be");
         for word in words {
             assert!(error.contains(word), "{args:?}: {error}");
         }
     }
-    assert_eq!(cli(&cluster, &["placement", "show", "--json"]).expect("shown"), before);
-    let explained = cli(&cluster, &["placement", "explain", MODEL]).expect("explained");
+    assert_eq!(run_cli(&cluster, &["placement", "show", "--json"]).expect("shown"), before);
+    let explained = run_cli(&cluster, &["placement", "explain", MODEL]).expect("explained");
     assert!(!explained.trim().is_empty());
 }
