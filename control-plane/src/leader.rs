@@ -8,6 +8,7 @@ use crate::raft::{Metrics, Raft};
 use ollamamax_proto::NodeId;
 use openraft::ServerState;
 use openraft::async_runtime::{Instant as _, WatchReceiver};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -93,7 +94,16 @@ impl Leadership {
             let names: Vec<String> = silent.iter().map(u64::to_string).collect();
             reason += &format!(", no word of node {}", names.join(", "));
         }
-        let hopeless = reached * 2 <= voters.len() && self.started.elapsed() > self.lost;
+        // While the voters change, both sets of them have to agree.
+        let has_majority = |voters: &BTreeSet<u64>| {
+            let silent = voters.iter().filter(|id| silent.contains(id)).count();
+            silent * 2 < voters.len()
+        };
+        let configs = metrics.membership_config.membership().get_joint_config();
+        let hopeless = !configs.iter().all(has_majority) && self.started.elapsed() > self.lost;
+        if configs.len() > 1 {
+            reason += ", and the voters are being changed";
+        }
         (reason, hopeless)
     }
 

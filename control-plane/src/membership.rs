@@ -34,6 +34,8 @@ pub enum Step {
     Forget(u64),
     /// This node has to leave: somebody else must lead first.
     HandOver,
+    /// Leave the old configuration of a change that a new leader found half done.
+    Finish,
 }
 
 /// The next step, if any. `lag` tells how many entries a node lacks, as far as known.
@@ -43,6 +45,9 @@ pub fn next_step(
     lag: impl Fn(u64) -> Option<u64>,
 ) -> Option<Step> {
     let membership = metrics.membership_config.membership();
+    if !is_settled(metrics) {
+        return Some(Step::Finish);
+    }
     let voters: BTreeSet<u64> = membership.voter_ids().collect();
     for record in state.nodes.values() {
         let id = record.id.0;
@@ -139,12 +144,30 @@ impl Keeper {
                     .map_err(|error| error.to_string());
             }
             Step::HandOver => return hand_over(&self.raft, &self.leadership).await,
+            // Any change goes from the configuration that was being entered, so none at all finishes it.
+            Step::Finish => ChangeMembers::AddVoterIds(BTreeSet::new()),
         };
         self.raft
             .change_membership(change, false)
             .await
             .map(drop)
             .map_err(|error| error.to_string())
+    }
+}
+
+/// Whether one configuration decides. While the voters change two do, and each needs a majority of its own.
+fn is_settled(metrics: &Metrics) -> bool {
+    metrics.membership_config.membership().get_joint_config().len() <= 1
+}
+
+/// Waits a while until the voters no longer change: of two voters that become three, neither may stop before that.
+pub async fn settle(raft: &Raft, leadership: &Leadership) {
+    if leadership.current().is_none() {
+        return;
+    }
+    let wait = raft.wait(Some(Duration::from_millis(limits::HANDOVER_TIMEOUT_MS)));
+    if let Err(error) = wait.metrics(is_settled, "one set of voters decides").await {
+        tracing::info!(%error, "the node stops while the voters change");
     }
 }
 
@@ -198,13 +221,21 @@ mod tests {
     }
 
     fn step(records: &[NodeRecord], voters: &[u64], members: &[u64], lag: u64) -> Option<Step> {
+        step_from(records, &[voters], members, lag)
+    }
+
+    fn step_from(
+        records: &[NodeRecord],
+        configs: &[&[u64]],
+        members: &[u64],
+        lag: u64,
+    ) -> Option<Step> {
         let mut state = State::default();
         for record in records {
             state.evolve(&Change::NodePut(record.clone()));
         }
         let nodes: BTreeMap<u64, Node> = members.iter().map(|id| (*id, place(*id))).collect();
-        let membership = Membership::new_with_defaults(vec![voters.iter().copied().collect()], []);
-        let configs = membership.get_joint_config().clone();
+        let configs = configs.iter().map(|voters| voters.iter().copied().collect()).collect();
         let membership = Membership::new(configs, nodes).expect("every voter has a node");
         let mut metrics = Metrics::new_initial(1);
         metrics.membership_config = Arc::new(StoredMembership::new(None, membership));
@@ -218,6 +249,13 @@ mod tests {
         assert_eq!(step(&wanted, &[1], &[1, 2], limits::PROMOTE_LAG_ENTRIES + 1), None);
         assert_eq!(step(&wanted, &[1], &[1, 2], 0), Some(Step::Promote(2)));
         assert_eq!(step(&wanted, &[1, 2], &[1, 2], 0), None);
+    }
+
+    #[test]
+    fn a_change_found_half_done_is_finished_before_anything_else() {
+        let wanted = [record(1, false), record(2, false), record(3, true)];
+        let half_done = step_from(&wanted, &[&[1, 2], &[1, 2, 3]], &[1, 2, 3], 0);
+        assert_eq!(half_done, Some(Step::Finish));
     }
 
     #[test]

@@ -83,13 +83,19 @@ impl Running {
         let applied = self.control.published.applied();
         self.raft.trigger().snapshot().await.map_err(fatal)?;
         let wait = Duration::from_millis(limits::MEMBERSHIP_TIMEOUT_MS);
-        let built = self.raft.wait(Some(wait));
-        let built = built.metrics(
+        let waiter = self.raft.wait(Some(wait));
+        let built = waiter.metrics(
             |metrics| metrics.snapshot.is_some_and(|id| id.index >= applied),
             "the snapshot is built",
         );
         built.await.map_err(|error| NodeFailure::Raft(error.to_string()))?;
-        self.raft.trigger().purge_log(applied).await.map_err(fatal)
+        self.raft.trigger().purge_log(applied).await.map_err(fatal)?;
+        // What is on its way to another node is kept until that ends, in vain or not.
+        let dropped = waiter.metrics(
+            |metrics| metrics.purged.is_some_and(|id| id.index >= applied),
+            "the log is dropped",
+        );
+        dropped.await.map(drop).map_err(|error| NodeFailure::Raft(error.to_string()))
     }
 
     /// Resolves when the node cannot go on; the process should then exit with the failure's code.
@@ -108,6 +114,7 @@ impl Running {
     /// Stops in order: leadership first, so that nobody waits for an election; then the requests in flight; then Raft
     /// and the storage.
     pub async fn stop(mut self) {
+        membership::settle(&self.raft, &self.leadership).await;
         if self.leadership.is_leader()
             && let Err(reason) = membership::hand_over(&self.raft, &self.leadership).await
         {

@@ -81,7 +81,9 @@ impl NodeControl {
     ) -> NodeStatus {
         let id = record.id;
         let me = id.0 == self.identity.node;
-        let voter = metrics.membership_config.voter_ids().any(|voter| voter == id.0);
+        // One that is being let in or out does not count: the others cannot rely on it.
+        let mut configs = metrics.membership_config.membership().get_joint_config().iter();
+        let voter = configs.all(|voters| voters.contains(&id.0));
         let lost = Duration::from_millis(limits::QUORUM_LOST_MS);
         let heard = self.peers.silence(id.0).is_some_and(|silence| silence <= lost);
         let leads = leader.is_some_and(|leader| leader.0 == self.identity.node);

@@ -72,6 +72,8 @@ pub const RAFT_HEARTBEAT_MS: u64 = 100;
 pub const RAFT_ELECTION_MIN_MS: u64 = 250;
 /// Longest election timeout. With the lease, a second without a leader, and half of one more when the votes split.
 pub const RAFT_ELECTION_MAX_MS: u64 = 500;
+/// How long a follower may take to flush what it is sent before the leader sends it again.
+pub const RAFT_APPEND_TIMEOUT_MS: u64 = 1_000;
 /// Entries per append call: bounds the size of one message to a lagging follower.
 pub const RAFT_APPEND_ENTRIES: u64 = 256;
 /// Entries between snapshots: bounds the replay at start.

@@ -11,6 +11,7 @@ use crate::codec::{CodecError, decode, encode};
 use crate::state::State;
 use ollamamax_proto::{Digest, ModelName, limits};
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// The table bytes: fixed numbers, stored on disk.
 pub mod prefix {
@@ -113,6 +114,20 @@ pub fn row(change: &Change) -> Result<Row, CodecError> {
         | Change::VersionRemoved(..) => None,
     };
     Ok(Row { key, value })
+}
+
+/// The rows that hold `state`, values by key.
+///
+/// # Errors
+/// See [`row`].
+pub fn rows(state: &State) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, CodecError> {
+    let changes = state.to_changes();
+    let pairs = changes.iter().map(|change| {
+        let row = row(change)?;
+        // A state is made of puts alone.
+        Ok((row.key, row.value.unwrap_or_default()))
+    });
+    pairs.collect()
 }
 
 /// The state that `rows` hold, in any order.

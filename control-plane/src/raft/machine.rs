@@ -225,13 +225,8 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
         };
         let (store, state) = (machine.snapshots.clone(), machine.state.clone());
         let written = blocking(move || {
-            let rows = state.to_changes().into_iter().map(|change| {
-                let row = table::row(&change)
-                    .map_err(|error| StorageError::Invalid { reason: error.to_string() })?;
-                // A state is made of puts alone.
-                Ok((row.key, row.value.unwrap_or_default()))
-            });
-            Ok(store.write(&meta, rows)?)
+            let rows = table::rows(&state).map_err(io::Error::other)?;
+            Ok(store.write(&meta, rows.into_iter().map(Ok))?)
         })
         .await?;
         self.machine.set_newest(written.clone());

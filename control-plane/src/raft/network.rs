@@ -164,13 +164,16 @@ impl RaftNetworkV2<TypeConfig> for Link {
         let fits = fitting(&rpc.entries);
         let cut = fits < rpc.entries.len();
         rpc.entries.truncate(fits);
+        // The library allows one heartbeat's time, which is less than a slow disk takes to flush: the same entries would
+        // be sent again and again, each time too late.
+        let wait = match self.lane {
+            Lane::Heartbeat => option.soft_ttl(),
+            _ => Duration::from_millis(limits::RAFT_APPEND_TIMEOUT_MS),
+        };
         let reply: AppendEntriesResponse<TypeConfig> = self
-            .call(
-                RPCTypes::AppendEntries,
-                option.soft_ttl(),
-                &rpc,
-                |mut client, request| async move { client.append(request).await },
-            )
+            .call(RPCTypes::AppendEntries, wait, &rpc, |mut client, request| async move {
+                client.append(request).await
+            })
             .await?;
         match reply {
             AppendEntriesResponse::Success if cut => Ok(AppendEntriesResponse::PartialSuccess(

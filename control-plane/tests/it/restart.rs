@@ -39,9 +39,11 @@ async fn a_node_that_missed_more_than_the_log_keeps_gets_a_snapshot() {
         node.compact().await.expect("a snapshot is built");
     }
     cluster.put(leader, "last", "1").await.expect("accepted");
+    assert_eq!(cluster.snapshots(absent), 0);
     cluster.restart(absent).await;
     let control = cluster.control(absent);
     eventually("it has caught up", || value(&control.state(), "last").is_some()).await;
+    assert_eq!(cluster.snapshots(absent), 1, "it was sent a snapshot, not the log");
     let state = cluster.converge().await;
     assert_eq!(state.checkpoints.len(), 31);
     // What came by snapshot is also what the next start finds.

@@ -7,8 +7,10 @@ use ollamamax_proto::model::{ModelFacts, ModelVersion};
 use ollamamax_proto::{Digest, ModelName, NodeId};
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -18,7 +20,7 @@ pub const PATIENCE: Duration = Duration::from_secs(15);
 pub struct Cluster {
     dir: TempDir,
     pub nodes: BTreeMap<u64, Running>,
-    places: BTreeMap<u64, (std::net::SocketAddr, std::net::SocketAddr, PathBuf)>,
+    places: BTreeMap<u64, (SocketAddr, SocketAddr, PathBuf)>,
     tune: fn(&mut NodeConfig),
 }
 
@@ -46,6 +48,8 @@ impl Cluster {
     pub async fn add_as(&mut self, voter: bool) -> u64 {
         let data = self.dir.path().join(format!("node-{}", self.places.len()));
         let mut config = NodeConfig { voter, ..NodeConfig::new(&data) };
+        let own = SocketAddr::new(loopback(), 0);
+        (config.http_listen, config.raft_listen) = (own, own);
         (self.tune)(&mut config);
         match self.nodes.values().next() {
             None => config.bootstrap = true,
@@ -75,6 +79,13 @@ impl Cluster {
         let node = ControlPlaneNode::start(config).await.expect("the node starts again");
         assert_eq!(node.node_id().0, id);
         self.nodes.insert(id, node);
+    }
+
+    /// How many snapshots a node keeps.
+    pub fn snapshots(&self, id: u64) -> usize {
+        let files = std::fs::read_dir(self.places[&id].2.join("snapshots")).expect("readable");
+        let names = files.map(|file| file.expect("readable").file_name());
+        names.filter(|name| name.to_string_lossy().ends_with(".snap")).count()
     }
 
     /// Until `voters` nodes vote and every running one knows the leader.
@@ -133,6 +144,14 @@ impl Cluster {
             node.stop().await;
         }
     }
+}
+
+/// A loopback address that no other node of this process has. Connections go out from 127.0.0.1, so none of them is given
+/// the port of a node that is stopped and will be restarted on it.
+fn loopback() -> IpAddr {
+    static NODES: AtomicU16 = AtomicU16::new(0);
+    let [high, low] = NODES.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    Ipv4Addr::new(127, 1, high, low).into()
 }
 
 pub fn checkpoint(name: &str, value: &str) -> Command {

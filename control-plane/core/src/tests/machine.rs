@@ -287,6 +287,8 @@ proptest! {
             }
         }
         prop_assert_eq!(&table::load(&rows).expect("the rows are ours"), &world.state);
+        let dump = table::rows(&world.state).expect("records are short");
+        prop_assert_eq!(&table::load(dump).expect("the rows are ours"), &world.state);
         prop_assert_eq!(&feed, &world.state);
         let mut rebuilt = State::default();
         world.state.to_changes().iter().for_each(|change| rebuilt.evolve(change));
