@@ -320,6 +320,8 @@ pub const REASON_CHARS: usize = 1_000;
 pub const PLACEMENTS_COUNT: usize = 100_000;
 /// Most steps of one plan: it travels through Raft as one command; the next plan does the rest.
 pub const PLAN_STEPS_COUNT: usize = 1_000;
+/// Looks at what a plan's own steps leave free: each may free more, and what is left is for the next plan.
+pub const PLAN_LOOKS_COUNT: usize = 8;
 /// How long a worker that could not load a model is left alone with it.
 pub const PLACEMENT_RETRY_MS: u64 = 60_000;
 /// States the planner's search for a better packing may visit before it keeps the best one found.

@@ -283,6 +283,16 @@ pub enum PlanStep {
     },
 }
 
+impl PlanStep {
+    /// Whether it takes something away; those come first in a plan.
+    pub fn takes(&self) -> bool {
+        match self {
+            Self::Unassign { .. } | Self::RemoveReplica { .. } | Self::Release { .. } => true,
+            Self::Assign { .. } | Self::AddReplica { .. } => false,
+        }
+    }
+}
+
 /// A placement's change of phase, as its worker reported it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Transition {

@@ -35,7 +35,8 @@ pub use rebalance::rebalance;
 pub use report::{Note, Why};
 pub use score::Score;
 
-use crate::command::PlanStep;
+use crate::apply;
+use crate::command::{Command, Entry, PlanStep};
 use crate::state::State;
 use ollamamax_proto::{AssignmentId, Millis, Revision, WorkerId, limits};
 use std::collections::{BTreeMap, BTreeSet};
@@ -66,6 +67,8 @@ pub struct PlanLimits {
     pub retry_ms: u64,
     /// Most steps.
     pub steps_max: usize,
+    /// How often to look again at what the steps before leave free.
+    pub looks_max: usize,
 }
 
 impl Default for PlanLimits {
@@ -76,6 +79,7 @@ impl Default for PlanLimits {
             sequences_max: limits::SEQUENCES_COUNT,
             retry_ms: limits::PLACEMENT_RETRY_MS,
             steps_max: limits::PLAN_STEPS_COUNT,
+            looks_max: limits::PLAN_LOOKS_COUNT,
         }
     }
 }
@@ -93,6 +97,46 @@ pub struct Plan {
 
 /// Plans placements for what is demanded at `now`.
 pub fn plan(state: &State, observed: &Observed, limits: &PlanLimits, now: Millis) -> Plan {
+    let mut whole = look(state, observed, limits, now);
+    let mut after = state.clone();
+    let mut steps = whole.steps.clone();
+    for _ in 0..limits.looks_max {
+        // Only what goes makes room that the look which took it away did not see.
+        if !steps.iter().any(PlanStep::takes) || whole.steps.len() >= limits.steps_max {
+            break;
+        }
+        let command = Command::ApplyPlan { base: after.counters.placement_revision, steps };
+        if apply(&mut after, &Entry { index: 0, at: now, command }).0.is_err() {
+            break;
+        }
+        let next = look(&after, observed, limits, now);
+        if next.steps.iter().any(|step| is_new(step, state)) {
+            break;
+        }
+        let told = |note: &Note| {
+            matches!(note, Note::Evicted { .. } | Note::Rolls { .. } | Note::Split { .. })
+        };
+        whole.report.retain(|note| told(note) && !next.report.contains(note));
+        whole.report.extend(next.report);
+        whole.steps.extend(next.steps.iter().cloned());
+        steps = next.steps;
+    }
+    whole.steps.sort_by_key(|step| !step.takes());
+    whole.steps.truncate(limits.steps_max);
+    whole
+}
+
+/// Whether the step takes away what the state does not hold yet.
+fn is_new(step: &PlanStep, state: &State) -> bool {
+    match step {
+        PlanStep::Unassign { id } => !state.placements.contains_key(id),
+        PlanStep::RemoveReplica { id } => !state.replicas.contains_key(id),
+        PlanStep::Assign { .. } | PlanStep::AddReplica { .. } | PlanStep::Release { .. } => false,
+    }
+}
+
+/// The plan of what is seen at one look.
+fn look(state: &State, observed: &Observed, limits: &PlanLimits, now: Millis) -> Plan {
     let mut room = room::Room::new(state, observed, limits);
     let (mut views, mut drops) = view::sort(state, observed, limits, now, &mut room);
     let missing = step::missing(&views, room.ready_count());

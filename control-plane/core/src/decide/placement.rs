@@ -2,7 +2,7 @@
 
 use super::check;
 use super::draft::Draft;
-use super::{models, replicas, workers};
+use super::{models, orders, replicas, workers};
 use crate::change::Change;
 use crate::command::{PlanStep, Transition};
 use crate::record::Placement;
@@ -24,7 +24,12 @@ pub(super) fn apply_plan(
     if steps.len() > limits::PLAN_STEPS_COUNT {
         return Err(check::over("steps of a plan", limits::PLAN_STEPS_COUNT));
     }
+    let mut gave = false;
     for step in steps {
+        if !step.takes() && !std::mem::replace(&mut gave, true) {
+            // A model that has left a worker may come back to it in the same plan.
+            orders::settle(draft);
+        }
         match step {
             PlanStep::Assign { worker, assignment } => {
                 let version = draft.state().wanted_version(&assignment.model, assignment.blob);
