@@ -52,7 +52,8 @@ pub(super) fn place(
             }
         }
         let placed = whole + split.planned.iter().filter(|planned| planned.view == index).count();
-        if placed == 0 && view.missing() > 0 && view.is_settled() && view.may_give_way() {
+        let missing = placed == 0 && view.missing() > 0;
+        if missing && view.is_settled() && view.may_give_way(drops) {
             instead(index, view, chosen, split, drops, room, limits);
         }
     }
@@ -115,6 +116,7 @@ fn instead(
         if found {
             let gone = held.record.id;
             drops.rings.push(gone);
+            drops.gave_way.insert(view.name().clone());
             view.rings.old.retain(|held| held.record.id != gone);
             view.rings.leaving.retain(|held| held.record.id != gone);
             split.misfits.remove(&index);
@@ -132,6 +134,7 @@ fn instead(
         if let Ok((choice, sequences)) = rings::search(view, room, limits) {
             add(split, index, view, choice, sequences, room);
             drops.placements.push(old.assignment.id);
+            drops.gave_way.insert(view.name().clone());
             view.small.remove(nth);
             split.misfits.remove(&index);
             return;

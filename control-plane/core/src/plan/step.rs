@@ -8,13 +8,16 @@ use super::score::{Choice, Missing};
 use super::view::View;
 use crate::command::PlanStep;
 use ollamamax_proto::placement::{Assignment, Stage, WorkerStatus};
-use ollamamax_proto::{AssignmentId, Generation, ReplicaId};
+use ollamamax_proto::{AssignmentId, Generation, ModelName, ReplicaId};
+use std::collections::BTreeSet;
 
 /// What goes.
 #[derive(Default)]
 pub(super) struct Drops {
     pub(super) placements: Vec<AssignmentId>,
     pub(super) rings: Vec<ReplicaId>,
+    /// Names of which what served went before its successor was there.
+    pub(super) gave_way: BTreeSet<ModelName>,
 }
 
 impl Drops {
@@ -53,7 +56,7 @@ pub(super) fn replace_in_place(
 ) {
     for (index, view) in views.iter_mut().enumerate() {
         let placed = chosen.iter().filter(|choice| choice.view == index).count();
-        let settled = view.is_settled() && view.may_give_way();
+        let settled = view.is_settled() && view.may_give_way(drops);
         if placed > 0 || view.missing_whole() == 0 || !settled {
             continue;
         }
@@ -71,6 +74,7 @@ pub(super) fn replace_in_place(
         let Some(position) = fits else { continue };
         let old = view.small.remove(position);
         drops.placements.push(old.assignment.id);
+        drops.gave_way.insert(view.name().clone());
         room.give_back(old.worker, view.key(), held_bytes(&view.record.version, old));
         room.take(old.worker, view.key(), view.least_bytes);
         chosen.push(Choice { view: index, first: view.serving.is_empty(), worker: old.worker });
@@ -85,7 +89,8 @@ pub(super) fn let_go(view: &View<'_>, chosen_count: usize, drops: &mut Drops) {
         drops.rings.extend(view.rings.old.iter().map(|held| held.record.id));
     }
     let alone = !view.rolls() && !view.successor_comes(chosen_count);
-    if view.has_ready() || view.is_stood_in_for() || alone {
+    let stood_in_for = view.is_stood_in_for() && !drops.gave_way.contains(view.name());
+    if view.has_ready() || stood_in_for || alone {
         drops.placements.extend(view.leaving.iter().map(|placement| placement.assignment.id));
         drops.rings.extend(view.rings.leaving.iter().map(|held| held.record.id));
     }

@@ -126,9 +126,10 @@ impl View<'_> {
         self.rolling.as_ref().is_some_and(|rolling| rolling.other_ready)
     }
 
-    /// Whether what serves may go before its successor does: during a rollout never the last of a name.
-    pub(super) fn may_give_way(&self) -> bool {
-        !self.rolls() || self.is_stood_in_for()
+    /// Whether what serves may go before its successor does: during a rollout never the last of a name, so not while the
+    /// other version does.
+    pub(super) fn may_give_way(&self, drops: &Drops) -> bool {
+        !self.rolls() || (self.is_stood_in_for() && !drops.gave_way.contains(self.name()))
     }
 
     /// Whether some placement, long enough or not, takes requests.

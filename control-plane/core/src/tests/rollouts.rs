@@ -6,7 +6,7 @@ use crate::plan::{Observed, Plan, PlanLimits, plan};
 use crate::rejection::Rejection;
 use crate::rollout::{Rollout, VersionState, unloadable};
 use crate::serving::serving;
-use crate::testing::{World, config, name, version};
+use crate::testing::{World, config, name, register, version};
 use crate::{State, invariant};
 use ollamamax_proto::placement::Phase;
 use ollamamax_proto::{AssignmentId, Millis, ModelName, limits};
@@ -171,6 +171,27 @@ fn without_room_for_both_one_goes_at_a_time_and_the_last_one_stays() {
     world.ok(Command::ReleaseModel { name: name("m0") });
     world.plan();
     assert_eq!((map(&world), rollout(&world)), (vec![], None));
+}
+
+#[test]
+fn of_two_versions_that_change_their_form_one_goes_on_serving() {
+    let mut world = World::with(&[400], &[100]);
+    world.demand("m0", 1);
+    world.plan();
+    world.all_ready();
+    world.ok(register(2, 1, 800));
+    world.ok(register(3, 1, 400));
+    world.roll("m0", 400, 100);
+    world.ok(Command::ShiftTraffic { name: name("m0"), version: None, weight: 0 });
+    world.plan();
+    world.all_ready();
+    assert_eq!(map(&world).len(), 2, "both versions serve");
+    world.deploy("m0", |deployment| {
+        deployment.strategy = crate::deployment::Strategy::Layer;
+        deployment.stages = 2;
+    });
+    world.plan();
+    assert!(answers(&world.state, &name("m0")) > 0, "{:?}", map(&world));
 }
 
 #[test]
