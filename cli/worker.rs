@@ -2,7 +2,7 @@
 
 use crate::daemon::{self, StopSignals};
 use crate::exit::Failure;
-use ollamamax_worker::{KvType, WorkerConfig, WorkerNode};
+use ollamamax_worker::{DeviceChoice, KvType, WorkerConfig, WorkerNode};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -24,6 +24,9 @@ pub struct Args {
     /// Compute threads; 0: what the machine offers
     #[arg(long, default_value_t = 0)]
     threads: u32,
+    /// What it computes on: auto (the first GPU that can be used, else the CPU), cpu, or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    device: DeviceChoice,
     /// Bytes for weights and KV cache; 0: what is free, less some headroom
     #[arg(long, value_name = "BYTES", default_value_t = 0)]
     memory: u64,
@@ -52,6 +55,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     config.name = args.name;
     config.threads = args.threads;
     config.memory_bytes = args.memory;
+    config.device = args.device;
     config.kv_type = args.kv_type;
     config.blob_hints = args.blob_hint;
     if let Some(drain_ms) = args.drain_ms {

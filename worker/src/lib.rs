@@ -34,5 +34,6 @@ pub mod stage;
 mod telemetry;
 
 pub use config::WorkerConfig;
+pub use device::DeviceChoice;
 pub use node::{Ended, Running, StartError, WorkerNode};
 pub use ollamamax_engine::cpu::KvType;

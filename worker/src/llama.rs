@@ -1,12 +1,13 @@
-//! The real engine behind [`crate::machine`]: GGUF files on this machine's CPU.
+//! The real engine behind [`crate::machine`]: GGUF files on this machine's CPU or one of its GPUs.
 
 mod stages;
 
 use crate::machine::{BadRequest, LoadError, Loaded, Loader, Machine, MachineFailure, Text};
 use crate::pace::{MIB, Paced, Reads};
 use crate::stage::{Driver, Links, RingMachine};
-use ollamamax_engine::backend::Backend;
+use ollamamax_engine::backend::StageBackend;
 use ollamamax_engine::cpu::{CpuBackend, CpuOptions, KvType, ceilings};
+use ollamamax_engine::cuda::{CudaBackend, CudaOptions, Gpu, Unavailable, kernels};
 use ollamamax_engine::engine::{
     Embedded, Emission, Engine, EngineLimits, Prepared, SequenceId, TextModel,
 };
@@ -21,7 +22,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// Loads models, and parts of them, onto the CPU.
+/// Loads models, and parts of them, onto the CPU or a GPU.
 #[derive(Clone, Debug)]
 pub struct LlamaLoader {
     /// Compute threads.
@@ -32,6 +33,8 @@ pub struct LlamaLoader {
     pub memory_bytes: u64,
     /// What keys and values are kept as.
     pub kv_type: KvType,
+    /// The number of the GPU; `None`: the CPU.
+    pub gpu: Option<u32>,
 }
 
 /// What is known of an assignment before its weights are loaded.
@@ -50,14 +53,14 @@ impl Loader for LlamaLoader {
         links: &Arc<Links>,
     ) -> Result<Loaded, LoadError> {
         let assignment = &assigned.assignment;
-        let Plan { mapping, part, options, reads } = self.prepare(path, assigned)?;
+        let plan = self.prepare(path, assigned)?;
+        let (mapping, context_tokens) = (Arc::clone(&plan.mapping), plan.options.context_tokens);
         let text = {
             let gguf = Gguf::parse(mapping.bytes()).map_err(|error| in_words(&error))?;
             Arc::new(TextModel::from_gguf(&gguf).map_err(|error| in_words(&error))?)
         };
-        let context_tokens = options.context_tokens;
-        let backend = CpuBackend::part_from_mapping(mapping, &options, part)
-            .map_err(|error| in_words(&error))?;
+        let reads = plan.reads;
+        let backend = self.backend(plan)?;
         let limits = EngineLimits {
             context_tokens,
             sequences_max: assignment.sequences_max,
@@ -67,7 +70,7 @@ impl Loader for LlamaLoader {
             speculating_max: limits::SPECULATING_SEQUENCES_COUNT,
         };
         let (name, generates) = (assignment.model.to_string(), !backend.is_encoder());
-        let backend = Paced::new(Box::new(backend), reads);
+        let backend = Paced::new(backend, reads);
         let pace = backend.pace();
         let words =
             |model, context_tokens| Arc::new(LlamaText { name, model, context_tokens, generates });
@@ -87,9 +90,9 @@ impl Loader for LlamaLoader {
     }
 
     fn load_stage(&self, path: &Path, assigned: &Assigned) -> Result<Paced, LoadError> {
-        let Plan { mapping, part, options, reads } = self.prepare(path, assigned)?;
-        let backend = CpuBackend::part_from_mapping(mapping, &options, part);
-        Ok(Paced::new(Box::new(backend.map_err(|error| in_words(&error))?), reads))
+        let plan = self.prepare(path, assigned)?;
+        let reads = plan.reads;
+        Ok(Paced::new(self.backend(plan)?, reads))
     }
 
     fn ranges(
@@ -102,7 +105,17 @@ impl Loader for LlamaLoader {
 
     fn measure_ns_per_mib(&self) -> u64 {
         let time = Duration::from_millis(limits::SPEED_MEASURE_MS);
-        let bytes_per_second = ceilings::read_rate(self.threads as usize, time);
+        let of_gpu = |index| -> Result<f64, Unavailable> {
+            Ok(Gpu::open(index, kernels::default_dir().as_deref())?.read_rate(time)?)
+        };
+        let bytes_per_second = match self.gpu.map(of_gpu) {
+            None => ceilings::read_rate(self.threads as usize, time),
+            Some(Ok(rate)) => rate,
+            Some(Err(error)) => {
+                tracing::warn!(%error, "the GPU's memory could not be measured");
+                return 0;
+            }
+        };
         // Casting a float to an integer saturates.
         (MIB as f64 * 1e9 / bytes_per_second.max(1.0)) as u64
     }
@@ -116,6 +129,20 @@ impl Loader for LlamaLoader {
 }
 
 impl LlamaLoader {
+    fn backend(&self, plan: Plan) -> Result<Box<dyn StageBackend>, LoadError> {
+        let Plan { mapping, part, options, .. } = plan;
+        let Some(index) = self.gpu else {
+            let backend = CpuBackend::part_from_mapping(mapping, &options, part);
+            return Ok(Box::new(backend.map_err(|error| in_words(&error))?));
+        };
+        let gpu = Gpu::open(index, kernels::default_dir().as_deref());
+        let gpu = gpu.map_err(|error| in_words(&error))?;
+        let CpuOptions { kv_blocks, context_tokens, .. } = options;
+        let options = CudaOptions { kv_blocks, context_tokens };
+        let backend = CudaBackend::on_gpu(gpu, &mapping, &options, part);
+        Ok(Box::new(backend.map_err(|error| in_words(&error))?))
+    }
+
     fn prepare(&self, path: &Path, assigned: &Assigned) -> Result<Plan, LoadError> {
         let assignment = &assigned.assignment;
         let mapping = Arc::new(Mapping::open(path).map_err(|error| in_words(&error))?);
@@ -140,8 +167,14 @@ impl LlamaLoader {
             let token_bytes = stages::kv_bytes_per_token(&gguf, part, facts.kv_bytes_per_token)?;
             let file_bytes = mapping.bytes().len() as u64;
             let weight_bytes = stages::weight_bytes(&gguf, part, file_bytes)?;
+            // A GPU holds weights in another form, and room to compute in.
+            let fixed_bytes = match self.gpu {
+                None => weight_bytes,
+                Some(_) => CudaBackend::fixed_bytes(&mapping, context_tokens, part.cloned())
+                    .map_err(|error| in_words(&error))?,
+            };
             let token_bytes = self.kv_type.bytes(token_bytes);
-            let kv_blocks = self.kv_blocks(context_tokens, sequences, token_bytes, weight_bytes)?;
+            let kv_blocks = self.kv_blocks(context_tokens, sequences, token_bytes, fixed_bytes)?;
             let (threads, kv_type) = (self.threads as usize, self.kv_type);
             let options =
                 CpuOptions { threads, kv_blocks, kv_type, context_tokens, ..CpuOptions::default() };
@@ -264,7 +297,7 @@ mod tests {
     use super::*;
 
     fn loader(memory_bytes: u64) -> LlamaLoader {
-        LlamaLoader { threads: 1, step_tokens: 8, memory_bytes, kv_type: KvType::F16 }
+        LlamaLoader { threads: 1, step_tokens: 8, memory_bytes, kv_type: KvType::F16, gpu: None }
     }
 
     #[test]

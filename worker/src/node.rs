@@ -2,7 +2,7 @@
 
 use crate::agent::{Agent, Fenced};
 use crate::config::WorkerConfig;
-use crate::device;
+use crate::device::{self, Chosen, DeviceError};
 use crate::fetch::Fetcher;
 use crate::holder::Holder;
 use crate::identity::{Identity, IdentityError};
@@ -11,6 +11,7 @@ use crate::machine::Loader;
 use crate::peers::{InvalidAddress, Peers};
 use crate::service::InferenceService;
 use crate::stage::{Accepted, accept};
+use ollamamax_proto::placement::Device;
 use ollamamax_proto::wire::inference_server::InferenceServer;
 use ollamamax_proto::{Incarnation, Millis, WorkerId, limits};
 use std::io;
@@ -36,6 +37,14 @@ pub enum StartError {
     /// Nobody to report to.
     #[error("no control-plane address was given; name at least one as `host:port`")]
     NoControlPlane,
+    /// The device it should compute on.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// Looking for the device panicked.
+    #[error(
+        "looking for a device to compute on panicked, see the message before; use `--device cpu`"
+    )]
+    DevicePanicked,
     /// Its socket.
     #[error("cannot listen on `{address}`: {source}; choose another address or stop what uses it")]
     Listen {
@@ -95,22 +104,37 @@ pub struct Running {
 }
 
 impl WorkerNode {
-    /// Starts a worker that runs llama models on this machine's CPU.
+    /// Starts a worker that runs llama models on the device it is told to use.
     pub async fn start(config: WorkerConfig) -> Result<Running, StartError> {
-        let device = device::cpu(config.threads, config.memory_bytes);
+        let (choice, kv_type) = (config.device, config.kv_type);
+        let (threads, memory_bytes) = (config.threads, config.memory_bytes);
+        // Kernels may have to be compiled, which takes seconds.
+        let choose = move || device::choose(choice, threads, memory_bytes, kv_type);
+        let chosen = tokio::task::spawn_blocking(choose).await;
+        let Chosen { device, gpu } = chosen.map_err(|_| StartError::DevicePanicked)??;
         let loader = LlamaLoader {
             threads: device.threads,
             step_tokens: config.step_tokens,
             memory_bytes: device.memory_bytes,
-            kv_type: config.kv_type,
+            kv_type,
+            gpu,
         };
-        Self::start_with(config, Arc::new(loader)).await
+        Self::start_on(config, Arc::new(loader), device).await
     }
 
-    /// Starts a worker that turns blobs into models by `loader`.
+    /// Starts a worker that turns blobs into models by `loader`, on this machine's CPU.
     pub async fn start_with(
         config: WorkerConfig,
         loader: Arc<dyn Loader>,
+    ) -> Result<Running, StartError> {
+        let device = device::cpu(config.threads, config.memory_bytes);
+        Self::start_on(config, loader, device).await
+    }
+
+    async fn start_on(
+        config: WorkerConfig,
+        loader: Arc<dyn Loader>,
+        device: Device,
     ) -> Result<Running, StartError> {
         if config.control_planes.is_empty() {
             return Err(StartError::NoControlPlane);
@@ -125,7 +149,6 @@ impl WorkerNode {
             }
             None => address.to_string(),
         };
-        let device = device::cpu(config.threads, config.memory_bytes);
         let path = config.blobs_dir();
         let hints = config.blob_hints.clone();
         let fetcher =

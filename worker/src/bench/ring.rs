@@ -104,7 +104,7 @@ impl Cut {
 
 fn loader(threads: u32) -> LlamaLoader {
     let (step_tokens, kv_type) = (limits::STEP_TOKENS_CPU, KvType::F16);
-    LlamaLoader { threads, step_tokens, memory_bytes: u64::MAX, kv_type }
+    LlamaLoader { threads, step_tokens, memory_bytes: u64::MAX, kv_type, gpu: None }
 }
 
 async fn listen() -> Result<(TcpListener, String), String> {

@@ -1,6 +1,7 @@
 //! Why a model cannot be loaded.
 
 use super::Tier;
+use crate::cuda::device::DeviceError;
 use crate::shape::ShapeError;
 use ollamamax_gguf::GgufError;
 use ollamamax_proto::limits::KV_BLOCK_TOKENS;
@@ -42,6 +43,19 @@ pub enum LoadError {
         /// Bytes of the matrix.
         bytes: usize,
     },
+    /// A head wider than the kernels of a GPU hold, or odd.
+    #[error(
+        "heads of width {width} cannot be computed on a GPU, only even ones up to {most}; use `--device cpu`"
+    )]
+    HeadWidth {
+        /// The model's.
+        width: u32,
+        /// The widest there may be.
+        most: u32,
+    },
+    /// The device cannot hold it.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// An instruction set this machine lacks.
     #[error("this machine lacks the instructions of tier `{tier:?}`; leave the tier open")]
     Tier {

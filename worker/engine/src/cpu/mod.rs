@@ -11,23 +11,22 @@ mod error;
 mod fast;
 mod math;
 mod pages;
-mod pieces;
 mod plain;
 mod pool;
-mod rope;
 mod rows;
 mod step;
 
-use crate::backend::{Backend, BackendError, Logits, Shards, SliceLogits, StepBatch};
+use crate::backend::{Backend, BackendError, Shards, SliceLogits, StepBatch};
 use crate::embed::Pooling;
 use crate::part::Part;
+use crate::pieces::{Join, Place, Wanted};
+use crate::rope;
 use crate::shape::ModelShape;
 use crate::weights::{Mapping, Weights};
 pub use error::LoadError;
 use fast::Fast;
 use ollamamax_gguf::Gguf;
 use ollamamax_proto::limits::{CONTEXT_TOKENS, KV_BLOCK_TOKENS};
-use pieces::{Join, Place, Wanted};
 use plain::Plain;
 use pool::Pool;
 use std::path::Path;
@@ -262,35 +261,6 @@ impl CpuBackend {
                 TokenWork::of(&fast.weights, |matrix| (matrix.elements(), matrix.bytes()))
             }
         }
-    }
-
-    fn check(&self, batch: &StepBatch) -> Result<(), BackendError> {
-        for slice in &batch.slices {
-            if self.is_encoder() {
-                if slice.start > 0 || matches!(slice.logits, Logits::Last | Logits::All) {
-                    return Err(BackendError::Encoder);
-                }
-                let (tokens, context_tokens) = (slice.tokens.len(), self.shape.context_tokens);
-                if tokens > context_tokens as usize {
-                    return Err(BackendError::TooLong { tokens, context_tokens });
-                }
-            }
-            let vocabulary = self.shape.vocabulary;
-            if let Some(&token) = slice.tokens.iter().find(|&&token| token >= vocabulary) {
-                return Err(BackendError::Token { token, vocabulary });
-            }
-            let clamp = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
-            let needed = u64::from(slice.start) + slice.tokens.len() as u64;
-            let held = slice.blocks.len() as u64 * KV_BLOCK_TOKENS as u64;
-            if needed > held {
-                return Err(BackendError::Blocks { needed: clamp(needed), held: clamp(held) });
-            }
-            let blocks = self.blocks_count();
-            if let Some(block) = slice.blocks.iter().find(|block| block.0 >= blocks) {
-                return Err(BackendError::Block { block: block.0, blocks });
-            }
-        }
-        Ok(())
     }
 }
 

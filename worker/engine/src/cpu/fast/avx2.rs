@@ -9,7 +9,8 @@ use super::kernels::{FastKernels, Lanes, QUADS, Unpacked, check, check_unpacked}
 use super::levels::{BLOCK_BYTES, Levels, Tile, TileMut, by_tile};
 use super::panels::{COLUMNS, Format, Panel};
 use super::{floats, levels, portable};
-use crate::cpu::{math, rope};
+use crate::cpu::math;
+use crate::rope;
 use std::arch::x86_64::*;
 
 pub(super) const KERNELS: FastKernels = FastKernels {

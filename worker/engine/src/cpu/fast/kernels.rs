@@ -7,7 +7,7 @@
 
 use super::levels::{Levels, Tile, TileMut};
 use super::panels::{COLUMNS, Format, Panel, ROWS};
-use crate::cpu::rope::Turn;
+use crate::rope::Turn;
 
 /// One value per row of a panel.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -13,11 +13,11 @@ use super::multiply::{Buffers, Packed, Products, multiply, quantise};
 use super::panels::ROWS;
 use crate::architecture::{Activation, Pairs};
 use crate::cpu::pool::Pool;
-use crate::cpu::rope::{Rope, Turns};
 use crate::cpu::rows::Rows;
 use crate::cpu::{Join, KvType, LoadError, Place, Wanted};
 use crate::model::{Before, From, Steps, forward};
 use crate::quant;
+use crate::rope::{Rope, Turns};
 use crate::shape::ModelShape;
 use crate::weights::{Entry, Extras, Layer, Matrix, Weights};
 

@@ -4,8 +4,9 @@ use super::kernels::{FastKernels, Lanes, QUADS, Unpacked, check, check_panel, ch
 use super::levels::{BLOCK_BYTES, Levels, Tile, TileMut, by_tile};
 use super::panels::{COLUMNS, Format, Panel, ROWS, Scales};
 use super::{attention, floats, levels};
-use crate::cpu::{math, rope};
+use crate::cpu::math;
 use crate::quant::half_to_f32;
+use crate::rope;
 
 pub(super) const KERNELS: FastKernels = FastKernels {
     put,

@@ -43,8 +43,7 @@ impl Plain {
     ) -> Wanted<Vec<f32>> {
         let turns = Rope::new(shape, self.weights.rope_factors.as_deref()).turns(places);
         let Self { weights, cache, s } = self;
-        let embedding = &weights.embedding;
-        let mut pass = Pass { shape, embedding, cache, pool, places, join, turns, s };
+        let mut pass = Pass { shape, weights, cache, pool, places, join, turns, s };
         crate::model::forward(weights, &mut pass);
         let normed = |token: &usize| {
             let mut row = s.x.row(*token).to_vec();
@@ -111,7 +110,7 @@ impl Activations {
 
 struct Pass<'a> {
     shape: &'a ModelShape,
-    embedding: &'a Matrix,
+    weights: &'a Weights<Matrix>,
     cache: &'a mut Cache,
     pool: &'a Pool,
     places: &'a [Place<'a>],
@@ -129,12 +128,7 @@ impl Steps for Pass<'_> {
             return self.s.x.fill(residuals);
         }
         for (row, place) in self.s.x.rows_mut().zip(self.places) {
-            let bytes = self.embedding.row(place.token as usize);
-            quant::unpack_plain(self.embedding.kind, bytes, row, quant::expand);
-            row.iter_mut().for_each(|x| *x *= self.shape.embedding_scale);
-            if let Some(entry) = entry {
-                entry.add_to(row, place.position);
-            }
+            place.look_up(self.weights, self.shape, entry, row);
         }
     }
 

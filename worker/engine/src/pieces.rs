@@ -1,9 +1,12 @@
 //! How a step is cut into passes, so that the activations held are bounded, and what a pass is given.
 
 use crate::backend::{BlockId, Shards};
+use crate::quant;
+use crate::shape::ModelShape;
+use crate::weights::{Entry, Weights};
 
 /// Tokens computed at once, whatever a step asks for.
-const PIECE_TOKENS: usize = 256;
+pub(crate) const PIECE_TOKENS: usize = 256;
 
 /// A token to compute: its id, its place in its sequence, how many positions of it the token sees, and where the sequence's keys
 /// and values are.
@@ -13,6 +16,25 @@ pub(crate) struct Place<'a> {
     pub position: usize,
     pub seen: usize,
     pub blocks: &'a [BlockId],
+}
+
+impl Place<'_> {
+    /// The token's residual before the first layer.
+    pub fn look_up<M>(
+        &self,
+        weights: &Weights<M>,
+        shape: &ModelShape,
+        entry: Option<&Entry>,
+        row: &mut [f32],
+    ) {
+        let embedding = &weights.embedding;
+        let bytes = embedding.row(self.token as usize);
+        quant::unpack_plain(embedding.kind, bytes, row, quant::expand);
+        row.iter_mut().for_each(|x| *x *= shape.embedding_scale);
+        if let Some(entry) = entry {
+            entry.add_to(row, self.position);
+        }
+    }
 }
 
 /// Where a pass of a part of a model meets the other parts.
@@ -35,7 +57,7 @@ pub(crate) struct Wanted<T = usize> {
 
 /// Where a step's tokens are cut into passes, both ends included. An encoder's texts stay whole, however long: their tokens see
 /// each other.
-pub(super) fn cuts(lens: impl Iterator<Item = usize>, whole: bool) -> Vec<usize> {
+pub(crate) fn cuts(lens: impl Iterator<Item = usize>, whole: bool) -> Vec<usize> {
     let (mut cuts, mut end) = (vec![0], 0);
     for len in lens {
         let (begin, from) = (end, cuts[cuts.len() - 1]);

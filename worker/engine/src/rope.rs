@@ -1,6 +1,6 @@
 //! Rotary position embedding (Su et al., *RoFormer*, 2021).
 
-use super::Place;
+use crate::pieces::Place;
 use crate::shape::{ModelShape, Rotation};
 
 /// Cosine and sine of one pair.
@@ -58,6 +58,16 @@ impl Rope {
 }
 
 impl Turns {
+    /// Those of all tokens, `[token][pair]`, in layers that see everything.
+    pub fn full(&self) -> &[Turn] {
+        &self.full
+    }
+
+    /// Those in layers with a window, where they turn otherwise.
+    pub fn local(&self) -> Option<&[Turn]> {
+        self.local.as_deref()
+    }
+
     /// Those of all tokens in a layer.
     pub fn of<'a>(
         &'a self,
