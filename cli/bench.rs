@@ -2,7 +2,8 @@
 
 use crate::exit::Failure;
 use crate::{out, table};
-use ollamamax_worker::bench::{Ceilings, EngineBench, Machine, Memory, Task};
+use ollamamax_worker::DeviceChoice;
+use ollamamax_worker::bench::{Ceilings, EngineBench, Machine, Memory, Row, Setting, Task};
 use serde_json::json;
 use std::io::BufRead;
 use std::path::PathBuf;
@@ -12,6 +13,19 @@ use std::path::PathBuf;
 pub enum Args {
     /// Tokens per second of a model file: prompts, single tokens, batches, a repeated prompt
     Engine(EngineArgs),
+    /// A GPU against the CPU on small random models: every weight type and family
+    Device(DeviceArgs),
+}
+
+/// Options of `bench device`.
+#[derive(Debug, clap::Args)]
+pub struct DeviceArgs {
+    /// The GPU, as in cuda:0
+    #[arg(long, value_name = "DEVICE", default_value = "cuda:0")]
+    device: DeviceChoice,
+    /// Print data
+    #[arg(long)]
+    json: bool,
 }
 
 /// Options of `bench engine`.
@@ -19,9 +33,18 @@ pub enum Args {
 pub struct EngineArgs {
     /// A GGUF file
     model: PathBuf,
+    /// What to measure: auto (the first GPU that can be used, else the CPU), cpu, or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    device: DeviceChoice,
     /// Compute threads; 0 for one per processor
     #[arg(long, default_value_t = 0)]
     threads: u32,
+    /// Sequences there is room for
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    sequences: u32,
+    /// Tokens each of them may have
+    #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u32).range(64..=131_072))]
+    context: u32,
     /// Rounds; the median counts
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
@@ -47,9 +70,19 @@ const TASKS: [Task; 5] = [
 
 /// Runs it.
 pub fn run(args: &Args) -> Result<(), Failure> {
-    let Args::Engine(args) = args;
-    let mut bench =
-        EngineBench::load(&args.model, args.threads, args.speculate).map_err(Failure::Other)?;
+    let args = match args {
+        Args::Engine(args) => args,
+        Args::Device(args) => return check(args),
+    };
+    let setting = Setting {
+        device: args.device,
+        threads: args.threads,
+        speculate: args.speculate,
+        sequences: args.sequences,
+        context_tokens: args.context,
+    };
+    let bench = EngineBench::load(&args.model, setting);
+    let mut bench = bench.map_err(Failure::Other)?;
     if args.serve {
         return serve(&mut bench);
     }
@@ -62,7 +95,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     seconds.iter_mut().for_each(|seconds| seconds.sort_by(f64::total_cmp));
     let memory = bench.memory();
     // Last, for its buffers would count as memory of the engine.
-    let ceilings = bench.ceilings();
+    let ceilings = bench.ceilings().map_err(Failure::Other)?;
     let results = TASKS.into_iter().zip(&seconds);
     if args.json {
         let rows = results.map(|(task, seconds)| {
@@ -72,6 +105,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         let memory = memory.map(|m| json!({"peak_bytes": m.peak, "kv_bytes": m.kv}));
         out::json(&json!({
             "load_seconds": bench.load_time().as_secs_f64(),
+            "device": bench.machine().name,
             "results": rows,
             "memory": memory,
             "read_bytes_per_second": ceilings.read_bytes,
@@ -101,25 +135,58 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Compares a GPU with the CPU; an error where it is too far off.
+fn check(args: &DeviceArgs) -> Result<(), Failure> {
+    let DeviceChoice::Cuda(index) = args.device else {
+        return Err(Failure::Usage(
+            "only a GPU is compared with the CPU; name one, as in cuda:0".to_owned(),
+        ));
+    };
+    let rows = ollamamax_worker::bench::check_gpu(index).map_err(Failure::Other)?;
+    let wrong = rows.iter().filter(|row| !row.passes()).count();
+    if args.json {
+        let row = |row: &Row| json!({"what": row.what, "worst": row.worst, "bound": row.bound});
+        out::json(&json!({"rows": rows.iter().map(row).collect::<Vec<_>>(), "wrong": wrong}));
+    } else {
+        let cells = |row: &Row| {
+            let verdict = if row.passes() { "ok" } else { "WRONG" };
+            let (worst, bound) = (format!("{:.6}", row.worst), format!("{}", row.bound));
+            vec![row.what.clone(), worst, bound, verdict.to_owned()]
+        };
+        let cells: Vec<_> = rows.iter().map(cells).collect();
+        out::text(&table::render(&["WHAT", "WORST, OF THE SPREAD", "AT MOST", ""], &cells));
+    }
+    match wrong {
+        0 => Ok(()),
+        _ => Err(Failure::Other(format!(
+            "GPU {index} is wrong in {wrong} of {} comparisons",
+            rows.len()
+        ))),
+    }
+}
+
 fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
 /// How near the figures are to what the machine could do.
-fn say_ceilings(machine: Machine, ceilings: Ceilings, seconds: &[Vec<f64>]) {
-    let Machine { threads, tier, work, .. } = machine;
+fn say_ceilings(machine: &Machine, ceilings: Ceilings, seconds: &[Vec<f64>]) {
+    let Machine { name: device, work, .. } = machine;
+    let products = ceilings.byte_operations.map(|operations| operations / 2e9);
+    let products = products.map(|rate| format!(", multiplies and adds {rate:.0} G bytes/s"));
     out::say(&format!(
-        "the machine, {threads} threads ({tier:?}), now: reads {:.1} GB/s, multiplies and adds {:.0} G bytes/s",
+        "{device}, now: reads {:.1} GB/s{}",
         ceilings.read_bytes / 1e9,
-        ceilings.byte_operations / 2e9
+        products.unwrap_or_default()
     ));
     for (task, seconds) in TASKS.into_iter().zip(seconds) {
         let rate = f64::from(task.tokens()) / seconds[seconds.len() / 2];
         match task {
             Task::Prefill(_) => {
+                let Some(byte_operations) = ceilings.byte_operations else { continue };
                 // Activations have sixteen bits: two products of bytes for each weight.
                 let operations = 2.0 * 2.0 * work.layer_elements as f64 * rate;
-                let share = operations / ceilings.byte_operations;
+                let share = operations / byte_operations;
                 out::say(&format!("{}: {:.0} % of these products", name(task), 100.0 * share));
             }
             Task::Decode { .. } => {

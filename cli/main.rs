@@ -34,6 +34,7 @@ mod run;
 mod show;
 mod source;
 mod stop;
+mod synth;
 mod table;
 mod up;
 mod upload;
@@ -106,6 +107,8 @@ enum Command {
     /// Measure this machine
     #[command(subcommand)]
     Bench(bench::Args),
+    /// Write a model file of random weights, to measure a size that is not at hand
+    Synth(synth::Args),
     /// Show the version and that of the server
     Version(version::Args),
 }
@@ -169,6 +172,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Pull(args) => talk(host, async |c| pull::run(c, &args).await).await,
         Command::Stop(args) => talk(host, async |c| stop::run(c, &args).await).await,
         Command::Bench(args) => bench::run(&args),
+        Command::Synth(args) => synth::run(&args),
         Command::Version(args) => talk(host, async |c| version::run(c, &args).await).await,
     }
 }

@@ -3,8 +3,9 @@
 //! Stages of a ring wait parked while another one computes, so that each may use all processors. What is left is what
 //! handing on costs: two of three hops of a token through three stages carry residuals, one carries the token.
 
+use ollamamax_worker::DeviceChoice;
 use ollamamax_worker::bench::ring::{BenchStage, Cut, RingBench, echo, hop};
-use ollamamax_worker::bench::{EngineBench, Task};
+use ollamamax_worker::bench::{EngineBench, Setting, Task};
 use std::fmt;
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
@@ -147,7 +148,9 @@ pub async fn run(options: &Options) -> Result<Report, String> {
         Task::Batch { sequences: 8, count: options.tokens / 2 },
         Task::Prefill(512),
     ];
-    let mut alone = EngineBench::load(&options.model, options.threads, false)?;
+    let (device, threads) = (DeviceChoice::Cpu, options.threads);
+    let setting = Setting { device, threads, ..Setting::default() };
+    let mut alone = EngineBench::load(&options.model, setting)?;
     let mut rings = Vec::new();
     let mut ways =
         vec![Way { name: "one process".to_owned(), stages: 1, seconds: vec![vec![]; tasks.len()] }];

@@ -269,6 +269,8 @@ pub const SEQUENCES_COUNT: u32 = 16;
 pub const CONTEXT_TOKENS: u32 = 4_096;
 /// Tokens one step may process on a CPU: keeps the time between tokens even while prompts join.
 pub const STEP_TOKENS_CPU: usize = 128;
+/// Tokens one step may process on a GPU, which is not busy with few.
+pub const STEP_TOKENS_GPU: usize = 2_048;
 /// Sequences that may run while any of them guesses ahead: with more, a step has enough to compute.
 pub const SPECULATING_SEQUENCES_COUNT: usize = 2;
 /// Tokens per KV block on a CPU.

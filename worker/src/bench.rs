@@ -5,10 +5,15 @@
 //! `prefill 512`, `decode 128 16`, `batch 8 64`, `repeat 512`.
 
 pub mod ring;
+mod synth;
 
+pub use self::synth::synth;
+use crate::device::{self, DeviceChoice};
+use ollamamax_engine::backend::Backend;
 use ollamamax_engine::cpu::ceilings;
-pub use ollamamax_engine::cpu::ceilings::Ceilings;
-use ollamamax_engine::cpu::{CpuBackend, CpuOptions, Tier, TokenWork};
+use ollamamax_engine::cpu::{CpuBackend, CpuOptions, KvType, Tier, TokenWork};
+pub use ollamamax_engine::cuda::check::Row;
+use ollamamax_engine::cuda::{CudaBackend, CudaOptions, Gpu, check, kernels};
 use ollamamax_engine::engine::{Engine, EngineLimits, Prepared, TextModel};
 use ollamamax_engine::weights::Mapping;
 use ollamamax_gguf::Gguf;
@@ -94,21 +99,57 @@ pub struct EngineBench {
 struct Timed {
     engine: Engine,
     vocabulary: u32,
+    context_tokens: u32,
     /// Makes every prompt a new one.
     salt: u32,
 }
 
+impl Setting {
+    fn limits(&self) -> EngineLimits {
+        EngineLimits {
+            context_tokens: self.context_tokens,
+            sequences_max: self.sequences,
+            step_tokens: limits::STEP_TOKENS_CPU,
+            waiting_max: self.sequences as usize,
+            speculating_max: if self.speculate { self.sequences as usize } else { 0 },
+        }
+    }
+}
+
 /// What the figures are to be seen beside.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Machine {
-    /// Threads that compute.
-    pub threads: usize,
-    /// Instructions they use.
-    pub tier: Tier,
+    /// What computes, in words.
+    pub name: String,
+    device: Device,
     /// What a token costs.
     pub work: TokenWork,
     /// Bytes of the file.
     pub file_bytes: u64,
+}
+
+/// What computes.
+#[derive(Clone, Copy, Debug)]
+enum Device {
+    /// So many threads, with these instructions.
+    Cpu(usize, Tier),
+    /// The GPU of this number.
+    Gpu(u32),
+}
+
+/// What a device could do at best, a second.
+#[derive(Clone, Copy, Debug)]
+pub struct Ceilings {
+    /// Bytes read of memory.
+    pub read_bytes: f64,
+    /// Multiplications and additions of bytes, each counted; `None` where that is not measured.
+    pub byte_operations: Option<f64>,
+}
+
+/// A GPU against the plain path of the CPU: every weight type, every family, and that company changes nothing.
+pub fn check_gpu(index: u32) -> Result<Vec<Row>, String> {
+    let rows = check::check_gpu(index, kernels::default_dir().as_deref());
+    rows.map_err(|error| error.to_string())
 }
 
 /// Memory of this process, in bytes.
@@ -120,23 +161,43 @@ pub struct Memory {
     pub kv: u64,
 }
 
-/// Sequences and context there is room for.
-const SEQUENCES: u32 = limits::SEQUENCES_COUNT;
-const CONTEXT_TOKENS: u32 = limits::CONTEXT_TOKENS;
-/// Nobody guesses ahead.
-const LIMITS: EngineLimits = EngineLimits {
-    context_tokens: CONTEXT_TOKENS,
-    sequences_max: SEQUENCES,
-    step_tokens: limits::STEP_TOKENS_CPU,
-    waiting_max: SEQUENCES as usize,
-    speculating_max: 0,
-};
+/// How to run what is measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    /// What computes.
+    pub device: DeviceChoice,
+    /// Threads of a CPU; 0 for one per processor.
+    pub threads: u32,
+    /// Whether sequences guess ahead. Figures then depend on what is generated.
+    pub speculate: bool,
+    /// Sequences there is room for.
+    pub sequences: u32,
+    /// Tokens each of them may have.
+    pub context_tokens: u32,
+}
+
+impl Default for Setting {
+    /// As a worker, but nobody guesses ahead.
+    fn default() -> Self {
+        Self {
+            device: DeviceChoice::Auto,
+            threads: 0,
+            speculate: false,
+            sequences: limits::SEQUENCES_COUNT,
+            context_tokens: limits::CONTEXT_TOKENS,
+        }
+    }
+}
+
 /// Prompt of a sequence of a batch, in tokens.
 const BATCH_PROMPT: u32 = 16;
 
 impl EngineBench {
-    /// Loads a model; 0 threads for one per processor. Guessing ahead makes figures depend on what is generated.
-    pub fn load(path: &Path, threads: u32, speculate: bool) -> Result<Self, String> {
+    /// Loads a model.
+    pub fn load(path: &Path, setting: Setting) -> Result<Self, String> {
+        let Setting { device, threads, sequences, context_tokens, .. } = setting;
+        let chosen = device::choose(device, threads, 0, KvType::F16);
+        let gpu = chosen.map_err(|error| error.to_string())?.gpu;
         let began = Instant::now();
         let words = |error: &dyn std::error::Error| format!("`{}`: {error}", path.display());
         let mapping = Arc::new(Mapping::open(path).map_err(|error| words(&error))?);
@@ -147,20 +208,39 @@ impl EngineBench {
             let facts = ollamamax_gguf::model_facts(&gguf).map_err(|error| words(&error))?;
             (text, facts.kv_bytes_per_token * limits::KV_BLOCK_TOKENS as u64)
         };
-        let kv_blocks = SEQUENCES * CONTEXT_TOKENS.div_ceil(limits::KV_BLOCK_TOKENS as u32);
-        let options = CpuOptions { threads: threads as usize, kv_blocks, ..CpuOptions::default() };
-        let backend = CpuBackend::from_mapping(mapping, &options).map_err(|error| words(&error))?;
-        let machine = Machine {
-            threads: backend.threads(),
-            tier: backend.tier(),
-            work: backend.token_work(),
-            file_bytes,
+        let per_sequence = context_tokens.div_ceil(limits::KV_BLOCK_TOKENS as u32);
+        let kv_blocks = sequences.saturating_mul(per_sequence);
+        let (backend, machine): (Box<dyn Backend>, _) = match gpu {
+            None => {
+                let threads = threads as usize;
+                let options =
+                    CpuOptions { threads, kv_blocks, context_tokens, ..CpuOptions::default() };
+                let backend = CpuBackend::from_mapping(mapping, &options);
+                let backend = backend.map_err(|error| words(&error))?;
+                let (threads, tier) = (backend.threads(), backend.tier());
+                let name = format!("the machine, {threads} threads ({tier:?})");
+                let (device, work) = (Device::Cpu(threads, tier), backend.token_work());
+                (Box::new(backend), Machine { name, device, work, file_bytes })
+            }
+            Some(index) => {
+                let gpu = Gpu::open(index, kernels::default_dir().as_deref());
+                let gpu = gpu.map_err(|error| error.to_string())?;
+                let name = format!("GPU {index}, {}", gpu.info().name);
+                let options = CudaOptions { kv_blocks, context_tokens };
+                let backend = CudaBackend::on_gpu(gpu, &mapping, &options, None);
+                let backend = backend.map_err(|error| words(&error))?;
+                let (device, work) = (Device::Gpu(index), backend.token_work());
+                (Box::new(backend), Machine { name, device, work, file_bytes })
+            }
         };
         let vocabulary = text.tokenizer().vocabulary().tokens.len() as u32;
-        let speculating_max = if speculate { SEQUENCES as usize } else { 0 };
-        let engine_limits = EngineLimits { speculating_max, ..LIMITS };
-        let engine = Engine::new(Box::new(backend), Arc::new(text), engine_limits);
-        let timed = Timed { engine, vocabulary, salt: 0 };
+        let step_tokens = match machine.device {
+            Device::Cpu(..) => limits::STEP_TOKENS_CPU,
+            Device::Gpu(_) => limits::STEP_TOKENS_GPU,
+        };
+        let engine_limits = EngineLimits { step_tokens, ..setting.limits() };
+        let engine = Engine::new(backend, Arc::new(text), engine_limits);
+        let timed = Timed { engine, vocabulary, context_tokens, salt: 0 };
         Ok(Self { timed, load: began.elapsed(), machine, kv_block_bytes })
     }
 
@@ -170,13 +250,27 @@ impl EngineBench {
     }
 
     /// What the figures are to be seen beside.
-    pub fn machine(&self) -> Machine {
-        self.machine
+    pub fn machine(&self) -> &Machine {
+        &self.machine
     }
 
-    /// Measures what the machine could do at best.
-    pub fn ceilings(&self) -> Ceilings {
-        ceilings::measure(self.machine.threads, self.machine.tier)
+    /// Measures what the device could do at best.
+    pub fn ceilings(&self) -> Result<Ceilings, String> {
+        let words = |error: &dyn std::error::Error| error.to_string();
+        match self.machine.device {
+            Device::Cpu(threads, tier) => {
+                let measured = ceilings::measure(threads, tier);
+                let byte_operations = Some(measured.byte_operations);
+                Ok(Ceilings { read_bytes: measured.read_bytes, byte_operations })
+            }
+            Device::Gpu(index) => {
+                let gpu = Gpu::open(index, kernels::default_dir().as_deref());
+                let time = Duration::from_millis(limits::SPEED_MEASURE_MS);
+                let rate = gpu.map_err(|error| words(&error))?.read_rate(time);
+                let read_bytes = rate.map_err(|error| words(&error))?;
+                Ok(Ceilings { read_bytes, byte_operations: None })
+            }
+        }
     }
 
     /// What the process has used so far; `None` where the system does not tell.
@@ -258,7 +352,7 @@ impl Timed {
         };
         let last = self.vocabulary - 1;
         let tokens = (0..tokens).map(|i| token(i).min(last)).collect();
-        let (context_tokens, caller) = (CONTEXT_TOKENS, String::new());
+        let (context_tokens, caller) = (self.context_tokens, String::new());
         let (constraint, marks) = (None, Default::default());
         Prepared { tokens, options, context_tokens, caller, constraint, marks }
     }

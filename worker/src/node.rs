@@ -114,7 +114,10 @@ impl WorkerNode {
         let Chosen { device, gpu } = chosen.map_err(|_| StartError::DevicePanicked)??;
         let loader = LlamaLoader {
             threads: device.threads,
-            step_tokens: config.step_tokens,
+            step_tokens: match gpu {
+                None => config.step_tokens,
+                Some(_) => config.step_tokens.max(limits::STEP_TOKENS_GPU),
+            },
             memory_bytes: device.memory_bytes,
             kv_type,
             gpu,

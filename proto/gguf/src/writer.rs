@@ -9,7 +9,17 @@ pub struct GgufWriter {
     version: u32,
     alignment: u64,
     entries: Vec<(String, Value)>,
-    tensors: Vec<(String, Vec<u64>, GgmlType, Vec<u8>)>,
+    tensors: Vec<Tensor>,
+}
+
+#[derive(Clone, Debug)]
+struct Tensor {
+    name: String,
+    dims: Vec<u64>,
+    kind: GgmlType,
+    bytes: u64,
+    /// Empty where the caller writes it.
+    data: Vec<u8>,
 }
 
 impl Default for GgufWriter {
@@ -41,12 +51,38 @@ impl GgufWriter {
 
     /// Adds a tensor: dimensions fastest first, data as it lies in the file.
     pub fn tensor(&mut self, name: &str, dims: &[u64], kind: GgmlType, data: Vec<u8>) -> &mut Self {
-        self.tensors.push((name.to_owned(), dims.to_vec(), kind, data));
+        let (name, dims, bytes) = (name.to_owned(), dims.to_vec(), data.len() as u64);
+        self.tensors.push(Tensor { name, dims, kind, bytes, data });
         self
     }
 
-    /// The whole file.
+    /// Adds a tensor whose data, of so many bytes, the caller writes after [`GgufWriter::header`].
+    pub fn declare(&mut self, name: &str, dims: &[u64], kind: GgmlType, bytes: u64) -> &mut Self {
+        let (name, dims) = (name.to_owned(), dims.to_vec());
+        self.tensors.push(Tensor { name, dims, kind, bytes, data: Vec::new() });
+        self
+    }
+
+    /// Where tensors have to begin: at multiples of this.
+    pub fn alignment(&self) -> u64 {
+        self.alignment
+    }
+
+    /// The whole file; data that was only declared is zero.
     pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = self.header();
+        for tensor in &self.tensors {
+            out.resize(out.len().next_multiple_of(self.alignment as usize), 0);
+            let end = out.len() + tensor.bytes as usize;
+            out.extend(&tensor.data);
+            out.resize(end, 0);
+        }
+        out
+    }
+
+    /// Everything before the data of the tensors. Each of them begins at the next multiple of the alignment, in the order in
+    /// which they were added.
+    pub fn header(&self) -> Vec<u8> {
         let mut out = b"GGUF".to_vec();
         out.extend(self.version.to_le_bytes());
         out.extend((self.tensors.len() as u64).to_le_bytes());
@@ -57,17 +93,13 @@ impl GgufWriter {
             scalar_or_array(&mut out, value);
         }
         let mut offset = 0u64;
-        for (name, dims, kind, data) in &self.tensors {
+        for Tensor { name, dims, kind, bytes, .. } in &self.tensors {
             string(&mut out, name);
             out.extend((dims.len() as u32).to_le_bytes());
             out.extend(dims.iter().flat_map(|dim| dim.to_le_bytes()));
             out.extend(kind.id().to_le_bytes());
             out.extend(offset.to_le_bytes());
-            offset = (offset + data.len() as u64).next_multiple_of(self.alignment);
-        }
-        for (_, _, _, data) in &self.tensors {
-            out.resize(out.len().next_multiple_of(self.alignment as usize), 0);
-            out.extend(data);
+            offset = (offset + bytes).next_multiple_of(self.alignment);
         }
         out
     }

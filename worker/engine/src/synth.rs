@@ -1,6 +1,9 @@
 //! Random models of any architecture, size and weight type, as GGUF files: for tests, and for timing shapes whose weights are
 //! not at hand. The same description always gives the same bytes.
 
+mod large;
+
+pub use self::large::UnknownSynth;
 use crate::architecture::{ALL, Architecture, Fused};
 use crate::quant;
 use crate::shape::{
@@ -78,6 +81,16 @@ impl Synth {
     /// The file.
     pub fn to_gguf(&self) -> Vec<u8> {
         let mut writer = GgufWriter::new();
+        self.metadata(&mut writer);
+        let mut random = Random(self.seed);
+        for tensor in self.tensors() {
+            let data = tensor.pack(&mut random, tensor.dims.iter().product());
+            writer.tensor(&tensor.name, &tensor.dims, tensor.kind, data);
+        }
+        writer.to_bytes()
+    }
+
+    fn metadata(&self, writer: &mut GgufWriter) {
         let name = self.architecture.name;
         writer
             .metadata("general.architecture", Value::Str(name.to_owned()))
@@ -116,11 +129,10 @@ impl Synth {
         for (key, value) in &self.metadata {
             writer.metadata(key, value.clone());
         }
-        self.tensors(&mut writer);
-        writer.to_bytes()
     }
 
-    fn tensors(&self, writer: &mut GgufWriter) {
+    /// All tensors, in the order of the file.
+    fn tensors(&self) -> Vec<Tensor> {
         let widths = Widths {
             width: self.width.into(),
             feed_forward: self.feed_forward.into(),
@@ -136,38 +148,64 @@ impl Synth {
                 layer.clone().map(move |(part, dims)| (name(part), dims.clone()))
             })
         };
-        let mut random = Random(self.seed);
-        let mut matrix = |writer: &mut GgufWriter, name: &str, dims: &[u64]| {
-            // Keeps the size of activations about the same from layer to layer.
-            let spread = 1.0 / (dims[0] as f32).sqrt();
-            let values: Vec<f32> =
-                (0..dims.iter().product()).map(|_| random.normal() * spread).collect();
-            writer.tensor(name, dims, self.kind, quant::pack(self.kind, &values));
-        };
         let sizes = [self.width, self.vocabulary, CONTEXT_TOKENS, TOKEN_TYPES].map(u64::from);
         let outer = outer_tensors(self.architecture, sizes, self.tied);
-        let of_outer =
-            |matrices: bool| outer.iter().filter(move |(_, dims)| (dims.len() > 1) == matrices);
-        of_outer(true).for_each(|(name, dims)| matrix(writer, name, dims));
-        of_layers(true).for_each(|(name, dims)| matrix(writer, &name, &dims));
-        let mut vector = |name: &str, len: u64, middle: f32| {
-            let values: Vec<f32> = (0..len).map(|_| middle + 0.1 * random.normal()).collect();
-            let data = quant::pack(GgmlType::F32, &values);
-            writer.tensor(name, &[len], GgmlType::F32, data);
+        let of_outer = |matrices: bool| {
+            let outer = outer.iter().filter(move |(_, dims)| (dims.len() > 1) == matrices);
+            outer.map(|(name, dims)| ((*name).to_owned(), dims.clone()))
         };
-        let outer = of_outer(false).map(|(name, dims)| ((*name).to_owned(), dims.clone()));
-        for (name, dims) in outer.chain(of_layers(false)) {
-            vector(&name, dims[0], if name.ends_with(".bias") { 0.0 } else { 1.0 });
+        let matrix = |(name, dims): (String, Vec<u64>)| {
+            // Keeps the size of activations about the same from layer to layer.
+            let spread = 1.0 / (dims[0] as f32).sqrt();
+            Tensor { name, dims, kind: self.kind, middle: 0.0, spread }
+        };
+        let mut all: Vec<Tensor> = of_outer(true).chain(of_layers(true)).map(matrix).collect();
+        let vector = |name: &str, len: u64, middle: f32| Tensor {
+            name: name.to_owned(),
+            dims: vec![len],
+            kind: GgmlType::F32,
+            middle,
+            spread: 0.1,
+        };
+        for (name, dims) in of_outer(false).chain(of_layers(false)) {
+            all.push(vector(&name, dims[0], if name.ends_with(".bias") { 0.0 } else { 1.0 }));
         }
         let pairs = u64::from(self.rope_width / 2);
         match (self.rope_factors, self.architecture.fused) {
             (false, _) => {}
-            (true, Fused::Nothing | Fused::Attention) => vector(FIXED_FACTORS, pairs, 2.0),
+            (true, Fused::Nothing | Fused::Attention) => {
+                all.push(vector(FIXED_FACTORS, pairs, 2.0));
+            }
             (true, Fused::Both) => {
-                vector(SHORT_FACTORS, pairs, 1.2);
-                vector(LONG_FACTORS, pairs, 4.0);
+                all.push(vector(SHORT_FACTORS, pairs, 1.2));
+                all.push(vector(LONG_FACTORS, pairs, 4.0));
             }
         }
+        all
+    }
+}
+
+/// A tensor to make up: values around `middle`, about as far from it as `spread`.
+struct Tensor {
+    name: String,
+    dims: Vec<u64>,
+    kind: GgmlType,
+    middle: f32,
+    spread: f32,
+}
+
+impl Tensor {
+    /// `count` values, whole rows, packed.
+    fn pack(&self, random: &mut Random, count: u64) -> Vec<u8> {
+        let value = |_| self.middle + random.normal() * self.spread;
+        let values: Vec<f32> = (0..count).map(value).collect();
+        quant::pack(self.kind, &values)
+    }
+
+    /// Bytes of its data.
+    fn bytes(&self) -> u64 {
+        let row = self.kind.row_bytes(self.dims[0]).unwrap_or_default();
+        row * self.dims[1..].iter().product::<u64>()
     }
 }
 
@@ -198,6 +236,16 @@ fn wordpiece(count: usize) -> Vec<(String, Value)> {
 struct Random(u64);
 
 impl Random {
+    /// Of a part of a tensor.
+    fn of(seed: u64, tensor: u64, part: u64) -> Self {
+        let mut random = Self(seed);
+        for number in [tensor, part] {
+            random.0 ^= number;
+            random.0 = random.next();
+        }
+        random
+    }
+
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;

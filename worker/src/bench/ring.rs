@@ -1,6 +1,6 @@
 //! The same figures through a ring of stages, each in a process of its own: what splitting a model costs on one machine.
 
-use super::{CONTEXT_TOKENS, LIMITS, SEQUENCES, Task, Timed};
+use super::{Setting, Task, Timed};
 use crate::llama::LlamaLoader;
 use crate::machine::Loader;
 use crate::pace::Paced;
@@ -95,8 +95,8 @@ impl Cut {
             blob: Digest([0; 32]),
             blob_bytes: 0,
             stage: peer.stage,
-            context_length: CONTEXT_TOKENS,
-            sequences_max: SEQUENCES,
+            context_length: limits::CONTEXT_TOKENS,
+            sequences_max: limits::SEQUENCES_COUNT,
         };
         Ok(Assigned { assignment, ring: Some(ring) })
     }
@@ -176,8 +176,9 @@ impl RingBench {
             (driver, backend)
         });
         let (driver, backend) = closed.await.map_err(|error| error.to_string())?;
-        let engine = Engine::new(Box::new(backend?), Arc::new(text), LIMITS);
-        let timed = Timed { engine, vocabulary, salt: 0 };
+        let setting = Setting::default();
+        let engine = Engine::new(Box::new(backend?), Arc::new(text), setting.limits());
+        let timed = Timed { engine, vocabulary, context_tokens: setting.context_tokens, salt: 0 };
         Ok(Self { timed, _driver: driver, _incoming: incoming })
     }
 

@@ -147,7 +147,7 @@ pub struct TokenWork {
 }
 
 impl TokenWork {
-    fn of<M>(weights: &Weights<M>, size: impl Fn(&M) -> (u64, u64)) -> Self {
+    pub(crate) fn of<M>(weights: &Weights<M>, size: impl Fn(&M) -> (u64, u64)) -> Self {
         let (head_elements, _) = weights.head.as_ref().map(&size).unwrap_or_default();
         let all =
             weights.matrices().map(size).fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1));

@@ -10,6 +10,7 @@
 //! device is asked for. A token's results depend neither on how many others a step computes nor on which: sums have one order.
 
 mod arguments;
+pub mod check;
 pub mod device;
 mod driver;
 #[cfg(test)]
@@ -26,7 +27,7 @@ mod tests;
 mod workspace;
 
 use crate::backend::{Backend, BackendError, Shards, SliceLogits, StageBackend, StepBatch};
-use crate::cpu::LoadError;
+use crate::cpu::{LoadError, TokenWork};
 use crate::embed::Pooling;
 use crate::part::Part;
 use crate::pieces::{Join, PIECE_TOKENS, Place, Wanted};
@@ -146,6 +147,7 @@ impl CudaBackend {
                 columns: matrix.columns as u32,
                 blocks: packed.blocks as u32,
                 factor: packed.factor,
+                bytes: (packed.matrix.len() + packed.scales.len()) as u64,
             })
         })?;
         let mut vectors = HashMap::new();
@@ -173,6 +175,13 @@ impl CudaBackend {
     /// The part of the model that it holds.
     pub fn part(&self) -> &Part {
         &self.part
+    }
+
+    /// What a token costs in matrices.
+    pub fn token_work(&self) -> TokenWork {
+        TokenWork::of(&self.model.weights, |matrix| {
+            (u64::from(matrix.rows) * u64::from(matrix.columns), matrix.bytes)
+        })
     }
 
     fn run(

@@ -20,6 +20,8 @@ pub(super) struct DeviceMatrix {
     pub columns: u32,
     pub blocks: u32,
     pub factor: f32,
+    /// All that a product reads of it.
+    pub bytes: u64,
 }
 
 /// What was made of an input for a multiplication.
