@@ -138,6 +138,9 @@ fn one(worker: &Value) -> String {
         let rate = human::bytes(u64::try_from(bytes_per_second).unwrap_or(u64::MAX));
         shown.push_str(&format!("  reads      {rate} a second\n"));
     }
+    if let Some(health) = worker["health"].as_object() {
+        shown.push_str(&format!("  health     {}\n", told(health)));
+    }
     if let Some(why) = worker["reason"].as_str().filter(|why| !why.is_empty()) {
         shown.push_str(&format!("  because    {why}\n"));
     }
@@ -147,6 +150,20 @@ fn one(worker: &Value) -> String {
         shown.push_str(&table::render(&crate::placement::COLUMNS, &rows));
     }
     shown
+}
+
+/// How a GPU is, as far as it tells.
+fn told(health: &serde_json::Map<String, Value>) -> String {
+    let number = |name: &str| health.get(name).and_then(Value::as_u64);
+    let parts = [
+        number("busy_percent").map(|percent| format!("{percent} % busy")),
+        number("memory_used_bytes").map(|bytes| format!("{} used", human::bytes(bytes))),
+        number("celsius").map(|celsius| format!("{celsius} °C")),
+        number("memory_errors").filter(|n| *n > 0).map(|n| format!("{n} MEMORY ERRORS")),
+        number("xid").map(|xid| format!("FAILED (Xid {xid})")),
+    ];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    if parts.is_empty() { "it tells nothing".to_owned() } else { parts.join(", ") }
 }
 
 #[cfg(test)]
@@ -165,11 +182,12 @@ mod tests {
     fn one_worker_is_a_page() {
         let worker = json!({"name": "w1", "status": "draining", "id": "00", "address": "h:1",
             "device": "cpu", "device_name": "x", "memory_bytes": 1_000_000_000, "labels": {},
-            "reason": "new fans", "placements": [], "ns_per_mib": 104_857, "slow": true});
+            "reason": "new fans", "placements": [], "ns_per_mib": 104_857, "slow": true,
+            "health": {"busy_percent": 93, "celsius": 61, "memory_errors": 0, "xid": 79}});
         assert_eq!(
             one(&worker),
             "w1 is draining, slow\n  id         00\n  address    h:1\n  device     cpu (x)\n  memory     \
-             1 GB\n  labels     no labels\n  reads      10 GB a second\n  because    new fans\n"
+             1 GB\n  labels     no labels\n  reads      10 GB a second\n  health     93 % busy, 61 °C, FAILED (Xid 79)\n  because    new fans\n"
         );
     }
 }

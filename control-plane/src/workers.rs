@@ -18,7 +18,7 @@ use ollamamax_core::plan::Observed;
 use ollamamax_core::record::{Placement, WorkerRecord};
 use ollamamax_core::speed::Speeds;
 use ollamamax_core::{Command, State};
-use ollamamax_proto::placement::{AssignmentReport, WorkerStatus};
+use ollamamax_proto::placement::{AssignmentReport, DeviceHealth, WorkerStatus};
 use ollamamax_proto::wire::control_client::ControlClient;
 use ollamamax_proto::wire::{HeartbeatReply, HeartbeatRequest};
 use ollamamax_proto::{Incarnation, Millis, WorkerId, limits};
@@ -34,6 +34,7 @@ struct Heard {
     incarnation: Incarnation,
     at: Instant,
     reports: Vec<AssignmentReport>,
+    health: Option<DeviceHealth>,
     /// Its port refused a connection after this was heard: the process is gone.
     refused: bool,
 }
@@ -100,6 +101,7 @@ impl Workers {
         reports: Vec<AssignmentReport>,
         draining: bool,
         ns_per_mib: u64,
+        health: Option<DeviceHealth>,
     ) {
         let now = self.now();
         let mut term = lock(&self.term);
@@ -107,7 +109,8 @@ impl Workers {
         let steps = reports.iter().map(|report| (report.id, report.step_ns_per_mib));
         term.speeds.heard(id, ns_per_mib, steps, now);
         term.liveness.heard(id, incarnation, draining, now);
-        let heard = Heard { incarnation, at: Instant::now(), reports, refused: false };
+        let at = Instant::now();
+        let heard = Heard { incarnation, at, reports, health, refused: false };
         term.heard.insert(id, heard);
     }
 
@@ -119,6 +122,7 @@ impl Workers {
         let load = |heard: &Heard| {
             heard.reports.iter().map(of).fold(0, |sum: u32, n| sum.saturating_add(n))
         };
+        let health = term.heard.iter().filter_map(|(id, heard)| Some((*id, heard.health?)));
         let reports = term.heard.values().flat_map(|heard| &heard.reports);
         Observed {
             busy: term.heard.iter().map(|(id, heard)| (*id, load(heard))).collect(),
@@ -128,6 +132,7 @@ impl Workers {
                 .map(|report| (report.id, of(report)))
                 .filter(|(_, n)| *n > 0)
                 .collect(),
+            health: health.collect(),
         }
     }
 
@@ -273,8 +278,10 @@ impl Term {
                 self.liveness.heard(worker.id, incarnation, false, now);
             }
             let at = Instant::now();
-            self.heard
-                .insert(worker.id, Heard { incarnation, at, reports: Vec::new(), refused: false });
+            self.heard.insert(
+                worker.id,
+                Heard { incarnation, at, reports: Vec::new(), health: None, refused: false },
+            );
         }
     }
 }

@@ -5,7 +5,7 @@
 use crate::ids::{AssignmentId, Generation, InvalidId};
 use crate::inference::{Done, FinishReason, GenerateRequest, Message, Prompt, Started, TokenChunk};
 use crate::limits;
-use crate::placement::{AssignmentReport, Device, Phase};
+use crate::placement::{AssignmentReport, Device, DeviceHealth, Phase};
 use crate::wire;
 use std::time::Duration;
 
@@ -67,6 +67,21 @@ fn to_ms(left: Option<Duration>) -> u64 {
 
 fn from_ms(ms: u64) -> Option<Duration> {
     Some(ms).filter(|ms| *ms > 0).map(Duration::from_millis)
+}
+
+impl From<DeviceHealth> for wire::DeviceHealth {
+    fn from(health: DeviceHealth) -> Self {
+        let DeviceHealth { memory_used_bytes, busy_percent, celsius, memory_errors, xid } = health;
+        Self { memory_used_bytes, busy_percent, celsius, memory_errors, xid }
+    }
+}
+
+impl From<wire::DeviceHealth> for DeviceHealth {
+    fn from(wire: wire::DeviceHealth) -> Self {
+        let wire::DeviceHealth { memory_used_bytes, busy_percent, celsius, memory_errors, xid } =
+            wire;
+        Self { memory_used_bytes, busy_percent, celsius, memory_errors, xid }
+    }
 }
 
 impl From<&Device> for wire::Device {

@@ -267,6 +267,8 @@ pub const WORKER_OTHERS_COUNT: usize = 64;
 pub const SEQUENCES_COUNT: u32 = 16;
 /// Tokens a sequence may hold when neither the request nor the model says otherwise (Ollama's default).
 pub const CONTEXT_TOKENS: u32 = 4_096;
+/// Between two looks at how a GPU is.
+pub const GPU_HEALTH_MS: u64 = 1_000;
 /// Tokens one step may process on a CPU: keeps the time between tokens even while prompts join.
 pub const STEP_TOKENS_CPU: usize = 128;
 /// Tokens one step may process on a GPU, which is not busy with few.

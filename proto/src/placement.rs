@@ -17,6 +17,21 @@ pub struct Device {
     pub threads: u32,
 }
 
+/// How a GPU is; what it does not tell is absent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceHealth {
+    /// Bytes of its memory that all processes use.
+    pub memory_used_bytes: Option<u64>,
+    /// Percent of the time in which a kernel ran.
+    pub busy_percent: Option<u32>,
+    /// Its temperature.
+    pub celsius: Option<u32>,
+    /// Memory errors that could not be corrected, since the driver was loaded.
+    pub memory_errors: Option<u64>,
+    /// The last failure since the worker started, as the driver numbers them.
+    pub xid: Option<u64>,
+}
+
 /// A part of a model. The whole model on one worker is one stage with everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Stage {

@@ -9,6 +9,7 @@
 //! ```
 
 use crate::desired::AssignmentSet;
+use crate::health::Health;
 use crate::holder::Holder;
 use crate::peers::{Peer, Peers};
 use ollamamax_proto::placement::{Assigned, Device};
@@ -44,6 +45,8 @@ pub struct Agent {
     pub holder: Arc<Holder>,
     /// Nanoseconds to read a MiB of memory, as measured at the start; 0 until then.
     pub ns_per_mib: Arc<AtomicU64>,
+    /// How the GPU was lately.
+    pub health: Health,
     /// True once the worker takes no new requests.
     pub draining: watch::Receiver<bool>,
     /// Set once a node has heard that it drains.
@@ -154,6 +157,7 @@ impl Agent {
             draining,
             forwarded: false,
             ns_per_mib: self.ns_per_mib.load(Ordering::Relaxed),
+            health: self.health.now().map(Into::into),
         };
         self.ask(limits::WORKER_CALL_TIMEOUT_MS, |mut client| {
             let request = request.clone();

@@ -197,7 +197,7 @@ impl EngineBench {
     pub fn load(path: &Path, setting: Setting) -> Result<Self, String> {
         let Setting { device, threads, sequences, context_tokens, .. } = setting;
         let chosen = device::choose(device, threads, 0, KvType::F16);
-        let gpu = chosen.map_err(|error| error.to_string())?.gpu;
+        let gpu = chosen.map_err(|error| error.to_string())?.gpu.map(|gpu| gpu.index);
         let began = Instant::now();
         let words = |error: &dyn std::error::Error| format!("`{}`: {error}", path.display());
         let mapping = Arc::new(Mapping::open(path).map_err(|error| words(&error))?);
@@ -227,7 +227,7 @@ impl EngineBench {
                 let gpu = gpu.map_err(|error| error.to_string())?;
                 let name = format!("GPU {index}, {}", gpu.info().name);
                 let options = CudaOptions { kv_blocks, context_tokens };
-                let backend = CudaBackend::on_gpu(gpu, &mapping, &options, None);
+                let backend = CudaBackend::on_gpu(gpu, &mapping, &options, None, Box::new(|_| {}));
                 let backend = backend.map_err(|error| words(&error))?;
                 let (device, work) = (Device::Gpu(index), backend.token_work());
                 (Box::new(backend), Machine { name, device, work, file_bytes })

@@ -63,8 +63,8 @@ pub enum DeviceError {
 pub struct Chosen {
     /// What others are told of it.
     pub device: Device,
-    /// The number of the GPU; `None`: the CPU.
-    pub gpu: Option<u32>,
+    /// The GPU; `None`: the CPU.
+    pub gpu: Option<GpuInfo>,
 }
 
 /// The device for a choice; `threads` and `memory_bytes` of 0 are filled from what is there. Why no GPU is used is said once,
@@ -78,7 +78,7 @@ pub fn choose(
     let on_cpu = || Chosen { device: cpu(threads, memory_bytes), gpu: None };
     let on_gpu = |info: &GpuInfo| Chosen {
         device: cuda(info, threads, memory_bytes),
-        gpu: Some(info.index),
+        gpu: Some(info.clone()),
     };
     match choice {
         DeviceChoice::Cpu => Ok(on_cpu()),

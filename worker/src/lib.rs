@@ -19,6 +19,7 @@ pub mod config;
 pub mod desired;
 pub mod device;
 pub mod fetch;
+pub mod health;
 pub mod holder;
 pub mod identity;
 pub mod llama;

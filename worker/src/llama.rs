@@ -7,6 +7,7 @@ use crate::pace::{MIB, Paced, Reads};
 use crate::stage::{Driver, Links, RingMachine};
 use ollamamax_engine::backend::StageBackend;
 use ollamamax_engine::cpu::{CpuBackend, CpuOptions, KvType, ceilings};
+use ollamamax_engine::cuda::device::DeviceError;
 use ollamamax_engine::cuda::{CudaBackend, CudaOptions, Gpu, Unavailable, kernels};
 use ollamamax_engine::engine::{
     Embedded, Emission, Engine, EngineLimits, Prepared, SequenceId, TextModel,
@@ -21,6 +22,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// Loads models, and parts of them, onto the CPU or a GPU.
 #[derive(Clone, Debug)]
@@ -35,7 +37,12 @@ pub struct LlamaLoader {
     pub kv_type: KvType,
     /// The number of the GPU; `None`: the CPU.
     pub gpu: Option<u32>,
+    /// Where a failure of the GPU is told.
+    pub failures: Failures,
 }
+
+/// The first failure of a device, which only a new process gets over.
+pub type Failures = Arc<watch::Sender<Option<String>>>;
 
 /// What is known of an assignment before its weights are loaded.
 struct Plan {
@@ -139,7 +146,11 @@ impl LlamaLoader {
         let gpu = gpu.map_err(|error| in_words(&error))?;
         let CpuOptions { kv_blocks, context_tokens, .. } = options;
         let options = CudaOptions { kv_blocks, context_tokens };
-        let backend = CudaBackend::on_gpu(gpu, &mapping, &options, part);
+        let failures = self.failures.clone();
+        let told = move |error: &DeviceError| {
+            failures.send_replace(Some(error.to_string()));
+        };
+        let backend = CudaBackend::on_gpu(gpu, &mapping, &options, part, Box::new(told));
         Ok(Box::new(backend.map_err(|error| in_words(&error))?))
     }
 
@@ -297,7 +308,14 @@ mod tests {
     use super::*;
 
     fn loader(memory_bytes: u64) -> LlamaLoader {
-        LlamaLoader { threads: 1, step_tokens: 8, memory_bytes, kv_type: KvType::F16, gpu: None }
+        LlamaLoader {
+            threads: 1,
+            step_tokens: 8,
+            memory_bytes,
+            kv_type: KvType::F16,
+            gpu: None,
+            failures: Failures::default(),
+        }
     }
 
     #[test]

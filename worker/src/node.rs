@@ -4,9 +4,10 @@ use crate::agent::{Agent, Fenced};
 use crate::config::WorkerConfig;
 use crate::device::{self, Chosen, DeviceError};
 use crate::fetch::Fetcher;
+use crate::health::Health;
 use crate::holder::Holder;
 use crate::identity::{Identity, IdentityError};
-use crate::llama::LlamaLoader;
+use crate::llama::{Failures, LlamaLoader};
 use crate::machine::Loader;
 use crate::peers::{InvalidAddress, Peers};
 use crate::service::InferenceService;
@@ -80,6 +81,9 @@ pub enum Ended {
     /// The gRPC server gave up.
     #[error("the gRPC server ended: {0}")]
     Server(String),
+    /// Its GPU failed.
+    #[error("{0}; the process ends, since only a new one gets over that")]
+    Device(String),
 }
 
 /// Starts workers.
@@ -99,6 +103,7 @@ pub struct Running {
     shutdown: CancellationToken,
     agent: JoinHandle<Fenced>,
     server: JoinHandle<Result<(), tonic::transport::Error>>,
+    failures: watch::Receiver<Option<String>>,
     // Keeps the data directory locked until everything else has ended.
     _identity: Identity,
 }
@@ -111,18 +116,21 @@ impl WorkerNode {
         // Kernels may have to be compiled, which takes seconds.
         let choose = move || device::choose(choice, threads, memory_bytes, kv_type);
         let chosen = tokio::task::spawn_blocking(choose).await;
+        let failures = Failures::default();
         let Chosen { device, gpu } = chosen.map_err(|_| StartError::DevicePanicked)??;
         let loader = LlamaLoader {
             threads: device.threads,
-            step_tokens: match gpu {
+            step_tokens: match &gpu {
                 None => config.step_tokens,
                 Some(_) => config.step_tokens.max(limits::STEP_TOKENS_GPU),
             },
             memory_bytes: device.memory_bytes,
             kv_type,
-            gpu,
+            gpu: gpu.as_ref().map(|gpu| gpu.index),
+            failures: Arc::clone(&failures),
         };
-        Self::start_on(config, Arc::new(loader), device).await
+        let health = gpu.map(|gpu| Health::of(&gpu.pci)).unwrap_or_default();
+        Self::start_on(config, Arc::new(loader), device, (health, failures)).await
     }
 
     /// Starts a worker that turns blobs into models by `loader`, on this machine's CPU.
@@ -131,13 +139,14 @@ impl WorkerNode {
         loader: Arc<dyn Loader>,
     ) -> Result<Running, StartError> {
         let device = device::cpu(config.threads, config.memory_bytes);
-        Self::start_on(config, loader, device).await
+        Self::start_on(config, loader, device, Default::default()).await
     }
 
     async fn start_on(
         config: WorkerConfig,
         loader: Arc<dyn Loader>,
         device: Device,
+        (health, failures): (Health, Failures),
     ) -> Result<Running, StartError> {
         if config.control_planes.is_empty() {
             return Err(StartError::NoControlPlane);
@@ -179,6 +188,7 @@ impl WorkerNode {
             peers,
             holder: Arc::clone(&holder),
             ns_per_mib,
+            health,
             draining: draining.subscribe(),
             told,
         };
@@ -193,6 +203,7 @@ impl WorkerNode {
             shutdown,
             agent: tokio::spawn(agent.run()),
             server,
+            failures: failures.subscribe(),
             _identity: identity,
         })
     }
@@ -231,6 +242,7 @@ impl Running {
                 Ok(Err(error)) => Ended::Server(error.to_string()),
                 Err(error) => Ended::Server(error.to_string()),
             },
+            failure = failure(&mut self.failures) => Ended::Device(failure),
         }
     }
 
@@ -263,6 +275,15 @@ impl Running {
         }
         tracing::info!(worker = %self.worker, "worker stopped");
     }
+}
+
+/// The failure of the device, once others have been told that what it held is gone.
+async fn failure(failures: &mut watch::Receiver<Option<String>>) -> String {
+    let found = failures.wait_for(Option::is_some).await.map(|failure| failure.clone());
+    // Without anybody who could tell of one there will be none.
+    let Ok(Some(failure)) = found else { return std::future::pending().await };
+    tokio::time::sleep(Duration::from_millis(2 * limits::WORKER_HEARTBEAT_MS)).await;
+    failure
 }
 
 /// Measures the machine once, beside everything else: the worker serves before it knows how fast it is.

@@ -38,6 +38,7 @@ pub use score::Score;
 use crate::apply;
 use crate::command::{Command, Entry, PlanStep};
 use crate::state::State;
+use ollamamax_proto::placement::DeviceHealth;
 use ollamamax_proto::{AssignmentId, Millis, Revision, WorkerId, limits};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -52,6 +53,8 @@ pub struct Observed {
     pub slow: BTreeSet<WorkerId>,
     /// Requests running and queued for each assignment; absent: none.
     pub requests: BTreeMap<AssignmentId, u32>,
+    /// How each GPU is.
+    pub health: BTreeMap<WorkerId, DeviceHealth>,
 }
 
 /// What bounds a plan.

@@ -167,7 +167,8 @@ impl Control for ControlServer {
         };
         if known && !fenced {
             let (draining, speed) = (request.draining, request.ns_per_mib);
-            self.workers.heard(id, incarnation, reports, draining, speed);
+            let health = request.health.map(Into::into);
+            self.workers.heard(id, incarnation, reports, draining, speed, health);
         }
         let control_planes = control_planes(&state);
         Ok(Response::new(HeartbeatReply { known, fenced, control_planes }))

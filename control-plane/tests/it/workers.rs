@@ -6,8 +6,8 @@ use ollamamax_core::record::{Demand, Lifetime};
 use ollamamax_proto::placement::{Phase, WorkerStatus};
 use ollamamax_proto::wire::control_client::ControlClient;
 use ollamamax_proto::wire::{
-    Assignment, AssignmentReport, AssignmentSet, Device, HeartbeatReply, HeartbeatRequest,
-    RegisterRequest, WatchAssignmentsRequest,
+    Assignment, AssignmentReport, AssignmentSet, Device, DeviceHealth, HeartbeatReply,
+    HeartbeatRequest, RegisterRequest, WatchAssignmentsRequest,
 };
 use ollamamax_proto::{WorkerId, limits};
 use std::net::TcpListener;
@@ -92,6 +92,7 @@ async fn heartbeat(
         worker: worker.to_owned(),
         incarnation,
         reports: held.iter().map(report).collect(),
+        health: Some(DeviceHealth { celsius: Some(61), ..DeviceHealth::default() }),
         ..HeartbeatRequest::default()
     };
     client.heartbeat(request).await.map(tonic::Response::into_inner)
@@ -227,6 +228,9 @@ async fn a_dead_worker_is_down_soon_and_its_model_moves() {
 async fn a_silent_worker_is_suspect_then_down_and_ready_when_heard_again() {
     let cluster = Cluster::start(1).await;
     let mut worker = Fake::start(7, cluster.nodes[&1].raft_addr()).await;
+    let control = cluster.control(1);
+    let celsius = || control.observed().health.get(&worker.id).and_then(|health| health.celsius);
+    eventually("how its GPU is has been heard", || celsius() == Some(61)).await;
     let id = worker.id.to_string();
     eventually("it is ready", || status(&cluster, worker.id) == Some(WorkerStatus::Ready)).await;
     // Its process lives on, mute: the port still accepts.

@@ -1,7 +1,7 @@
 //! The same figures through a ring of stages, each in a process of its own: what splitting a model costs on one machine.
 
 use super::{Setting, Task, Timed};
-use crate::llama::LlamaLoader;
+use crate::llama::{Failures, LlamaLoader};
 use crate::machine::Loader;
 use crate::pace::Paced;
 use crate::stage::frame::{self, Frame};
@@ -104,7 +104,14 @@ impl Cut {
 
 fn loader(threads: u32) -> LlamaLoader {
     let (step_tokens, kv_type) = (limits::STEP_TOKENS_CPU, KvType::F16);
-    LlamaLoader { threads, step_tokens, memory_bytes: u64::MAX, kv_type, gpu: None }
+    LlamaLoader {
+        threads,
+        step_tokens,
+        memory_bytes: u64::MAX,
+        kv_type,
+        gpu: None,
+        failures: Failures::default(),
+    }
 }
 
 async fn listen() -> Result<(TcpListener, String), String> {

@@ -86,6 +86,7 @@ pub(super) fn worker(
         "labels": orders.map(|orders| orders.labels.clone()).unwrap_or_default(),
         "drained": orders.and_then(|orders| orders.drained.as_deref()),
         "ns_per_mib": observed.ns_per_mib.get(&worker.id),
+        "health": observed.health.get(&worker.id),
         "slow": observed.slow.contains(&worker.id),
         "outstanding_tokens": gateway.workers.outstanding_tokens(worker.id),
     })

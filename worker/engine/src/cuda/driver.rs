@@ -28,6 +28,8 @@ pub struct GpuInfo {
     pub name: String,
     /// All of its memory.
     pub memory_bytes: u64,
+    /// Its PCI address, as in `0000:1b:00.0`.
+    pub pci: String,
     /// Major and minor version of its architecture.
     pub architecture: (i32, i32),
 }
@@ -136,10 +138,18 @@ fn info(index: i32) -> Result<GpuInfo, DriverError> {
         )
     };
     let name = result::device::get_name(device)?;
+    let mut pci = [0u8; 32];
+    // SAFETY: the text is ended within so many bytes.
+    unsafe {
+        let len = pci.len() as i32;
+        sys::cuDeviceGetPCIBusId(pci.as_mut_ptr().cast(), len, device).result()?;
+    }
+    let pci = std::ffi::CStr::from_bytes_until_nul(&pci).unwrap_or_default();
     Ok(GpuInfo {
         index: index.unsigned_abs(),
         name: name.chars().take(100).collect(),
         memory_bytes,
+        pci: pci.to_string_lossy().into_owned(),
         architecture: (major, minor),
     })
 }

@@ -18,6 +18,7 @@ mod host;
 pub mod kernels;
 pub mod library;
 mod multiply;
+pub mod nvml;
 pub mod nvrtc;
 mod pack;
 mod pass;
@@ -65,8 +66,33 @@ pub struct CudaBackend {
     sharded: bool,
     model: Model,
     shards: Option<Box<dyn Shards>>,
-    /// A failure ends the device's use: what it holds cannot be trusted any more.
-    failed: Option<DeviceError>,
+    failure: Failure,
+}
+
+/// A failure ends the device's use: what it holds cannot be trusted any more.
+#[derive(Default)]
+struct Failure {
+    found: Option<DeviceError>,
+    /// Told of the first one.
+    told: Option<OnFailure>,
+}
+
+/// Told of the first failure of a device. Its process should then end: the driver does not recover within one.
+pub type OnFailure = Box<dyn FnOnce(&DeviceError) + Send>;
+
+impl std::fmt::Debug for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Failure").field(&self.found).finish()
+    }
+}
+
+impl Failure {
+    fn find(&mut self, error: DeviceError) {
+        if let Some(told) = self.told.take() {
+            told(&error);
+        }
+        self.found.get_or_insert(error);
+    }
 }
 
 #[derive(Debug)]
@@ -87,8 +113,11 @@ impl CudaBackend {
         mapping: &Arc<Mapping>,
         options: &CudaOptions,
         part: Option<Part>,
+        told: OnFailure,
     ) -> Result<Self, LoadError> {
-        Self::load(Box::new(gpu), mapping, options, part)
+        let mut backend = Self::load(Box::new(gpu), mapping, options, part)?;
+        backend.failure.told = Some(told);
+        Ok(backend)
     }
 
     /// Bytes that a part of a model takes on a GPU beside its keys and values.
@@ -169,7 +198,7 @@ impl CudaBackend {
         let rope = Rope::new(&shape, weights.rope_factors.as_deref());
         mapping.forget(0, mapping.bytes().len());
         let model = Model { weights, vectors, rope, cache, space, bytes, device };
-        Ok(Self { shape, part, sharded, model, shards: None, failed: None })
+        Ok(Self { shape, part, sharded, model, shards: None, failure: Failure::default() })
     }
 
     /// The part of the model that it holds.
@@ -197,10 +226,10 @@ impl CudaBackend {
             blocks: self.model.cache.blocks,
         };
         held.check(batch, before, after.is_some(), self.shards.is_some())?;
-        let Self { shape, model, shards, failed, .. } = self;
-        let mut running = Running { shape, model, failed };
+        let Self { shape, model, shards, failure, .. } = self;
+        let mut running = Running { shape, model, failure };
         let results = step::run(&mut running, shape, batch, before, after, shards.as_deref_mut())?;
-        match &self.failed {
+        match &self.failure.found {
             Some(error) => Err(BackendError::Device(error.to_string())),
             None => Ok(results),
         }
@@ -275,12 +304,12 @@ fn vectors_of_layer(layer: &Layer<DeviceMatrix>) -> impl Iterator<Item = &Vec<f3
 struct Running<'a> {
     shape: &'a ModelShape,
     model: &'a mut Model,
-    failed: &'a mut Option<DeviceError>,
+    failure: &'a mut Failure,
 }
 
 impl Passes for Running<'_> {
     fn run(&mut self, places: &[Place<'_>], join: Join<'_>, wanted: &Wanted) -> Wanted<Vec<f32>> {
-        if self.failed.is_some() {
+        if self.failure.found.is_some() {
             return Wanted::default();
         }
         let Model { weights, vectors, rope, cache, space, device, .. } = &mut *self.model;
@@ -290,7 +319,7 @@ impl Passes for Running<'_> {
         match pass.run(rope, wanted) {
             Ok(rows) => rows,
             Err(error) => {
-                *self.failed = Some(error);
+                self.failure.find(error);
                 Wanted::default()
             }
         }
@@ -302,7 +331,7 @@ impl Passes for Running<'_> {
         let bytes = bytemuck::cast_slice_mut(&mut out[start..]);
         let read = self.model.device.read(self.model.space.x, bytes);
         if let Err(error) = read {
-            self.failed.get_or_insert(error);
+            self.failure.find(error);
         }
     }
 }

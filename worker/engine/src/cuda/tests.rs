@@ -133,6 +133,10 @@ fn a_device_that_fails_is_not_trusted_again() {
     let mut device = HostDevice::new(4);
     device.fails_after = Some(30);
     let mut backend = check::on_device(Box::new(device), &mapping).expect("it loads");
+    let (tell, told) = channel();
+    backend.failure.told = Some(Box::new(move |error| {
+        let _ = tell.send(error.to_string());
+    }));
     let batch = StepBatch { slices: vec![slice(0, 5, 0, Logits::Last)] };
     let mut failures = 0;
     for _ in 0..4 {
@@ -146,4 +150,6 @@ fn a_device_that_fails_is_not_trusted_again() {
         }
     }
     assert!(failures > 0);
+    let told: Vec<String> = told.iter().collect();
+    assert!(told.len() == 1 && told[0].contains("made to fail"), "{told:?}");
 }
