@@ -10,9 +10,16 @@ typedef unsigned short u16;
 typedef unsigned int u32;
 typedef unsigned long long u64;
 
-typedef struct { u32 a, b, c, d; } words4;
-typedef struct { u32 a, b; } words2;
-typedef struct { float a, b; } floats2;
+#ifdef HOST
+#define ALIGNED(bytes) __attribute__((aligned(bytes)))
+#else
+#define ALIGNED(bytes) __align__(bytes)
+#endif
+
+/* Read and written at once. */
+typedef struct ALIGNED(16) { u32 a, b, c, d; } words4;
+typedef struct ALIGNED(8) { u32 a, b; } words2;
+typedef struct ALIGNED(8) { float a, b; } floats2;
 
 #ifndef HOST
 

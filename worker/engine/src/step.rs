@@ -23,6 +23,8 @@ pub(crate) struct Held<'a> {
     pub sharded: bool,
     /// KV blocks there are.
     pub blocks: u32,
+    /// Positions a sequence may have; `None`: as many as its blocks hold.
+    pub context_tokens: Option<u32>,
 }
 
 /// Runs a step whose arguments were checked. An error, in words, when another shard is gone.
@@ -117,6 +119,11 @@ impl Held<'_> {
             let held = slice.blocks.len() as u64 * KV_BLOCK_TOKENS as u64;
             if needed > held {
                 return Err(BackendError::Blocks { needed: clamp(needed), held: clamp(held) });
+            }
+            if let Some(context_tokens) =
+                self.context_tokens.filter(|most| needed > u64::from(*most))
+            {
+                return Err(BackendError::TooLong { tokens: needed as usize, context_tokens });
             }
             let blocks = self.blocks;
             if let Some(block) = slice.blocks.iter().find(|block| block.0 >= blocks) {

@@ -124,16 +124,21 @@ fn encode(flavour: &Flavour) -> String {
     serde_json::to_string(flavour).expect("flavours have text keys and no failing serializers")
 }
 
+/// Looks between two writes: a stream is written first when it is old enough, not up to a period later.
+const LOOKS: u32 = 4;
+
 /// Writes what is new once a second, until there is nothing left to keep.
 async fn write(gateway: Weak<Gateway>) {
     let period = Duration::from_millis(limits::STREAM_CHECKPOINT_MS);
-    loop {
-        tokio::time::sleep(period).await;
+    for look in (0..LOOKS).cycle() {
+        tokio::time::sleep(period / LOOKS).await;
         let Some(gateway) = gateway.upgrade() else { return };
         let commands = {
             let mut pages = gateway.streams.pages();
             let mut commands = Vec::new();
-            pages.recordings.retain(|_, recording| recording.turn(period, &mut commands));
+            pages
+                .recordings
+                .retain(|_, recording| recording.turn(period, look == 0, &mut commands));
             if pages.recordings.is_empty() {
                 pages.writing = false;
             }
@@ -151,8 +156,8 @@ async fn write(gateway: Weak<Gateway>) {
 }
 
 impl Recording {
-    /// What is to be proposed now; whether it stays in the book.
-    fn turn(self: &Arc<Self>, period: Duration, commands: &mut Vec<Command>) -> bool {
+    /// What is to be proposed now, of one that was written before only when it is `time`; whether it stays in the book.
+    fn turn(self: &Arc<Self>, period: Duration, time: bool, commands: &mut Vec<Command>) -> bool {
         let mut page = self.page();
         // The book has one, the run the other.
         let abandoned = Arc::strong_count(self) == 1;
@@ -175,7 +180,7 @@ impl Recording {
                 return false;
             }
         }
-        if page.changed && self.begun.elapsed() >= period {
+        if page.changed && self.begun.elapsed() >= period && (time || !page.written) {
             commands.extend(page.put(self.id));
         }
         true

@@ -43,6 +43,7 @@ impl CpuBackend {
             part: &self.part,
             sharded: self.sharded,
             blocks: self.blocks_count(),
+            context_tokens: None,
         };
         held.check(batch, before, after.is_some(), self.shards.is_some())?;
         let is_part = before.is_some() || after.is_some();

@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// KV blocks of each model.
-pub(super) const BLOCKS: u32 = 64;
+pub(super) const BLOCKS: u32 = 192;
 /// Tokens of the random models' vocabularies.
 const VOCABULARY: u32 = 96;
 const CONTEXT_TOKENS: u32 = 1_024;
@@ -93,6 +93,8 @@ pub(super) fn check(open: Open<'_>) -> Result<Vec<Row>, CheckError> {
         };
         rows.push(Row { what: format!("family {}", architecture.name), worst, bound: FAMILY });
     }
+    rows.push(Row { what: "wide heads".to_owned(), worst: compare(open, &wide())?, bound: FAMILY });
+    rows.push(Row { what: "wide heads, long".to_owned(), worst: long(open)?, bound: FAMILY });
     for kind in [GgmlType::Q4_0, GgmlType::Q8_0, GgmlType::BF16, GgmlType::F32] {
         let worst = company(open, kind)?;
         rows.push(Row { what: format!("alone and among others, {kind}"), worst, bound: 0.0 });
@@ -141,6 +143,12 @@ fn step(backend: &mut dyn Backend, slices: Vec<Slice>) -> Result<Vec<SliceLogits
 
 /// The largest difference, as a share of the spread of what is expected; infinite where something is no number.
 pub(super) fn difference(ours: &[SliceLogits], expected: &[SliceLogits]) -> f32 {
+    let sizes = |all: &[SliceLogits]| -> Vec<Vec<usize>> {
+        all.iter().map(|rows| rows.iter().map(Vec::len).collect()).collect()
+    };
+    if sizes(ours) != sizes(expected) {
+        return f32::INFINITY;
+    }
     let mut worst = 0.0f32;
     for (ours, expected) in ours.iter().flatten().zip(expected.iter().flatten()) {
         let mean = expected.iter().sum::<f32>() / expected.len() as f32;
@@ -181,6 +189,28 @@ fn compare_encoder(open: Open<'_>, family: &'static Architecture) -> Result<f32,
     let slices = vec![slice(0, 9, 0, Logits::Hidden), slice(0, 70, 1, Logits::Hidden)];
     let expected = step(&mut theirs, slices.clone())?;
     Ok(difference(&step(&mut ours, slices)?, &expected))
+}
+
+/// Heads as wide as kernels take them, and more query heads for one of keys than they take at once.
+fn wide() -> Synth {
+    let (head_width, heads) = (super::HEAD_WIDTH, 10);
+    let tiny = Synth::tiny(GgmlType::Q8_0, 6);
+    Synth { layers: 1, head_width, rope_width: head_width, heads, kv_heads: 1, ..tiny }
+}
+
+/// Some more chunks of positions, for one token and for more tokens than are computed chunk by chunk.
+fn long(open: Open<'_>) -> Result<f32, CheckError> {
+    let mapping = mapping(&wide());
+    let (mut ours, mut theirs) = (on_device(open()?, &mapping)?, oracle(&mapping)?);
+    let mut worst = 0.0f32;
+    let mut start = 0;
+    for count in [200, 200, 200, 70, 1] {
+        let slices = vec![slice(start, count, 0, Logits::Last)];
+        let expected = step(&mut theirs, slices.clone())?;
+        worst = worst.max(difference(&step(&mut ours, slices)?, &expected));
+        start += count;
+    }
+    Ok(worst)
 }
 
 /// How far a token's logits alone, after one chunk, are from those among others, after many: nothing, where they are the same bits.

@@ -27,6 +27,12 @@ pub struct NotFound {
     names: Vec<String>,
 }
 
+impl NotFound {
+    pub(super) fn new(what: &'static str, names: &[&str]) -> Self {
+        Self { what, names: names.iter().map(|name| (*name).to_owned()).collect() }
+    }
+}
+
 /// Opens the first of `names` that there is.
 pub(super) fn open(what: &'static str, names: &[&str]) -> Result<Library, NotFound> {
     let found = names.iter().find_map(|name| load(Path::new(name)));
@@ -35,8 +41,7 @@ pub(super) fn open(what: &'static str, names: &[&str]) -> Result<Library, NotFou
         let paths = directories.iter().flat_map(|dir| names.iter().map(|name| dir.join(name)));
         paths.filter(|path| path.exists()).find_map(|path| load(&path))
     });
-    let names = names.iter().map(|name| (*name).to_owned()).collect();
-    found.ok_or(NotFound { what, names })
+    found.ok_or_else(|| NotFound::new(what, names))
 }
 
 fn load(path: &Path) -> Option<Library> {

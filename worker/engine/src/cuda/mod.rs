@@ -13,6 +13,7 @@ mod arguments;
 pub mod check;
 pub mod device;
 mod driver;
+mod failure;
 #[cfg(test)]
 mod host;
 pub mod kernels;
@@ -22,6 +23,7 @@ pub mod nvml;
 pub mod nvrtc;
 mod pack;
 mod pass;
+mod probe;
 mod steps;
 #[cfg(test)]
 mod tests;
@@ -37,11 +39,14 @@ use crate::shape::ModelShape;
 use crate::step::{self, Held, Passes};
 use crate::weights::{Layer, Mapping, Weights};
 use device::{Address, Device, DeviceError, Grid};
-pub use driver::{Gpu, GpuInfo, Unavailable, gpus};
+pub use driver::Gpu;
+use failure::Failure;
+pub use failure::OnFailure;
 use multiply::DeviceMatrix;
 use ollamamax_gguf::Gguf;
 use ollamamax_proto::limits::KV_BLOCK_TOKENS;
 use pass::Pass;
+pub use probe::{GpuInfo, Unavailable, gpus};
 use std::collections::HashMap;
 use std::sync::Arc;
 use workspace::{Cache, Workspace};
@@ -69,38 +74,14 @@ pub struct CudaBackend {
     failure: Failure,
 }
 
-/// A failure ends the device's use: what it holds cannot be trusted any more.
-#[derive(Default)]
-struct Failure {
-    found: Option<DeviceError>,
-    /// Told of the first one.
-    told: Option<OnFailure>,
-}
-
-/// Told of the first failure of a device. Its process should then end: the driver does not recover within one.
-pub type OnFailure = Box<dyn FnOnce(&DeviceError) + Send>;
-
-impl std::fmt::Debug for Failure {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Failure").field(&self.found).finish()
-    }
-}
-
-impl Failure {
-    fn find(&mut self, error: DeviceError) {
-        if let Some(told) = self.told.take() {
-            told(&error);
-        }
-        self.found.get_or_insert(error);
-    }
-}
-
 #[derive(Debug)]
 struct Model {
     weights: Weights<DeviceMatrix>,
     vectors: HashMap<usize, Address>,
     rope: Rope,
     cache: Cache,
+    /// Positions a sequence may have: the workspace holds no more.
+    context_tokens: u32,
     space: Workspace,
     bytes: u64,
     device: Box<dyn Device>,
@@ -197,7 +178,8 @@ impl CudaBackend {
         let bytes = bytes + 2 * all + space.bytes();
         let rope = Rope::new(&shape, weights.rope_factors.as_deref());
         mapping.forget(0, mapping.bytes().len());
-        let model = Model { weights, vectors, rope, cache, space, bytes, device };
+        let context_tokens = options.context_tokens;
+        let model = Model { weights, vectors, rope, cache, context_tokens, space, bytes, device };
         Ok(Self { shape, part, sharded, model, shards: None, failure: Failure::default() })
     }
 
@@ -224,6 +206,7 @@ impl CudaBackend {
             part: &self.part,
             sharded: self.sharded,
             blocks: self.model.cache.blocks,
+            context_tokens: Some(self.model.context_tokens),
         };
         held.check(batch, before, after.is_some(), self.shards.is_some())?;
         let Self { shape, model, shards, failure, .. } = self;

@@ -9,6 +9,7 @@ use std::ptr;
 /// File names, newest first, with the versions they are of.
 const NAMES: [(&str, i32); 3] =
     [("libnvrtc.so.13", 13), ("libnvrtc.so.12", 12), ("libnvrtc.so", OLDEST_MAJOR)];
+const WHAT: &str = "NVRTC (the compiler of CUDA's kernels)";
 /// The oldest version whose machine code every driver loads that is not too old itself.
 const OLDEST_MAJOR: i32 = 12;
 const SUCCESS: c_int = 0;
@@ -60,7 +61,12 @@ impl Nvrtc {
     pub fn open(newest_major: i32) -> Result<Self, NotFound> {
         let names = NAMES.iter().filter(|(_, major)| *major <= newest_major);
         let names: Vec<&str> = names.map(|(name, _)| *name).collect();
-        library::open("NVRTC (the compiler of CUDA's kernels)", &names).map(Self::of)
+        let found = library::open(WHAT, &names).map(Self::of)?;
+        // A name without a number may be of any version.
+        match (OLDEST_MAJOR..=newest_major).contains(&found.version.0) {
+            true => Ok(found),
+            false => Err(NotFound::new(WHAT, &names)),
+        }
     }
 
     /// The library of a path.
@@ -121,7 +127,12 @@ impl Nvrtc {
         };
         let result = match code {
             SUCCESS => self.bytes(program, "nvrtcGetCUBINSize", "nvrtcGetCUBIN"),
-            _ => {
+            _ => Ok(Vec::new()),
+        };
+        let result = match result {
+            Ok(code) if !code.is_empty() => Ok(code),
+            Err(error) => Err(error),
+            Ok(_) => {
                 let log = self.bytes(program, "nvrtcGetProgramLogSize", "nvrtcGetProgramLog");
                 let log = log.unwrap_or_default();
                 let log = String::from_utf8_lossy(&log).trim_matches(['\0', '\n', ' ']).to_owned();

@@ -147,7 +147,7 @@ pub(super) fn pack(matrix: &Matrix) -> Packed {
         }
     });
     let most = scales.iter().fold(0.0f32, |most, scale| most.max(scale.abs()));
-    let factor = if most > 0.0 { (14.0 - most.log2().floor()).exp2() } else { 1.0 };
+    let factor = if most > 0.0 { (14.0 - most.log2().floor()).min(100.0).exp2() } else { 1.0 };
     let scales = scales.iter().flat_map(|scale| f16::from_f32(scale * factor).to_le_bytes());
     Packed { form, blocks, scales: scales.collect(), matrix: bytes, factor: 1.0 / factor }
 }

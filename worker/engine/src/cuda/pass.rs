@@ -98,13 +98,14 @@ impl<'a> Pass<'a> {
                 _ => table.len() as u32,
             };
             if begin as usize == table.len() {
-                table.extend(place.blocks.iter().map(|block| block.0));
+                // A sequence may have more blocks than it uses; the checked positions lie in the first.
+                let used = place.blocks.iter().take(self.space.sequence_blocks);
+                table.extend(used.map(|block| block.0));
             }
             last = Some((place.blocks.as_ptr(), begin));
             let (position, seen) = (place.position as u32, place.seen as u32);
             places.push(args::Place { position, seen, table: begin });
         }
-        table.truncate(self.space.table_len);
         self.send(self.space.places, &places);
         self.send(self.space.table, &table);
         let turns = rope.turns(self.places);

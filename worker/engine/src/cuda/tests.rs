@@ -128,6 +128,19 @@ fn shards_of_a_model_say_what_the_whole_says() {
 }
 
 #[test]
+fn a_sequence_longer_than_its_context_is_refused_whatever_blocks_it_names() {
+    let mapping = mapping(&Synth::tiny(GgmlType::Q4_0, 1));
+    let mut backend = on_device(&mapping);
+    let mut long = slice(1_020, 5, 0, Logits::Last);
+    long.blocks = vec![crate::backend::BlockId(1); 80];
+    let error = backend.step(&StepBatch { slices: vec![long.clone()] }).expect_err("too long");
+    assert_eq!(error, BackendError::TooLong { tokens: 1_025, context_tokens: 1_024 });
+    // More blocks than it needs do no harm.
+    long.tokens.truncate(4);
+    backend.step(&StepBatch { slices: vec![long; 3] }).expect("it computes");
+}
+
+#[test]
 fn a_device_that_fails_is_not_trusted_again() {
     let mapping = mapping(&Synth::tiny(GgmlType::Q4_0, 1));
     let mut device = HostDevice::new(4);

@@ -33,7 +33,8 @@ pub(super) struct Workspace {
     pub chunks: usize,
     pub places: Address,
     pub table: Address,
-    pub table_len: usize,
+    /// Blocks of a sequence at most.
+    pub sequence_blocks: usize,
     pub turns: Address,
     pub local_turns: Address,
     bytes: u64,
@@ -61,7 +62,7 @@ impl Workspace {
         let parts_tokens = tokens.min(64);
         let part = shape.heads as usize * chunks * (shape.head_width as usize + 2);
         let pairs = shape.rope_width as usize / 2;
-        let logits = shape.vocabulary as usize;
+        let logits = if shape.architecture.encoder { 0 } else { shape.vocabulary as usize };
         Ok(Self {
             tokens,
             x: floats(tokens * width)?,
@@ -85,7 +86,7 @@ impl Workspace {
             chunks,
             places: floats(tokens * 3)?,
             table: floats(tokens * blocks)?,
-            table_len: tokens * blocks,
+            sequence_blocks: blocks,
             turns: floats(tokens * pairs.max(1) * 2)?,
             local_turns: floats(tokens * pairs.max(1) * 2)?,
             bytes,
