@@ -68,6 +68,13 @@ impl Grid {
     }
 }
 
+/// The bytes of a kernel's arguments, aligned as its struct is.
+pub(super) fn aligned(arguments: &[u8]) -> Vec<u64> {
+    let mut aligned = vec![0u64; arguments.len().div_ceil(8)];
+    bytemuck::cast_slice_mut(&mut aligned)[..arguments.len()].copy_from_slice(arguments);
+    aligned
+}
+
 /// A device. Everything happens in the order of the calls; only [`Device::read`] waits for it.
 pub(crate) trait Device: Send + fmt::Debug {
     /// Zeroed memory, aligned to at least 256 bytes, kept until the device is dropped.

@@ -3,7 +3,7 @@
 //! Everything of a [`Gpu`] happens on one stream, in order. The driver is loaded when it is first asked for; where it is not
 //! there, that is an error in words, never a panic.
 
-use super::device::{Address, Device, DeviceError, Grid};
+use super::device::{Address, Device, DeviceError, Grid, aligned};
 use super::kernels;
 use super::nvrtc::{CompileError, Nvrtc};
 use super::probe::{GpuInfo, OLDEST_ARCHITECTURE, Unavailable, gpus, in_words, start};
@@ -220,9 +220,7 @@ impl Device for Gpu {
             let (device, reason) = (self.info.name.clone(), "no such kernel".to_owned());
             return Err(DeviceError::Failed { device, operation: kernel, reason });
         };
-        // Aligned as the kernels' structs are.
-        let mut aligned = vec![0u64; arguments.len().div_ceil(8)];
-        bytemuck::cast_slice_mut(&mut aligned)[..arguments.len()].copy_from_slice(arguments);
+        let mut aligned = aligned(arguments);
         let mut parameters: [*mut c_void; 1] = [aligned.as_mut_ptr().cast()];
         let [x, y, z] = grid.blocks;
         // SAFETY: the kernel takes one struct, which these bytes are, and the driver copies it before it returns; what it points to

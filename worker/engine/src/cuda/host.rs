@@ -1,7 +1,7 @@
 //! A device that runs the kernels on the host: they are C, and a C compiler is at hand wherever Rust links. It is for tests; what it
 //! shows is that the kernels' arithmetic and the code that launches them are right.
 
-use super::device::{Address, Device, DeviceError, Grid};
+use super::device::{Address, Device, DeviceError, Grid, aligned};
 use std::ffi::{CString, c_void};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -112,9 +112,7 @@ impl Device for HostDevice {
         self.check(kernel)?;
         self.launches += 1;
         let name = CString::new(format!("kernel_{kernel}")).expect("a name");
-        // Aligned as the kernels' structs are.
-        let mut aligned = vec![0u64; arguments.len().div_ceil(8)];
-        bytemuck::cast_slice_mut(&mut aligned)[..arguments.len()].copy_from_slice(arguments);
+        let aligned = aligned(arguments);
         // SAFETY: `host.h` defines both functions so. A kernel reads the struct that its arguments are, and of this device's
         // memory what they point to.
         let code = unsafe {

@@ -73,26 +73,19 @@ impl Form {
 
     /// The kernel, for so many products of tiles at once: 1, 4 or 8.
     pub fn kernel(self, tiles: u32) -> &'static str {
-        match (self, tiles) {
-            (Self::FourBits, 1) => "four_bits_1",
-            (Self::FourBits, 4) => "four_bits_4",
-            (Self::FourBits, _) => "four_bits_8",
-            (Self::EightBits, 1) => "eight_bits_1",
-            (Self::EightBits, 4) => "eight_bits_4",
-            (Self::EightBits, _) => "eight_bits_8",
-            (Self::EightSigned, 1) => "eight_signed_1",
-            (Self::EightSigned, 4) => "eight_signed_4",
-            (Self::EightSigned, _) => "eight_signed_8",
-            (Self::EightHalves, 1) => "eight_halves_1",
-            (Self::EightHalves, 4) => "eight_halves_4",
-            (Self::EightHalves, _) => "eight_halves_8",
-            (Self::Float16, 1) => "float_16_1",
-            (Self::Float16, 4) => "float_16_4",
-            (Self::Float16, _) => "float_16_8",
-            (Self::Brain16, 1) => "brain_16_1",
-            (Self::Brain16, 4) => "brain_16_4",
-            (Self::Brain16, _) => "brain_16_8",
-            (Self::Floats, _) => "floats",
+        let [one, four, eight] = match self {
+            Self::FourBits => ["four_bits_1", "four_bits_4", "four_bits_8"],
+            Self::EightBits => ["eight_bits_1", "eight_bits_4", "eight_bits_8"],
+            Self::EightSigned => ["eight_signed_1", "eight_signed_4", "eight_signed_8"],
+            Self::EightHalves => ["eight_halves_1", "eight_halves_4", "eight_halves_8"],
+            Self::Float16 => ["float_16_1", "float_16_4", "float_16_8"],
+            Self::Brain16 => ["brain_16_1", "brain_16_4", "brain_16_8"],
+            Self::Floats => ["floats"; 3],
+        };
+        match tiles {
+            1 => one,
+            4 => four,
+            _ => eight,
         }
     }
 }
