@@ -77,7 +77,8 @@ impl SnapshotStore {
         Ok(Self { disk, dir: own, identity, counter: Arc::default() })
     }
 
-    /// Writes a snapshot durably and removes the older ones.
+    /// Writes a snapshot durably and removes the older ones. Records come in the order of their keys: others would be
+    /// refused wherever the snapshot is taken in.
     pub fn write(
         &self,
         meta: &SnapshotMeta,
@@ -107,8 +108,12 @@ impl SnapshotStore {
         out.put(&format::head(MAGIC, &head))?;
         let mut chunk = Vec::new();
         let mut count = 0u64;
+        let mut last: Option<Vec<u8>> = None;
         for record in records {
             let (key, value) = record?;
+            if last.as_ref().is_some_and(|last| *last >= key) {
+                return Err(StorageError::invalid("snapshot records are not in key order"));
+            }
             let size = 8 + key.len() + value.len();
             if size > CHUNK_LIMIT_BYTES {
                 return Err(StorageError::invalid(format!(
@@ -123,6 +128,7 @@ impl SnapshotStore {
             chunk.extend_from_slice(&(value.len() as u32).to_le_bytes());
             chunk.extend_from_slice(&key);
             chunk.extend_from_slice(&value);
+            last = Some(key);
             count += 1;
         }
         if !chunk.is_empty() {

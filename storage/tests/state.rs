@@ -97,6 +97,18 @@ async fn a_small_snapshot_survives_its_journey_and_shows_damage_at_every_byte() 
 }
 
 #[tokio::test]
+async fn a_snapshot_that_nobody_could_take_in_is_not_written() {
+    let dir = TempDir::new().expect("made");
+    let (store, _) = snapshots(&dir);
+    for second in [1, 2] {
+        let records = [2, second].map(|key| Ok((vec![key], vec![0])));
+        let refused = store.write(&SnapshotMeta::default(), records).expect_err("no order");
+        assert!(refused.to_string().contains("not in key order"), "{refused}");
+    }
+    assert!(store.newest().expect("listed").newest.is_none());
+}
+
+#[tokio::test]
 async fn the_newest_intact_snapshot_counts_and_older_ones_go() {
     let dir = TempDir::new().expect("made");
     let (store, _) = snapshots(&dir);

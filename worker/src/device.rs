@@ -82,7 +82,10 @@ pub fn choose(
     };
     match choice {
         DeviceChoice::Cpu => Ok(on_cpu()),
-        DeviceChoice::Auto if kv_type != KvType::F16 => Ok(on_cpu()),
+        DeviceChoice::Auto if kv_type != KvType::F16 => {
+            tracing::info!(reason = %DeviceError::KvType, "no GPU is used");
+            Ok(on_cpu())
+        }
         DeviceChoice::Auto => match first_gpu() {
             Ok(info) => Ok(on_gpu(&info)),
             Err(reason) => {
