@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod audit;
 pub mod backoff;
 pub mod convert;
 pub mod ids;

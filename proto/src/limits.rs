@@ -475,3 +475,54 @@ pub const SCALE_UP_MS: u64 = 5_000;
 pub const SCALE_DOWN_MS: u64 = 300_000;
 /// How often `--watch` asks again: as often as workers speak.
 pub const WATCH_PERIOD_MS: u64 = 1_000;
+
+/// Most users: they live in every node's memory.
+pub const USERS_COUNT: usize = 10_000;
+/// Most roles of one's own.
+pub const ROLES_COUNT: usize = 500;
+/// Most roles of one user: each is looked up with every request.
+pub const ROLES_OF_USER_COUNT: usize = 16;
+/// Most grants of a role or of a key: each is looked at with every request.
+pub const GRANTS_COUNT: usize = 100;
+/// Longest pattern of a grant: as long as a model name.
+pub const GRANT_PATTERN_BYTES: usize = 300;
+/// Longest name of a user or role: mail addresses fit mostly.
+pub const ACCESS_NAME_CHARS: usize = 64;
+/// Longest password hash in PHC form: Argon2id with its usual salt has about a hundred.
+pub const PASSWORD_HASH_BYTES: usize = 256;
+/// Most API keys: they live in every node's memory.
+pub const KEYS_COUNT: usize = 50_000;
+/// Most logins at once.
+pub const SESSIONS_COUNT: usize = 50_000;
+/// Most logins of one user at once: the oldest goes for the next.
+pub const SESSIONS_OF_USER_COUNT: usize = 50;
+/// How long a login lasts, refreshed or not, in milliseconds.
+pub const SESSION_MS: u64 = 7 * 24 * 3_600_000;
+/// How long after a refresh token was replaced it gets the same successor again, in milliseconds: an answer may get lost.
+pub const REFRESH_GRACE_MS: u64 = 10_000;
+/// Longest life of an access token, in milliseconds: what is revoked is remembered that long.
+pub const ACCESS_TOKEN_MAX_MS: u64 = 600_000;
+/// Most access tokens void before their time: each is forgotten when it would have expired.
+pub const REVOKED_TOKENS_COUNT: usize = 100_000;
+/// Most signing keys at once: the next, the active one, and some whose tokens have not expired.
+pub const SIGNING_KEYS_COUNT: usize = 8;
+/// Most bytes of a key or certificate, sealed or not: RSA with 4096 bits takes some 2400.
+pub const SIGNING_KEY_BYTES: usize = 8_192;
+/// Most authorities at once.
+pub const AUTHORITIES_COUNT: usize = 4;
+/// Longest life of a certificate of a node or worker, in milliseconds.
+pub const CERTIFICATE_MAX_MS: u64 = 24 * 3_600_000;
+/// Most join tokens at once.
+pub const JOIN_TOKENS_COUNT: usize = 1_000;
+/// Most processes one join token lets in: a rack.
+pub const JOIN_TOKEN_USES_COUNT: u32 = 100;
+/// Longest life of a join token, in milliseconds.
+pub const JOIN_TOKEN_MAX_MS: u64 = 24 * 3_600_000;
+/// Most quotas.
+pub const QUOTAS_COUNT: usize = 60_000;
+/// Notes that one command may put into the trail.
+pub const AUDIT_NOTES_COUNT: usize = 256;
+/// Longest text in the trail; longer ones are cut.
+pub const AUDIT_TEXT_BYTES: usize = 512;
+/// Records of the trail that every node has at hand: about a week of a busy team. Older ones are where they were exported to.
+pub const AUDIT_RECORDS_COUNT: usize = 10_000;

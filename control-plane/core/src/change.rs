@@ -1,5 +1,6 @@
 //! What became true. The same list feeds the stored tables, the state in memory and the watchers.
 
+use crate::access::AccessChange;
 use crate::deployment::Deployment;
 use crate::orders::{Migration, WorkerOrders};
 use crate::record::{
@@ -67,6 +68,8 @@ pub enum Change {
     VersionPut(Box<VersionRecord>),
     /// A former version of a model, by its digest, is forgotten.
     VersionRemoved(ModelName, Digest),
+    /// Who may do what changed.
+    Access(AccessChange),
 }
 
 impl Change {
@@ -98,6 +101,7 @@ impl Change {
             | Self::NodeRemoved(_)
             | Self::CheckpointPut(_)
             | Self::CheckpointRemoved(_)
+            | Self::Access(_)
             | Self::Advanced(_) => false,
         }
     }

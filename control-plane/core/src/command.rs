@@ -4,9 +4,11 @@
 //! added at the end, never changed or reordered, and a variant's fields stay as they are (a new
 //! need is a new variant). Golden bytes pin each one.
 
+use crate::access::AccessCommand;
 use crate::deployment::Deployment;
 use crate::record::{ClusterRecord, Demand};
 use crate::replica::NewReplica;
+use ollamamax_proto::audit::Note;
 use ollamamax_proto::model::ModelVersion;
 use ollamamax_proto::placement::{Assignment, Device, Phase, WorkerStatus};
 use ollamamax_proto::{
@@ -248,6 +250,40 @@ pub enum Command {
         /// Replicas it is wanted with now; within what its deployment allows.
         to: u32,
     },
+    /// Changes who may do what.
+    Access(Box<AccessCommand>),
+    /// A command that somebody asked for: what comes of it goes into the trail, in the same moment or not at all.
+    Noted {
+        /// Who asked, for what, on what; `outcome` is filled in.
+        note: Box<Note>,
+        /// What is asked; not itself noted.
+        #[serde(with = "flat")]
+        command: Box<Command>,
+    },
+}
+
+/// A command within a command, as bytes of their own: commands must not nest, however deep somebody wrote them.
+mod flat {
+    use super::Command;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
+
+    /// The number of [`Command::Noted`] among the variants.
+    const NOTED: u8 = 30;
+
+    pub(super) fn serialize<S: Serializer>(command: &Command, to: S) -> Result<S::Ok, S::Error> {
+        let bytes = postcard::to_stdvec(command).map_err(ser::Error::custom)?;
+        bytes.serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Box<Command>, D::Error> {
+        let bytes = Vec::<u8>::deserialize(from)?;
+        if bytes.first() == Some(&NOTED) {
+            return Err(de::Error::custom("a noted command inside another"));
+        }
+        postcard::from_bytes(&bytes).map(Box::new).map_err(de::Error::custom)
+    }
 }
 
 /// One step of a plan.
@@ -327,13 +363,20 @@ pub enum Outcome {
         /// The revision after it.
         revision: Revision,
     },
+    /// A refresh token was presented that had been replaced: its session is over.
+    Reused {
+        /// The revision after it.
+        revision: Revision,
+    },
 }
 
 impl Outcome {
     /// The revision after the command.
     pub fn revision(&self) -> Revision {
         match self {
-            Self::Done { revision, .. } | Self::Admitted { revision, .. } => *revision,
+            Self::Done { revision, .. }
+            | Self::Admitted { revision, .. }
+            | Self::Reused { revision } => *revision,
         }
     }
 }

@@ -9,6 +9,7 @@
 //! commands that were once accepted, and nothing here may depend on a cost formula or a hash that
 //! could be improved later.
 
+mod access;
 mod check;
 mod checkpoints;
 mod deployments;
@@ -43,16 +44,17 @@ pub struct Decision {
 /// A [`Rejection`] when the command is refused; it then changes nothing.
 pub fn decide(state: &State, entry: &Entry) -> Result<Decision, Rejection> {
     let mut draft = Draft::begin(state, entry.at);
-    let admitted = dispatch(&mut draft, &entry.command)?;
+    let said = dispatch(&mut draft, &entry.command)?;
     orders::settle(&mut draft);
     rollouts::settle(&mut draft);
     let cluster = draft.state().cluster.as_ref().map(|c| c.id.clone()).unwrap_or_default();
     let changes = draft.finish();
     let changed = !changes.is_empty();
     let revision = if changed { state.revision().next() } else { state.revision() };
-    let outcome = match admitted {
-        Some(node) => Outcome::Admitted { node, cluster, revision },
-        None => Outcome::Done { changed, revision },
+    let outcome = match said {
+        Said::Admitted(node) => Outcome::Admitted { node, cluster, revision },
+        Said::Reused => Outcome::Reused { revision },
+        Said::Done => Outcome::Done { changed, revision },
     };
     Ok(Decision { outcome, changes })
 }
@@ -68,10 +70,17 @@ pub fn apply(state: &mut State, entry: &Entry) -> (Result<Outcome, Rejection>, V
     }
 }
 
-fn dispatch(draft: &mut Draft, command: &Command) -> Result<Option<NodeId>, Rejection> {
+/// What a command answers beside what it changed.
+enum Said {
+    Done,
+    Admitted(NodeId),
+    Reused,
+}
+
+fn dispatch(draft: &mut Draft, command: &Command) -> Result<Said, Rejection> {
     use Command as C;
     if let C::Bootstrap { cluster, http, raft } = command {
-        return nodes::bootstrap(draft, cluster, http, raft).map(Some);
+        return nodes::bootstrap(draft, cluster, http, raft).map(Said::Admitted);
     }
     if draft.state().cluster.is_none() {
         return Err(Rejection::NotBootstrapped);
@@ -79,7 +88,7 @@ fn dispatch(draft: &mut Draft, command: &Command) -> Result<Option<NodeId>, Reje
     match command {
         C::Bootstrap { .. } => {}
         C::AdmitNode { http, raft, voter } => {
-            return nodes::admit(draft, http, raft, *voter).map(Some);
+            return nodes::admit(draft, http, raft, *voter).map(Said::Admitted);
         }
         C::AnnounceNode { node, http, raft, pid } => {
             nodes::announce(draft, *node, http, raft, *pid)?;
@@ -93,11 +102,20 @@ fn dispatch(draft: &mut Draft, command: &Command) -> Result<Option<NodeId>, Reje
         C::DemandModel { demand } => models::demand(draft, demand)?,
         C::ReleaseModel { name } => models::release(draft, name)?,
         C::ExpireDemands => models::expire(draft),
-        C::RegisterWorker { .. } => workers::register(draft, command)?,
+        C::RegisterWorker { id, .. } => {
+            let is_new = !draft.state().workers.contains_key(id);
+            workers::register(draft, command)?;
+            if is_new {
+                access::joins::label(draft, *id)?;
+            }
+        }
         C::SetWorkerStatus { id, incarnation, status, reason } => {
             workers::set_status(draft, *id, *incarnation, *status, reason)?;
         }
-        C::RemoveWorker { id } => workers::remove(draft, *id)?,
+        C::RemoveWorker { id } => {
+            workers::remove(draft, *id)?;
+            access::joins::unenrol(draft, *id);
+        }
         C::ApplyPlan { base, steps } => placement::apply_plan(draft, *base, steps)?,
         C::ReportPlacements { worker, incarnation, transitions } => {
             placement::report(draft, *worker, *incarnation, transitions)?;
@@ -118,6 +136,12 @@ fn dispatch(draft: &mut Draft, command: &Command) -> Result<Option<NodeId>, Reje
         }
         C::RevertRollout { name, began, reason } => rollouts::revert(draft, name, *began, reason)?,
         C::ScaleModel { name, from, to } => deployments::scale(draft, name, *from, *to)?,
+        C::Access(command) => return access::decide(draft, command),
+        C::Noted { note, command } => {
+            let said = dispatch(draft, command)?;
+            access::trail::note(draft, note, "done");
+            return Ok(said);
+        }
     }
-    Ok(None)
+    Ok(Said::Done)
 }

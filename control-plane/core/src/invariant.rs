@@ -1,6 +1,7 @@
 //! What holds of every state, each with a name, a file and one violating example. Used in unit
 //! tests, cluster tests and chaos.
 
+mod access_has_owner;
 mod assignment_once;
 mod cluster_first;
 mod demand_has_model;
@@ -14,6 +15,7 @@ mod placement_has_worker;
 mod replica_complete;
 mod rollout_has_versions;
 mod sizes_bounded;
+mod trail_unbroken;
 
 use crate::state::State;
 
@@ -29,7 +31,7 @@ pub struct Violation {
 type Check = fn(&State) -> Vec<String>;
 
 /// Every invariant by name.
-const ALL: [(&str, Check); 13] = [
+const ALL: [(&str, Check); 15] = [
     ("cluster_first", cluster_first::check),
     ("keys_match", keys_match::check),
     ("ids_counted", ids_counted::check),
@@ -43,6 +45,8 @@ const ALL: [(&str, Check); 13] = [
     ("rollout_has_versions", rollout_has_versions::check),
     ("memory_kept", memory_kept::check),
     ("sizes_bounded", sizes_bounded::check),
+    ("access_has_owner", access_has_owner::check),
+    ("trail_unbroken", trail_unbroken::check),
 ];
 
 /// Everything that is wrong with `state`; empty when nothing is.

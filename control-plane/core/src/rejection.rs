@@ -90,4 +90,28 @@ pub enum Rejection {
     /// The model changes from no version to another, or not in that rollout any more.
     #[error("model '{0}' is in no such rollout; `placement show` lists those on their way")]
     UnknownRollout(ModelName),
+    /// No such user, role, key, session or token.
+    #[error("{kind} `{name}` not found")]
+    Unknown {
+        /// What kind of thing.
+        kind: String,
+        /// Which.
+        name: String,
+    },
+    /// It is there already.
+    #[error("{kind} `{name}` exists already")]
+    Exists {
+        /// What kind of thing.
+        kind: String,
+        /// Which.
+        name: String,
+    },
+    /// What was presented lets nobody in: unknown, used up, expired or wrong, which is nobody's business.
+    #[error(
+        "the join token is not valid, was used, or has expired; create another one with `join-token create`"
+    )]
+    NotLetIn,
+    /// The last one who may change access cannot go.
+    #[error("`{0}` is the last enabled user with the role `admin`; make another one first")]
+    LastAdmin(String),
 }

@@ -1,6 +1,7 @@
 //! The state everyone agrees on: tables of records in persistent maps, so that a snapshot for
 //! readers is one cheap clone.
 
+use crate::access::Access;
 use crate::change::{Change, Counters};
 use crate::deployment::Deployment;
 use crate::orders::{Migration, WorkerOrders};
@@ -41,6 +42,8 @@ pub struct State {
     pub rollouts: OrdMap<ModelName, Rollout>,
     /// Former versions by name and digest, among them the old ones of rollouts.
     pub versions: OrdMap<(ModelName, Digest), VersionRecord>,
+    /// Who may do what.
+    pub access: Access,
     /// Numbers that only grow.
     pub counters: Counters,
 }
@@ -142,6 +145,7 @@ impl State {
             Change::VersionRemoved(name, digest) => {
                 self.versions.remove(&(name, digest));
             }
+            Change::Access(change) => self.access.evolve(change),
         }
     }
 
@@ -174,6 +178,7 @@ impl State {
             .chain(migrations)
             .chain(rollouts)
             .chain(versions)
+            .chain(self.access.to_changes().into_iter().map(Change::Access))
             .chain([Change::Advanced(self.counters)])
             .collect()
     }

@@ -6,6 +6,7 @@
 //! value = format byte, then the record in postcard
 //! ```
 
+use crate::access::rows;
 use crate::change::Change;
 use crate::codec::{CodecError, decode, encode};
 use crate::state::State;
@@ -43,6 +44,28 @@ pub mod prefix {
     pub const ROLLOUT: u8 = 13;
     /// Former versions by digest and model name.
     pub const VERSION: u8 = 14;
+    /// Users by name.
+    pub const USER: u8 = 15;
+    /// Roles by name.
+    pub const ROLE: u8 = 16;
+    /// API keys by id.
+    pub const KEY: u8 = 17;
+    /// Sessions by id.
+    pub const SESSION: u8 = 18;
+    /// Void access tokens by id.
+    pub const REVOKED: u8 = 19;
+    /// Signing keys by id.
+    pub const SIGNING_KEY: u8 = 20;
+    /// Authorities by fingerprint.
+    pub const AUTHORITY: u8 = 21;
+    /// Join tokens by id.
+    pub const JOIN_TOKEN: u8 = 22;
+    /// Enrolled workers by id.
+    pub const ENROLMENT: u8 = 23;
+    /// Quotas by whose they are.
+    pub const QUOTA: u8 = 24;
+    /// The audit trail by number.
+    pub const TRAIL: u8 = 25;
 }
 
 /// One row to put or remove.
@@ -100,6 +123,7 @@ pub fn row(change: &Change) -> Result<Row, CodecError> {
         Change::MigrationPut(record) => Some(value(record)?),
         Change::RolloutPut(record) => Some(value(record)?),
         Change::VersionPut(record) => Some(value(record)?),
+        Change::Access(change) => rows::bytes(change)?,
         Change::NodeRemoved(_)
         | Change::ModelRemoved(_)
         | Change::DemandRemoved(_)
@@ -165,7 +189,11 @@ pub fn change(key_found: &[u8], bytes: &[u8]) -> Result<Change, LoadError> {
         Some(prefix::MIGRATION) => Change::MigrationPut(read(bytes).map_err(fail)?),
         Some(prefix::ROLLOUT) => Change::RolloutPut(read(bytes).map_err(fail)?),
         Some(prefix::VERSION) => Change::VersionPut(read(bytes).map_err(fail)?),
-        _ => return Err(LoadError::UnknownTable(hex(key_found))),
+        Some(table) => match rows::change(table, bytes).map_err(fail)? {
+            Some(change) => Change::Access(change),
+            None => return Err(LoadError::UnknownTable(hex(key_found))),
+        },
+        None => return Err(LoadError::UnknownTable(hex(key_found))),
     };
     let expected = key(&change);
     if expected != key_found {
@@ -209,6 +237,7 @@ fn key(change: &Change) -> Vec<u8> {
         Change::RolloutRemoved(name) => with(prefix::ROLLOUT, name.to_string().as_bytes()),
         Change::VersionPut(record) => version(&record.model, &record.version.digest),
         Change::VersionRemoved(name, digest) => version(name, digest),
+        Change::Access(change) => rows::key(change),
     }
 }
 
@@ -219,11 +248,11 @@ fn version(name: &ModelName, digest: &Digest) -> Vec<u8> {
 /// A record is at most a command and the few numbers the state adds to it.
 const RECORD_BYTES: usize = limits::COMMAND_BYTES + 4_096;
 
-fn value<T: Serialize>(record: &T) -> Result<Vec<u8>, CodecError> {
+pub(crate) fn value<T: Serialize>(record: &T) -> Result<Vec<u8>, CodecError> {
     encode("record", record, RECORD_BYTES)
 }
 
-fn read<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+pub(crate) fn read<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     decode("record", bytes, RECORD_BYTES)
 }
 

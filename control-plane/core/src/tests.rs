@@ -1,5 +1,7 @@
 //! Tests of more than one module: the state machine as a whole, the planner, the picks.
 
+mod access;
+mod access_history;
 mod balance;
 mod churn;
 mod commands;

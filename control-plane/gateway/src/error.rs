@@ -33,6 +33,12 @@ pub enum Failure {
     /// The path is there, the method is not.
     #[error("405 method not allowed")]
     NoMethod,
+    /// Nobody knows who asks. The words are the same whatever is wrong with what was presented.
+    #[error("{0}")]
+    Unauthenticated(&'static str),
+    /// Who asks may not do that.
+    #[error("{0}")]
+    Forbidden(String),
     /// The request collides with what is there.
     #[error("{0}")]
     Conflict(String),
@@ -97,6 +103,8 @@ impl Failure {
     fn status(&self) -> StatusCode {
         match self {
             Self::Invalid(_) | Self::InvalidField { .. } => StatusCode::BAD_REQUEST,
+            Self::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
+            Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::NotFound(_) | Self::NoPath => StatusCode::NOT_FOUND,
             Self::NoMethod => StatusCode::METHOD_NOT_ALLOWED,
             Self::Conflict(_) => StatusCode::CONFLICT,
@@ -121,6 +129,8 @@ impl Failure {
             }
             StatusCode::NOT_FOUND => ("not_found_error", Value::Null),
             StatusCode::METHOD_NOT_ALLOWED => ("invalid_request_error", Value::Null),
+            StatusCode::UNAUTHORIZED => ("authentication_error", json!("invalid_api_key")),
+            StatusCode::FORBIDDEN => ("permission_error", Value::Null),
             StatusCode::TOO_MANY_REQUESTS => ("rate_limit_error", Value::Null),
             _ => ("api_error", Value::Null),
         };
@@ -146,6 +156,10 @@ impl Failure {
         let mut response = (status, body.to_string()).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+        if matches!(self, Self::Unauthenticated(_)) {
+            let challenge = HeaderValue::from_static("Bearer realm=\"ollamamax\"");
+            headers.insert(header::WWW_AUTHENTICATE, challenge);
+        }
         if let Self::Unavailable { retry_after_s, .. } | Self::TooMany { retry_after_s, .. } = self
         {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(*retry_after_s));
@@ -216,10 +230,14 @@ impl From<Rejection> for Failure {
             | Rejection::UnknownReplica(_)
             | Rejection::UnknownVersion { .. }
             | Rejection::UnknownRollout(_)
+            | Rejection::Unknown { .. }
             | Rejection::UnknownCheckpoint(_) => Self::NotFound(text),
             Rejection::CheckpointMoved { .. } => Self::Precondition(text),
             Rejection::Invalid { .. } => Self::Invalid(text),
+            Rejection::NotLetIn => Self::Forbidden(text),
             Rejection::AlreadyBootstrapped(_)
+            | Rejection::Exists { .. }
+            | Rejection::LastAdmin(_)
             | Rejection::LastVoter(_)
             | Rejection::StaleIncarnation { .. }
             | Rejection::StalePlan { .. }
@@ -266,6 +284,8 @@ mod tests {
             (Failure::unknown_model("x"), 404),
             (Failure::NoPath, 404),
             (Failure::NoMethod, 405),
+            (Failure::Unauthenticated("x"), 401),
+            (Failure::Forbidden("x".into()), 403),
             (Failure::Conflict("x".into()), 409),
             (Failure::Precondition("x".into()), 412),
             (Failure::TooLarge { limit: 1 }, 413),

@@ -1,6 +1,7 @@
 //! Which commands may be proposed again when nobody knows what became of the first attempt.
 
 use ollamamax_core::Command;
+use ollamamax_core::access::AccessCommand;
 
 /// Whether doing it twice is the same as once, also with other commands in between.
 ///
@@ -38,5 +39,14 @@ pub fn may_repeat(command: &Command) -> bool {
         | Command::ScaleModel { .. }
         | Command::ShiftTraffic { .. }
         | Command::RevertRollout { .. } => false,
+        // The trail then tells of both, as it should: both happened.
+        Command::Noted { command, .. } => may_repeat(command),
+        // A refresh is answered the same way twice; whoever asked has not used the answer yet.
+        Command::Access(command) => matches!(
+            **command,
+            AccessCommand::RefreshSession { .. }
+                | AccessCommand::Expire
+                | AccessCommand::PutRole { .. }
+        ),
     }
 }

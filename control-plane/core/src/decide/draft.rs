@@ -138,6 +138,7 @@ impl Draft {
             Change::VersionRemoved(name, digest) => {
                 !state.versions.contains_key(&(name.clone(), *digest))
             }
+            Change::Access(change) => state.access.holds(change),
         }
     }
 }

@@ -50,6 +50,15 @@ pub(super) fn label_part(field: &str, text: &str) -> Result<(), Rejection> {
     Ok(())
 }
 
+/// Labels that a worker could be given.
+pub(super) fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), Rejection> {
+    if labels.len() > limits::WORKER_LABELS_COUNT {
+        return Err(check::over("labels of a worker", limits::WORKER_LABELS_COUNT));
+    }
+    let mut parts = labels.iter().flat_map(|(key, value)| [key, value]);
+    parts.try_for_each(|part| label_part("label", part))
+}
+
 /// It finishes what it runs, gives away what it holds and takes nothing new until it is resumed.
 pub(super) fn drain(draft: &mut Draft, id: WorkerId, reason: &str) -> Result<(), Rejection> {
     let known = workers::find(draft, id)?;

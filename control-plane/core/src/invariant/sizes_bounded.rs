@@ -20,6 +20,15 @@ pub(super) fn check(state: &State) -> Vec<String> {
             limits::MODELS_COUNT.saturating_mul(limits::MODEL_VERSIONS_COUNT),
         ),
         ("checkpoints", state.checkpoints.len(), limits::CHECKPOINTS_COUNT),
+        ("users", state.access.users.len(), limits::USERS_COUNT),
+        ("roles", state.access.roles.len(), limits::ROLES_COUNT),
+        ("keys", state.access.keys.len(), limits::KEYS_COUNT),
+        ("sessions", state.access.sessions.len(), limits::SESSIONS_COUNT),
+        ("revoked access tokens", state.access.revoked.len(), limits::REVOKED_TOKENS_COUNT),
+        ("join tokens", state.access.join_tokens.len(), limits::JOIN_TOKENS_COUNT),
+        ("enrolments", state.access.enrolments.len(), limits::WORKERS_COUNT),
+        ("quotas", state.access.quotas.len(), limits::QUOTAS_COUNT),
+        ("records of the trail", state.access.trail.len(), limits::AUDIT_RECORDS_COUNT),
     ];
     let tables = tables.into_iter().filter(|(_, count, limit)| count > limit);
     let tables = tables.map(|(name, count, limit)| format!("{count} {name}, at most {limit}"));

@@ -7,6 +7,7 @@
 #![allow(clippy::disallowed_methods, reason = "the test reads and records files")]
 
 mod samples;
+mod samples_access;
 
 use ollamamax_core::change::Change;
 use ollamamax_core::codec::{
@@ -53,6 +54,8 @@ fn ordinal_of_command(command: &Command) -> u8 {
         C::ShiftTraffic { .. } => 26,
         C::RevertRollout { .. } => 27,
         C::ScaleModel { .. } => 28,
+        C::Access(_) => 29,
+        C::Noted { .. } => 30,
     }
 }
 
@@ -85,6 +88,7 @@ fn ordinal_of_change(change: &Change) -> u8 {
         C::RolloutRemoved(_) => 23,
         C::VersionPut(_) => 24,
         C::VersionRemoved(..) => 25,
+        C::Access(_) => 26,
     }
 }
 
@@ -105,7 +109,7 @@ fn named<T: std::fmt::Debug>(items: &[T], encode: impl Fn(&T) -> Vec<u8>) -> Vec
         let text = format!("{item:?}");
         let variant: String = text
             .split(|c: char| !c.is_alphanumeric())
-            .find(|word| !matches!(*word, "Ok" | "Err"))
+            .find(|word| !matches!(*word, "Ok" | "Err" | "Access"))
             .unwrap_or_default()
             .to_owned();
         let nth = seen.entry(variant.clone()).or_insert(0);
@@ -145,7 +149,7 @@ fn compare(file: &str, actual: &[(String, String)]) -> Vec<Vec<u8>> {
 #[test]
 fn commands_keep_their_bytes() {
     let all = commands();
-    for ordinal in 0..29 {
+    for ordinal in 0..31 {
         assert!(
             all.iter().any(|c| ordinal_of_command(c) == ordinal),
             "command {ordinal} is absent"
@@ -162,7 +166,7 @@ fn commands_keep_their_bytes() {
 #[test]
 fn changes_and_rows_keep_their_bytes() {
     let all = changes();
-    for ordinal in 0..26 {
+    for ordinal in 0..27 {
         assert!(all.iter().any(|c| ordinal_of_change(c) == ordinal), "change {ordinal} is absent");
     }
     let encode =
@@ -185,6 +189,37 @@ fn replies_keep_their_bytes() {
     compare("replies.hex", &named(&all, encode));
     let bytes = codec::encode_replies(&all).expect("they are few");
     assert_eq!(decode_replies(&bytes), Ok(all));
+}
+
+/// Within access, too, each variant has its place: the third byte, after the format and [`Command::Access`].
+#[test]
+fn variants_of_access_keep_their_places() {
+    let mut seen = std::collections::BTreeSet::new();
+    for command in samples_access::commands() {
+        let bytes = codec::encode_command(&Command::Access(Box::new(command))).expect("short");
+        seen.insert(bytes[2]);
+    }
+    assert_eq!(seen, (0..25).collect());
+    let mut seen = std::collections::BTreeSet::new();
+    for change in samples_access::changes() {
+        let bytes = codec::encode_changes(&[Change::Access(change)]).expect("short");
+        seen.insert(bytes[3]);
+    }
+    assert_eq!(seen, (0..22).collect());
+}
+
+#[test]
+fn commands_do_not_nest() {
+    let note = Box::new(samples_access::note());
+    let plain = Command::Noted { note: note.clone(), command: Box::new(Command::ExpireDemands) };
+    let bytes = codec::encode_command(&plain).expect("short");
+    assert_eq!(decode_command(&bytes), Ok(plain.clone()));
+    let mut nested = plain;
+    for _ in 0..3 {
+        nested = Command::Noted { note: note.clone(), command: Box::new(nested) };
+    }
+    let bytes = codec::encode_command(&nested).expect("short");
+    assert!(matches!(decode_command(&bytes), Err(codec::CodecError::Malformed { .. })));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! One of each command, change and reply, with every field set to something that shows.
 
+use super::samples_access;
 use ollamamax_core::Rejection;
 use ollamamax_core::change::{Change, Counters};
 use ollamamax_core::codec;
@@ -204,6 +205,9 @@ pub(super) fn commands() -> Vec<Command> {
         status,
         reason: "r".into(),
     }));
+    all.extend(samples_access::commands().into_iter().map(|c| C::Access(Box::new(c))));
+    let command = Box::new(C::DeleteModel { name: name() });
+    all.push(C::Noted { note: Box::new(samples_access::note()), command });
     all
 }
 
@@ -305,6 +309,7 @@ pub(super) fn changes() -> Vec<Change> {
             load_ns: 16,
         })
     }));
+    all.extend(samples_access::changes().into_iter().map(C::Access));
     all
 }
 
@@ -329,10 +334,15 @@ pub(super) fn replies() -> Vec<codec::Reply> {
         R::UnknownReplica(ReplicaId(9)),
         R::UnknownVersion { model: name(), version: Box::new(Digest([3; 32])) },
         R::UnknownRollout(name()),
+        R::Unknown { kind: text(), name: text() },
+        R::Exists { kind: text(), name: text() },
+        R::NotLetIn,
+        R::LastAdmin(text()),
     ];
     let mut all = vec![
         Ok(Outcome::Done { changed: true, revision }),
         Ok(Outcome::Admitted { node: NodeId(3), cluster: text(), revision }),
+        Ok(Outcome::Reused { revision }),
     ];
     all.extend(refused.map(Err));
     all

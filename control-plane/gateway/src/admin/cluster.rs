@@ -115,7 +115,7 @@ pub(crate) async fn admit(
             let admitted = json!({"node": node, "cluster": cluster, "revision": revision});
             Ok(stream::plain_json(&admitted))
         }
-        Outcome::Done { .. } => {
+        Outcome::Done { .. } | Outcome::Reused { .. } => {
             Err(Failure::Internal("the cluster admitted the node without an id".to_owned()).into())
         }
     }
