@@ -526,3 +526,71 @@ pub const AUDIT_NOTES_COUNT: usize = 256;
 pub const AUDIT_TEXT_BYTES: usize = 512;
 /// Records of the trail that every node has at hand: about a week of a busy team. Older ones are where they were exported to.
 pub const AUDIT_RECORDS_COUNT: usize = 10_000;
+/// Records of the trail in one answer.
+pub const AUDIT_PAGE_COUNT: usize = 1_000;
+/// Kinds of refusals kept apart between two entries in the trail.
+pub const REFUSALS_COUNT: usize = 100;
+/// How often refusals go into the trail, in milliseconds: a flood costs the cluster a command each time.
+pub const REFUSALS_PERIOD_MS: u64 = 500;
+/// Longest access token; ours have some 900 bytes.
+pub const ACCESS_TOKEN_BYTES: usize = 8 * 1024;
+/// Verified access tokens that a gateway remembers: a check of the signature takes tens of microseconds.
+pub const ACCESS_TOKENS_CACHED_COUNT: usize = 10_000;
+/// How far clocks may differ, in seconds.
+pub const CLOCK_LEEWAY_S: u64 = 5;
+/// How long after it last heard of the others a node still believes access tokens, in milliseconds: what was revoked meanwhile
+/// it does not know.
+pub const STALE_VIEW_MS: u64 = 30_000;
+/// How long a signing key is published before it signs, in milliseconds: others fetch the public keys now and then.
+pub const SIGNING_KEY_LEAD_MS: u64 = 60_000;
+/// Largest body of a login, a key or a role.
+pub const LOGIN_BODY_BYTES: usize = 64 * 1024;
+/// Shortest password.
+pub const PASSWORD_MIN_CHARS: usize = 8;
+/// Longest password: Argon2 reads all of it.
+pub const PASSWORD_BYTES: usize = 1_024;
+/// Passwords checked at once: each takes 19 MiB and a core.
+pub const PASSWORD_CHECKS_COUNT: usize = 2;
+/// Failed credentials of one address at once, before it has to wait.
+pub const AUTH_FAILURES_COUNT: u64 = 50;
+/// After how long one of them is forgiven, in milliseconds.
+pub const AUTH_FAILURE_MS: u64 = 1_000;
+/// Logins as one user from one address at once, before it has to wait.
+pub const LOGINS_COUNT: u64 = 5;
+/// After how long one of them is forgiven, in milliseconds: five a minute.
+pub const LOGIN_MS: u64 = 12_000;
+/// Addresses and users whose failures are counted.
+pub const THROTTLED_COUNT: usize = 10_000;
+
+/// How long the certificate of a node or worker lives, in milliseconds: a stolen one is worth a day.
+pub const TLS_LIFETIME_MS: u64 = 24 * 60 * 60 * 1_000;
+/// Longest life a certificate may be given, in milliseconds: one that never ends is never renewed.
+pub const TLS_LIFETIME_MAX_MS: u64 = 90 * TLS_LIFETIME_MS;
+/// How long the authority of a cluster lives, in milliseconds: ten years; it is replaced by hand.
+pub const TLS_AUTHORITY_LIFETIME_MS: u64 = 3_650 * TLS_LIFETIME_MS;
+/// How far before now a certificate begins, in milliseconds: clocks of machines differ.
+pub const TLS_SKEW_MS: u64 = 60_000;
+/// The part of its life after which a certificate is renewed: a third is left for trying again.
+pub const TLS_RENEW_PERCENT: u64 = 67;
+/// Longest request for a certificate: a P-256 key and its signature take about 200 bytes.
+pub const TLS_REQUEST_BYTES: usize = 1_024;
+/// Largest certificate read: ours take about 500 bytes.
+pub const TLS_CERTIFICATE_BYTES: usize = 4 * 1_024;
+/// Most authorities trusted at once: two while one replaces the other, and room for haste.
+pub const TLS_AUTHORITIES_COUNT: usize = 4;
+/// Largest file with a key and certificates.
+pub const TLS_FILE_BYTES: usize = 32 * 1_024;
+/// How long connecting to another process and greeting it may take, in milliseconds: a hung one looks like a dead one.
+pub const TLS_DIAL_MS: u64 = 2_000;
+/// How long who connects may take for the handshake, in milliseconds.
+pub const TLS_HANDSHAKE_MS: u64 = 5_000;
+/// Handshakes under way at once; more connections wait to be accepted.
+pub const TLS_HANDSHAKES_COUNT: usize = 1_024;
+/// Handshakes under way at once from one address: one machine alone cannot take all.
+pub const TLS_HANDSHAKES_PER_ADDRESS_COUNT: usize = 256;
+/// Failed handshakes are warned of once in this time, in milliseconds: a port scan fills no log.
+pub const TLS_WARN_PERIOD_MS: u64 = 10_000;
+/// After a connection could not be accepted, until the next is tried, in milliseconds: a lack of descriptors passes.
+pub const TLS_ACCEPT_RETRY_MS: u64 = 100;
+/// Longest join token: nine addresses of 255 bytes fit.
+pub const JOIN_TOKEN_CHARS: usize = 4_096;
