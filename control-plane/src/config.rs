@@ -1,6 +1,7 @@
 //! What a node is told at its start, and the checks that need no disk and no network.
 
 use crate::error::StartError;
+use ollamamax_gateway::secrets::SealingKey;
 use ollamamax_proto::limits;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -27,10 +28,25 @@ pub struct NodeConfig {
     pub cluster_name: String,
     /// Whether this node shall vote once it has caught up.
     pub voter: bool,
+    /// Where the cluster's sealing key is: in this file, or already here; else in `sealing.key` of the data directory, made at
+    /// the start of a new cluster.
+    pub sealing: SealingSource,
     /// Waits and periods.
     pub timings: Timings,
     /// Settings of the gateway; its metrics are filled in by the node.
     pub gateway: ollamamax_gateway::Config,
+}
+
+/// Where a node has the cluster's sealing key from.
+#[derive(Clone, Debug, Default)]
+pub enum SealingSource {
+    /// `sealing.key` in the data directory.
+    #[default]
+    DataDir,
+    /// A file elsewhere, as an operator or systemd provides it.
+    File(PathBuf),
+    /// Given by whoever starts the node.
+    Given(SealingKey),
 }
 
 impl NodeConfig {

@@ -1,8 +1,9 @@
 //! What a node tells its gateway at start.
 
+use crate::secrets::SealingKey;
 use ollamamax_core::route::Policy;
 use ollamamax_proto::{ModelName, limits};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,6 +45,14 @@ pub struct Config {
     pub body_bytes: usize,
     /// Requests held for one model before their first token.
     pub requests_queued: usize,
+    /// Roles of whoever comes from this machine without a credential; `None`: nobody comes without one.
+    pub anonymous: Option<BTreeSet<String>>,
+    /// Seals what is replicated, and makes refresh tokens: the same on every node of a cluster.
+    pub sealing: SealingKey,
+    /// How long an access token is good, in milliseconds.
+    pub access_token_ms: u64,
+    /// How long after this node last heard of the others it still believes access tokens.
+    pub stale_after: Duration,
 }
 
 impl Default for Config {
@@ -63,6 +72,10 @@ impl Default for Config {
             hedging: true,
             body_bytes: limits::BODY_BYTES,
             requests_queued: limits::REQUESTS_QUEUED,
+            anonymous: None,
+            sealing: SealingKey::random(),
+            access_token_ms: limits::ACCESS_TOKEN_MAX_MS,
+            stale_after: Duration::from_millis(limits::STALE_VIEW_MS),
         }
     }
 }

@@ -154,6 +154,9 @@ impl Failure {
             tracing::debug!(%status, error = %self, "request refused");
         }
         let mut response = (status, body.to_string()).into_response();
+        if let Self::Forbidden(reason) = self {
+            response.extensions_mut().insert(RefusedFor(reason.clone()));
+        }
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
         if matches!(self, Self::Unauthenticated(_)) {
@@ -167,6 +170,10 @@ impl Failure {
         response
     }
 }
+
+/// Rides on an answer that refuses somebody: why, for the trail.
+#[derive(Clone, Debug)]
+pub struct RefusedFor(pub String);
 
 /// A failure as Ollama's endpoints answer it.
 #[derive(Debug)]

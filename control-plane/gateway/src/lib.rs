@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod auth;
 mod body;
 pub mod config;
 mod demand;
@@ -28,6 +29,8 @@ mod openai;
 mod options;
 pub mod ports;
 mod request;
+pub mod secrets;
+mod sessions;
 mod stream;
 pub mod streams;
 mod telemetry;
@@ -36,11 +39,15 @@ pub mod workers;
 
 pub use config::Config;
 
+use auth::guard::Policy::{Known, Needs, Open};
+use auth::guard::Routes;
+pub use auth::guard::{Policy, Route};
 use axum::Router;
 use axum::extract::Request;
+use axum::http::Method;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, head, post};
 use error::{Failure, OllamaError, OpenAiError, Problem};
+use ollamamax_core::access::Action;
 use ports::{Blobs, ControlPlane};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -57,11 +64,15 @@ pub struct Gateway {
     gate: Arc<gate::Gate>,
     headers: ollama::model::Headers,
     has_served: AtomicBool,
+    tokens: auth::jwt::Tokens,
+    throttle: auth::throttle::Throttle,
+    refusals: auth::refusals::Refusals,
 }
 
 impl Gateway {
     /// A gateway over what its node offers.
     pub fn new(control: Arc<dyn ControlPlane>, blobs: Arc<dyn Blobs>, config: Config) -> Arc<Self> {
+        let tokens = auth::jwt::Tokens::new(config.sealing.clone());
         Arc::new(Self {
             control,
             blobs,
@@ -73,55 +84,17 @@ impl Gateway {
             gate: Arc::default(),
             headers: ollama::model::Headers::default(),
             has_served: AtomicBool::new(false),
+            tokens,
+            throttle: auth::throttle::Throttle::default(),
+            refusals: auth::refusals::Refusals::default(),
         })
     }
 
     /// The whole URL map.
     pub fn router(self: Arc<Self>) -> Router {
-        Router::new()
-            .route("/", get(health::root))
-            .route("/api/version", get(health::version))
-            .route("/api/generate", post(ollama::generate::generate))
-            .route("/api/chat", post(ollama::chat::chat))
-            .route("/api/embed", post(ollama::embed::embed))
-            .route("/api/embeddings", post(ollama::embed::embeddings))
-            .route("/api/tags", get(ollama::models::tags))
-            .route("/api/ps", get(ollama::models::ps))
-            .route("/api/show", post(ollama::show::show))
-            .route("/api/create", post(ollama::create::create))
-            .route("/api/copy", post(ollama::models::copy))
-            .route("/api/delete", delete(ollama::models::delete))
-            .route("/api/blobs/{digest}", head(ollama::blobs::head).post(ollama::blobs::post))
-            .route("/api/streams/{id}", get(streams::get))
-            .route("/v1/models", get(openai::models::list))
-            .route("/v1/models/{*id}", get(openai::models::get))
-            .route("/v1/chat/completions", post(openai::chat::chat))
-            .route("/v1/embeddings", post(openai::embeddings::embeddings))
-            .route("/health/live", get(health::live))
-            .route("/health/ready", get(health::ready))
-            .route("/metrics", get(health::metrics))
-            .route("/admin/v1/cluster", get(admin::cluster::get))
-            .route("/admin/v1/cluster/nodes", post(admin::cluster::admit))
-            .route("/admin/v1/cluster/nodes/{id}", delete(admin::cluster::remove))
-            .route("/admin/v1/workers", get(admin::cluster::list_workers))
-            .route("/admin/v1/workers/{id}", get(admin::workers::get))
-            .route("/admin/v1/workers/{id}/drain", post(admin::workers::drain))
-            .route("/admin/v1/workers/{id}/resume", post(admin::workers::resume))
-            .route("/admin/v1/workers/{id}/label", post(admin::workers::label))
-            .route("/admin/v1/placement", get(admin::placement::show))
-            .route("/admin/v1/placement/plan", get(admin::placement::plan))
-            .route("/admin/v1/placement/explain/{*model}", get(admin::placement::explanation))
-            .route("/admin/v1/rebalance", post(admin::placement::even_out))
-            .route(
-                "/admin/v1/models/{*rest}",
-                post(admin::models::post).delete(admin::models::clear),
-            )
-            .route(
-                "/admin/v1/checkpoints/{*name}",
-                get(admin::checkpoints::get)
-                    .put(admin::checkpoints::put)
-                    .delete(admin::checkpoints::delete),
-            )
+        let (router, _) = self.routes().finish();
+        tokio::spawn(auth::refusals::run(Arc::downgrade(&self)));
+        router
             .fallback(|request: Request| async move { shaped(&request, Failure::NoPath) })
             .method_not_allowed_fallback(|request: Request| async move {
                 shaped(&request, Failure::NoMethod)
@@ -129,6 +102,50 @@ impl Gateway {
             .layer(axum::middleware::from_fn(request::observe))
             .with_state(self)
     }
+
+    /// What is served, and who may ask for it.
+    pub fn inventory(self: &Arc<Self>) -> Vec<Route> {
+        self.routes().finish().1
+    }
+
+    fn routes(self: &Arc<Self>) -> Routes {
+        admin::routes(api(Routes::new(Arc::clone(self))))
+    }
+}
+
+/// The APIs of others, and what every server has.
+fn api(routes: Routes) -> Routes {
+    let (read, manage, run) =
+        (Needs(Action::ReadModels), Needs(Action::ManageModels), Needs(Action::RunInference));
+    routes
+        .get("/", Open, health::root)
+        .get("/health/live", Open, health::live)
+        .get("/health/ready", Open, health::ready)
+        .get("/metrics", Needs(Action::ReadMetrics), health::metrics)
+        .get("/api/version", Open, health::version)
+        .post("/api/generate", run, ollama::generate::generate)
+        .post("/api/chat", run, ollama::chat::chat)
+        .post("/api/embed", run, ollama::embed::embed)
+        .post("/api/embeddings", run, ollama::embed::embeddings)
+        .get("/api/tags", read, ollama::models::tags)
+        .get("/api/ps", read, ollama::models::ps)
+        .post("/api/show", read, ollama::show::show)
+        .post("/api/create", manage, ollama::create::create)
+        .post("/api/copy", manage, ollama::models::copy)
+        .delete("/api/delete", manage, ollama::models::delete)
+        .add(Method::HEAD, "/api/blobs/{digest}", manage, ollama::blobs::head)
+        .post("/api/blobs/{digest}", manage, ollama::blobs::post)
+        .get("/api/streams/{id}", run, streams::get)
+        .get("/v1/models", read, openai::models::list)
+        .get("/v1/models/{*id}", read, openai::models::get)
+        .post("/v1/chat/completions", run, openai::chat::chat)
+        .post("/v1/embeddings", run, openai::embeddings::embeddings)
+        .post("/auth/token", Open, sessions::token)
+        .post("/auth/refresh", Open, sessions::refresh)
+        .post("/auth/revoke", Open, sessions::revoke)
+        .post("/auth/logout", Known, sessions::logout)
+        .get("/auth/whoami", Known, sessions::whoami)
+        .get("/.well-known/jwks.json", Open, sessions::jwks)
 }
 
 /// A failure in the shape of the family of endpoints the path belongs to.

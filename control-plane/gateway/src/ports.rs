@@ -11,6 +11,7 @@ use serde::Serialize;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// Why a proposal or a linearizable read brought no answer.
@@ -100,6 +101,11 @@ pub trait ControlPlane: Send + Sync + 'static {
     /// What the leader has seen of the workers; nothing on other nodes.
     fn observed(&self) -> Observed {
         Observed::default()
+    }
+
+    /// For how long this node has not heard of a leader with a quorum: what it knows may be that old.
+    fn silence(&self) -> Duration {
+        Duration::ZERO
     }
 
     /// The quorum as this node sees it.

@@ -95,9 +95,9 @@ pub struct SigningKey {
     pub id: SigningKeyId,
     /// `RS256`.
     pub algorithm: String,
-    /// The public key: SubjectPublicKeyInfo in DER.
+    /// The public key: RSAPublicKey (RFC 8017) in DER.
     pub public: Vec<u8>,
-    /// The private key: PKCS#8 in DER, sealed with the cluster's sealing key.
+    /// The private key: RSAPrivateKey (RFC 8017) in DER, sealed with the cluster's sealing key.
     pub sealed: Hidden<Vec<u8>>,
     /// When it was made.
     pub created_at: Millis,

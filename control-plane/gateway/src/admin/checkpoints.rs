@@ -2,6 +2,7 @@
 //!
 //! The revision of a value is its `ETag`; `If-Match` changes only what is still there, `If-None-Match: *` only what is not.
 
+use crate::auth::Caller;
 use crate::error::{Failure, Problem};
 use crate::streams::PREFIX;
 use crate::{Gateway, body, stream};
@@ -10,6 +11,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::Response;
 use ollamamax_core::Command;
+use ollamamax_core::access::{Action, Object};
 use ollamamax_proto::{Revision, limits};
 use serde::Deserialize;
 use serde_json::json;
@@ -27,10 +29,12 @@ pub(crate) struct Consistency {
 /// Reads a value: everything acknowledged before is seen, unless `?consistency=local`.
 pub(crate) async fn get(
     State(gateway): State<Arc<Gateway>>,
+    caller: Caller,
     Path(name): Path<String>,
     Query(Consistency { consistency }): Query<Consistency>,
 ) -> Result<Response, Problem> {
     check_name(&name)?;
+    caller.check(Action::ManageSystem, Object::Named(&name), &name)?;
     let state = match consistency.as_deref() {
         None | Some("linearizable") => gateway.control.linearizable().await?,
         Some("local") => gateway.control.state(),
@@ -53,15 +57,17 @@ pub(crate) async fn get(
 /// Sets a value.
 pub(crate) async fn put(
     State(gateway): State<Arc<Gateway>>,
+    caller: Caller,
     Path(name): Path<String>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
     check_name(&name)?;
+    caller.check(Action::ManageSystem, Object::Named(&name), &name)?;
     let expected = expected(&headers)?;
     let value = body::read(body, limits::CHECKPOINT_VALUE_BYTES).await?.to_vec();
     let command = Command::PutCheckpoint { name: name.clone(), value, expected };
-    let revision = gateway.control.propose(command).await?.revision();
+    let revision = caller.propose(&gateway, "checkpoint.put", &name, command).await?.revision();
     let mut response = stream::plain_json(&json!({"name": name, "revision": revision}));
     response.headers_mut().insert(header::ETAG, etag(revision));
     Ok(response)
@@ -70,13 +76,16 @@ pub(crate) async fn put(
 /// Removes a value.
 pub(crate) async fn delete(
     State(gateway): State<Arc<Gateway>>,
+    caller: Caller,
     Path(name): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     check_name(&name)?;
+    caller.check(Action::ManageSystem, Object::Named(&name), &name)?;
     let expected = expected(&headers)?;
     let command = Command::DeleteCheckpoint { name: name.clone(), expected };
-    let revision = gateway.control.propose(command).await?.revision();
+    let proposed = caller.propose(&gateway, "checkpoint.delete", &name, command);
+    let revision = proposed.await?.revision();
     Ok(stream::plain_json(&json!({"name": name, "revision": revision})))
 }
 

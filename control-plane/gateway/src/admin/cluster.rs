@@ -1,10 +1,12 @@
 //! The cluster: its nodes, its workers, and who runs what.
 
+use crate::auth::Caller;
 use crate::error::{Failure, Problem};
 use crate::{Gateway, body, stream};
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::response::Response;
+use ollamamax_core::access::Action;
 use ollamamax_core::plan::Observed;
 use ollamamax_core::record::WorkerRecord;
 use ollamamax_core::{Command, Outcome, State as Snapshot};
@@ -14,7 +16,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// `GET /admin/v1/cluster`: everything at a glance, as this node sees it.
-pub(crate) async fn get(State(gateway): State<Arc<Gateway>>) -> Response {
+pub(crate) async fn get(State(gateway): State<Arc<Gateway>>, caller: Caller) -> Response {
     let state = gateway.control.state();
     let quorum = gateway.control.quorum();
     let placements = state.placements.values().map(|placement| {
@@ -38,7 +40,7 @@ pub(crate) async fn get(State(gateway): State<Arc<Gateway>>) -> Response {
         "term": quorum.term,
         "revision": state.revision(),
         "nodes": quorum.nodes,
-        "workers": workers(&gateway, &state),
+        "workers": workers(&gateway, &caller, &state),
         "node": quorum.node,
         "cluster": quorum.cluster,
         "name": state.cluster.as_ref().map(|cluster| cluster.name.as_str()),
@@ -48,15 +50,18 @@ pub(crate) async fn get(State(gateway): State<Arc<Gateway>>) -> Response {
 }
 
 /// `GET /admin/v1/workers`.
-pub(crate) async fn list_workers(State(gateway): State<Arc<Gateway>>) -> Response {
+pub(crate) async fn list_workers(State(gateway): State<Arc<Gateway>>, caller: Caller) -> Response {
     let state = gateway.control.state();
-    let workers = workers(&gateway, &state);
+    let workers = workers(&gateway, &caller, &state);
     stream::plain_json(&json!({"revision": state.revision(), "workers": workers}))
 }
 
-fn workers(gateway: &Gateway, state: &Snapshot) -> Vec<Value> {
+fn workers(gateway: &Gateway, caller: &Caller, state: &Snapshot) -> Vec<Value> {
     let observed = gateway.control.observed();
-    state.workers.values().map(|record| worker(gateway, state, &observed, record)).collect()
+    let seen = state.workers.values().filter(|worker| {
+        super::workers::check(caller, state, worker.id, Action::ReadNodes).is_ok()
+    });
+    seen.map(|record| worker(gateway, state, &observed, record)).collect()
 }
 
 /// A worker with the models it holds, what operators say of it, and, on the leader, how fast it is.
@@ -107,10 +112,13 @@ fn yes() -> bool {
 /// `POST /admin/v1/cluster/nodes`: a process wants to become a node.
 pub(crate) async fn admit(
     State(gateway): State<Arc<Gateway>>,
+    caller: Caller,
     body: Body,
 ) -> Result<Response, Problem> {
     let Join { http, raft, voter } = body::json(body, gateway.config.body_bytes).await?;
-    match gateway.control.propose(Command::AdmitNode { http, raft, voter }).await? {
+    let shown = raft.clone();
+    let command = Command::AdmitNode { http, raft, voter };
+    match caller.propose(&gateway, "node.admit", shown, command).await? {
         Outcome::Admitted { node, cluster, revision } => {
             let admitted = json!({"node": node, "cluster": cluster, "revision": revision});
             Ok(stream::plain_json(&admitted))
@@ -124,11 +132,13 @@ pub(crate) async fn admit(
 /// `DELETE /admin/v1/cluster/nodes/{id}`: a node shall leave.
 pub(crate) async fn remove(
     State(gateway): State<Arc<Gateway>>,
+    caller: Caller,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
     let node = id.parse().map(NodeId);
     let node =
         node.map_err(|_| Failure::invalid(format!("`{id}` is no node id; expected a number")))?;
-    let outcome = gateway.control.propose(Command::RemoveNode { node }).await?;
+    let command = Command::RemoveNode { node };
+    let outcome = caller.propose(&gateway, "node.remove", node, command).await?;
     Ok(stream::plain_json(&json!({"node": node, "revision": outcome.revision()})))
 }

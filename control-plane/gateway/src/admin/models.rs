@@ -2,13 +2,15 @@
 
 use super::versions::Shift;
 use super::{shape, trial, workers};
+use crate::auth::Caller;
 use crate::error::{Failure, Problem};
 use crate::keep_alive::KeepAlive;
-use crate::{Gateway, body, names, stream};
+use crate::{Gateway, body, stream};
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use ollamamax_core::Command;
+use ollamamax_core::access::Action;
 use ollamamax_core::deployment::{Deployment, Policy, Strategy};
 use ollamamax_core::record::{Demand, Lifetime, ModelRecord};
 use ollamamax_core::route;
@@ -101,43 +103,51 @@ impl Deploy {
 /// `POST /admin/v1/models/{name}/deploy` and `.../migrate`. Names may hold slashes, so the whole rest of the path is taken.
 pub(crate) async fn post(
     State(gateway): State<Arc<Gateway>>,
+    caller: Caller,
     Path(rest): Path<String>,
     body: Body,
 ) -> Result<Response, Problem> {
     if let Some(name) = rest.strip_suffix("/deploy") {
-        return deploy(&gateway, name, body).await;
+        return deploy(&gateway, &caller, name, body).await;
     }
     let name = rest.strip_suffix("/migrate").ok_or(Failure::NoPath)?;
-    migrate(&gateway, name, body).await
+    migrate(&gateway, &caller, name, body).await
 }
 
 /// `DELETE /admin/v1/models/{name}/deploy`: nobody says any more how it is spread; it stays loaded.
 pub(crate) async fn clear(
     State(gateway): State<Arc<Gateway>>,
+    caller: Caller,
     Path(rest): Path<String>,
 ) -> Result<Response, Problem> {
     let name = rest.strip_suffix("/deploy").ok_or(Failure::NoPath)?;
-    let name = names::resolve(&gateway.control.state(), name)?.name;
+    let name = caller.model(&gateway.control.state(), name, Action::ManageModels)?.name;
     let command = Command::ClearDeployment { name: name.clone() };
-    let revision = gateway.control.propose(command).await?.revision();
+    let proposed = caller.propose(&gateway, "model.deploy.clear", &name, command);
+    let revision = proposed.await?.revision();
     Ok(stream::plain_json(&json!({"model": name, "revision": revision})))
 }
 
 /// `wait` for the load is the client's business (`cluster` shows the phase). What could not serve is refused with the
 /// reason, and then nothing has changed.
-async fn deploy(gateway: &Gateway, name: &str, body: Body) -> Result<Response, Problem> {
+async fn deploy(
+    gateway: &Gateway,
+    caller: &Caller,
+    name: &str,
+    body: Body,
+) -> Result<Response, Problem> {
     let bytes = body::read(body, gateway.config.body_bytes).await?;
     let empty = bytes.iter().all(u8::is_ascii_whitespace);
     let deploy: Deploy = body::parse(if empty { b"{}" } else { &bytes })?;
     let state = gateway.control.state();
-    let model = names::resolve(&state, name)?;
+    let model = caller.model(&state, name, Action::ManageModels)?;
     if deploy.shift.asks() {
         if deploy.spreads() || deploy.demands() {
             let reason = "`version`, `weight` and `rollback` change which version serves, the other fields how; \
                           ask for one after the other";
             return Err(Failure::invalid(reason).into());
         }
-        return deploy.shift.propose(gateway, &model).await;
+        return deploy.shift.propose(gateway, caller, &model).await;
     }
     let usual = if deploy.spreads() { 1 } else { gateway.config.replicas };
     let replicas = deploy.replicas.unwrap_or(usual);
@@ -164,7 +174,8 @@ async fn deploy(gateway: &Gateway, name: &str, body: Body) -> Result<Response, P
         keep_alive_ms: keep_alive.0,
     };
     if !deploy.spreads() {
-        let outcome = gateway.control.propose(Command::DemandModel { demand }).await?;
+        let command = Command::DemandModel { demand };
+        let outcome = caller.propose(gateway, "model.deploy", &model.name, command).await?;
         return Ok(stream::plain_json(&json!({
             "model": model.name,
             "replicas": replicas,
@@ -175,7 +186,8 @@ async fn deploy(gateway: &Gateway, name: &str, body: Body) -> Result<Response, P
     let notes = trial::deploy(&state, &deployment, &demand)?;
     let shown = shape::deployment(&deployment);
     let command = Command::Deploy { deployment: Box::new(deployment), demand };
-    let revision = gateway.control.propose(command).await?.revision();
+    let proposed = caller.propose(gateway, "model.deploy", &model.name, command);
+    let revision = proposed.await?.revision();
     Ok(stream::plain_json(&json!({
         "model": model.name,
         "replicas": replicas,
@@ -191,13 +203,19 @@ struct Migrate {
     to: String,
 }
 
-async fn migrate(gateway: &Gateway, name: &str, body: Body) -> Result<Response, Problem> {
+async fn migrate(
+    gateway: &Gateway,
+    caller: &Caller,
+    name: &str,
+    body: Body,
+) -> Result<Response, Problem> {
     let Migrate { from, to } = body::json(body, gateway.config.body_bytes).await?;
     let state = gateway.control.state();
-    let name = names::resolve(&state, name)?.name;
+    let name = caller.model(&state, name, Action::ManageModels)?.name;
     let (from, to) = (workers::find(&state, &from)?.id, workers::find(&state, &to)?.id);
     trial::migrate(&state, &name, from, to)?;
     let command = Command::MigrateModel { name: name.clone(), from, to };
-    let revision = gateway.control.propose(command).await?.revision();
+    let proposed = caller.propose(gateway, "model.migrate", &name, command);
+    let revision = proposed.await?.revision();
     Ok(stream::plain_json(&json!({"model": name, "from": from, "to": to, "revision": revision})))
 }

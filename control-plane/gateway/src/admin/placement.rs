@@ -1,11 +1,13 @@
 //! `/admin/v1/placement`: who holds what, what the planner would do next, and why.
 
 use super::{shape, trial, versions};
+use crate::auth::Caller;
 use crate::error::Problem;
-use crate::{Gateway, names, stream};
+use crate::{Gateway, stream};
 use axum::extract::{Path, State};
 use axum::response::Response;
 use ollamamax_core::Command;
+use ollamamax_core::access::Action;
 use ollamamax_core::plan::{PlanLimits, explain, rebalance};
 use ollamamax_proto::Millis;
 use serde_json::{Value, json};
@@ -57,10 +59,11 @@ pub(crate) async fn plan(State(gateway): State<Arc<Gateway>>) -> Response {
 /// `GET /admin/v1/placement/explain/{model}`: where the model is, what the planner says of it, and every other way.
 pub(crate) async fn explanation(
     State(gateway): State<Arc<Gateway>>,
+    caller: Caller,
     Path(name): Path<String>,
 ) -> Result<Response, Problem> {
     let state = gateway.control.state();
-    let model = names::resolve(&state, &name)?.name;
+    let model = caller.model(&state, &name, Action::ReadModels)?.name;
     let now = Millis::now().max(state.counters.clock);
     let (observed, limits) = (gateway.control.observed(), PlanLimits::default());
     let explained = explain(&state, &observed, &limits, now, &model)
@@ -87,14 +90,18 @@ pub(crate) async fn explanation(
 }
 
 /// `POST /admin/v1/rebalance`: sets the few moves on their way that even out what the workers hold.
-pub(crate) async fn even_out(State(gateway): State<Arc<Gateway>>) -> Result<Response, Problem> {
+pub(crate) async fn even_out(
+    State(gateway): State<Arc<Gateway>>,
+    caller: Caller,
+) -> Result<Response, Problem> {
     let state = gateway.control.linearizable().await?;
     let now = Millis::now().max(state.counters.clock);
     let mut moves = Vec::new();
     for migration in rebalance(&state, &gateway.control.observed(), &PlanLimits::default(), now) {
         let (name, from, to) = (migration.model, migration.from, migration.to);
         moves.push(json!({"model": name, "from": from, "to": to}));
-        gateway.control.propose(Command::MigrateModel { name, from, to }).await?;
+        let command = Command::MigrateModel { name: name.clone(), from, to };
+        caller.propose(&gateway, "model.migrate", name, command).await?;
     }
     Ok(stream::plain_json(&json!({"moves": moves})))
 }

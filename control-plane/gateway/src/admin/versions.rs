@@ -1,5 +1,6 @@
 //! The versions of models: which there are, what each gets of the requests, and how that is changed.
 
+use crate::auth::Caller;
 use crate::error::{Failure, Problem};
 use crate::{Gateway, stream};
 use axum::response::Response;
@@ -38,6 +39,7 @@ impl Shift {
     pub(super) async fn propose(
         &self,
         gateway: &Gateway,
+        caller: &Caller,
         model: &ModelRecord,
     ) -> Result<Response, Problem> {
         let name = &model.name;
@@ -54,7 +56,8 @@ impl Shift {
             let weight = self.weight.unwrap_or(100);
             Command::ShiftTraffic { name: name.clone(), version: version.transpose()?, weight }
         };
-        let revision = gateway.control.propose(command).await?.revision();
+        let proposed = caller.propose(gateway, "model.shift", name, command);
+        let revision = proposed.await?.revision();
         let state = gateway.control.state();
         Ok(stream::plain_json(&json!({
             "model": name,

@@ -1,11 +1,13 @@
 //! `/admin/v1/workers/{id}`: one worker, its labels, and whether it drains.
 
 use super::shape;
+use crate::auth::Caller;
 use crate::error::{Failure, Problem};
 use crate::{Gateway, body, stream};
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::response::Response;
+use ollamamax_core::access::{Action, Object};
 use ollamamax_core::record::WorkerRecord;
 use ollamamax_core::{Command, State as Snapshot};
 use ollamamax_proto::WorkerId;
@@ -38,10 +40,12 @@ pub(super) fn find<'a>(state: &'a Snapshot, text: &str) -> Result<&'a WorkerReco
 /// `GET /admin/v1/workers/{id}`.
 pub(crate) async fn get(
     State(gateway): State<Arc<Gateway>>,
+    caller: Caller,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
     let state = gateway.control.state();
     let worker = find(&state, &id)?;
+    check(&caller, &state, worker.id, Action::ReadNodes)?;
     let mut shown = super::cluster::worker(&gateway, &state, &gateway.control.observed(), worker);
     let held = state.placements.values().filter(|held| held.worker == worker.id);
     shown["placements"] = held.map(|held| shape::placement(&state, held)).collect::<Value>();
@@ -57,6 +61,7 @@ struct Drain {
 /// `POST /admin/v1/workers/{id}/drain`: it gives away what it holds and takes nothing new until it is resumed.
 pub(crate) async fn drain(
     State(gateway): State<Arc<Gateway>>,
+    caller: Caller,
     Path(id): Path<String>,
     body: Body,
 ) -> Result<Response, Problem> {
@@ -65,16 +70,17 @@ pub(crate) async fn drain(
     let Drain { reason } = body::parse(if empty { b"{}" } else { &bytes })?;
     let id = find(&gateway.control.state(), &id)?.id;
     let reason = reason.unwrap_or_else(|| "an operator drains it".to_owned());
-    order(&gateway, id, Command::DrainWorker { id, reason }).await
+    order(&gateway, &caller, id, "worker.drain", Command::DrainWorker { id, reason }).await
 }
 
 /// `POST /admin/v1/workers/{id}/resume`.
 pub(crate) async fn resume(
     State(gateway): State<Arc<Gateway>>,
+    caller: Caller,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
     let id = find(&gateway.control.state(), &id)?.id;
-    order(&gateway, id, Command::ResumeWorker { id }).await
+    order(&gateway, &caller, id, "worker.resume", Command::ResumeWorker { id }).await
 }
 
 #[derive(Debug, Deserialize)]
@@ -86,16 +92,50 @@ struct Label {
 /// `POST /admin/v1/workers/{id}/label`.
 pub(crate) async fn label(
     State(gateway): State<Arc<Gateway>>,
+    caller: Caller,
     Path(id): Path<String>,
     body: Body,
 ) -> Result<Response, Problem> {
     let Label { labels } = body::json(body, gateway.config.body_bytes).await?;
     let id = find(&gateway.control.state(), &id)?.id;
-    order(&gateway, id, Command::LabelWorker { id, labels }).await
+    order(&gateway, &caller, id, "worker.label", Command::LabelWorker { id, labels }).await
 }
 
-async fn order(gateway: &Gateway, id: WorkerId, command: Command) -> Result<Response, Problem> {
-    let revision = gateway.control.propose(command).await?.revision();
+/// Refuses what the caller may not do to a worker.
+pub(super) fn check(
+    caller: &Caller,
+    state: &Snapshot,
+    id: WorkerId,
+    action: Action,
+) -> Result<(), Failure> {
+    let none = BTreeMap::new();
+    let labels = state.orders.get(&id).map_or(&none, |orders| &orders.labels);
+    caller.check(action, Object::Worker(labels), &id.to_string())
+}
+
+/// `DELETE /admin/v1/workers/{id}`: forgets a worker; it comes back only with another join token.
+pub(crate) async fn remove(
+    State(gateway): State<Arc<Gateway>>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<Response, Problem> {
+    let state = gateway.control.state();
+    let id = find(&state, &id)?.id;
+    check(&caller, &state, id, Action::ManageNodes)?;
+    let command = Command::RemoveWorker { id };
+    let revision = caller.propose(&gateway, "worker.remove", id, command).await?.revision();
+    Ok(stream::plain_json(&json!({"worker": id, "revision": revision})))
+}
+
+async fn order(
+    gateway: &Gateway,
+    caller: &Caller,
+    id: WorkerId,
+    action: &str,
+    command: Command,
+) -> Result<Response, Problem> {
+    check(caller, &gateway.control.state(), id, Action::ManageNodes)?;
+    let revision = caller.propose(gateway, action, id, command).await?.revision();
     let state = gateway.control.state();
     let status = state.workers.get(&id).map(|worker| worker.status);
     let labels = state.orders.get(&id).map(|orders| &orders.labels);

@@ -1,6 +1,7 @@
 //! `POST /api/chat`: a conversation, continued.
 
 use super::{Asked, Head, Metrics, check_generates, merged};
+use crate::auth::Caller;
 use crate::demand::Want;
 use crate::dispatch::{Event, Job, Piece, Summary};
 use crate::error::{Failure, OllamaError};
@@ -13,6 +14,7 @@ use crate::{Gateway, body, format, names, options};
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
+use ollamamax_core::access::Action;
 use ollamamax_core::record::ModelRecord;
 use ollamamax_proto::inference::{Message, Prompt};
 use ollamamax_proto::limits;
@@ -111,12 +113,17 @@ pub(crate) async fn chat(
     State(gateway): State<Arc<Gateway>>,
     RequestId(request_id): RequestId,
     asker: Asker,
+    caller: Caller,
     keep: Keep,
     body: Body,
 ) -> Result<Response, OllamaError> {
     let request: ChatRequest = body::json(body, gateway.config.body_bytes).await?;
     let asked = names::named(request.model.clone(), None)?;
-    let model = gateway.version_for(names::resolve(&gateway.control.state(), &asked)?);
+    let model = gateway.version_for(caller.model(
+        &gateway.control.state(),
+        &asked,
+        Action::RunInference,
+    )?);
     let name = model.name.to_string();
     let images = |message: &ChatMessage| message.images.as_ref().is_some_and(|i| !i.is_empty());
     Asked { think: request.think.as_ref(), images: request.messages.iter().flatten().any(images) }

@@ -4,6 +4,7 @@
 
 use super::chat::check_role;
 use super::model::read_gguf;
+use crate::auth::Caller;
 use crate::error::{Failure, OllamaError};
 use crate::stream;
 use crate::{Gateway, body, names, options};
@@ -11,6 +12,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use ollamamax_core::Command;
+use ollamamax_core::access::{Action, Object};
 use ollamamax_gguf::model_facts;
 use ollamamax_proto::model::{ModelFacts, ModelVersion, SeedMessage};
 use ollamamax_proto::{Digest, limits};
@@ -64,19 +66,22 @@ struct CreateMessage {
 /// The handler.
 pub(crate) async fn create(
     State(gateway): State<Arc<Gateway>>,
+    caller: Caller,
     body: Body,
 ) -> Result<Response, OllamaError> {
     let request: CreateRequest = body::json(body, gateway.config.body_bytes).await?;
     let streamed = request.stream != Some(false);
     let name = names::named(request.model.clone(), request.name.clone())?;
     let name = names::well_formed(&name)?;
+    let shown = name.to_string();
+    caller.check(Action::ManageModels, Object::Model(&shown), &shown)?;
     request.check()?;
     let mut records = Vec::new();
-    let mut version = gateway.base(&request, &mut records).await?;
+    let mut version = gateway.base(&caller, &request, &mut records).await?;
     request.dress(&mut version)?;
     version.digest = version.compute_digest();
     let command = Command::RollOut { name, version: Box::new(version), weight: 100 };
-    gateway.control.propose(command).await?;
+    caller.propose(&gateway, "model.create", shown, command).await?;
     records.push(json!({"status": "writing manifest"}));
     records.push(json!({"status": "success"}));
     if !streamed {
@@ -174,6 +179,7 @@ impl Gateway {
     /// The version to start from: another model's, or the bare file's.
     async fn base(
         &self,
+        caller: &Caller,
         request: &CreateRequest,
         records: &mut Vec<Value>,
     ) -> Result<ModelVersion, Failure> {
@@ -186,7 +192,7 @@ impl Gateway {
         let from = request.from.as_ref().filter(|from| !from.is_empty());
         let from =
             from.ok_or_else(|| Failure::invalid("neither 'from' or 'files' was specified"))?;
-        let parent = names::resolve(&self.control.state(), from)?;
+        let parent = caller.model(&self.control.state(), from, Action::ReadModels)?;
         let blob = parent.version.blob;
         records.push(json!({"status": format!("using existing layer {blob}")}));
         Ok(ModelVersion { parent: Some(parent.name.to_string()), ..parent.version })

@@ -1,6 +1,7 @@
 //! `POST /api/embed` and the older `POST /api/embeddings`: texts as vectors of unit length.
 
 use super::{Metrics, merged};
+use crate::auth::Caller;
 use crate::demand::Want;
 use crate::dispatch::{EmbedJob, Vectors};
 use crate::error::{Failure, OllamaError};
@@ -10,6 +11,7 @@ use crate::{Gateway, body, names, stream};
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
+use ollamamax_core::access::Action;
 use ollamamax_core::record::ModelRecord;
 use ollamamax_proto::inference::{EmbedInput, Embedding};
 use serde::{Deserialize, Serialize};
@@ -45,12 +47,13 @@ pub(crate) async fn embed(
     State(gateway): State<Arc<Gateway>>,
     RequestId(request_id): RequestId,
     asker: Asker,
+    caller: Caller,
     body: Body,
 ) -> Result<Response, OllamaError> {
     let request: EmbedRequest = body::json(body, gateway.config.body_bytes).await?;
     let inputs = texts(request.input)?;
     let asked = names::named(request.model, None)?;
-    let model = gateway.version_for(resolve(&gateway, &asked)?);
+    let model = gateway.version_for(resolve(&gateway, &caller, &asked)?);
     let options = merged(&model, request.options.as_ref(), request.truncate)?;
     let (keep_alive, truncate) = (request.keep_alive, options.truncate);
     let want = Want { keep_alive, context_tokens: options.context_tokens, replicas: None };
@@ -85,11 +88,12 @@ pub(crate) async fn embeddings(
     State(gateway): State<Arc<Gateway>>,
     RequestId(request_id): RequestId,
     asker: Asker,
+    caller: Caller,
     body: Body,
 ) -> Result<Response, OllamaError> {
     let request: OldRequest = body::json(body, gateway.config.body_bytes).await?;
     let asked = names::named(request.model, None)?;
-    let model = gateway.version_for(resolve(&gateway, &asked)?);
+    let model = gateway.version_for(resolve(&gateway, &caller, &asked)?);
     let options = merged(&model, request.options.as_ref(), None)?;
     let (keep_alive, context_tokens) = (request.keep_alive, options.context_tokens);
     let want = Want { keep_alive, context_tokens, replicas: None };
@@ -102,10 +106,18 @@ pub(crate) async fn embeddings(
 }
 
 /// The model, or 404 in the words Ollama has for these endpoints.
-pub(crate) fn resolve(gateway: &Gateway, asked: &str) -> Result<ModelRecord, Failure> {
-    names::resolve(&gateway.control.state(), asked).map_err(|_| {
-        let name: String = asked.chars().take(500).collect();
-        Failure::NotFound(format!("model {name:?} not found, try pulling it first"))
+pub(crate) fn resolve(
+    gateway: &Gateway,
+    caller: &Caller,
+    asked: &str,
+) -> Result<ModelRecord, Failure> {
+    let found = caller.model(&gateway.control.state(), asked, Action::RunInference);
+    found.map_err(|failure| match failure {
+        Failure::NotFound(_) => {
+            let name: String = asked.chars().take(500).collect();
+            Failure::NotFound(format!("model {name:?} not found, try pulling it first"))
+        }
+        other => other,
     })
 }
 

@@ -1,6 +1,7 @@
 //! `POST /api/generate`: a prompt, continued.
 
 use super::{Asked, Head, Metrics, check_generates, merged, no_support};
+use crate::auth::Caller;
 use crate::demand::Want;
 use crate::dispatch::{Event, Job, Piece, Summary};
 use crate::error::{Failure, OllamaError};
@@ -9,10 +10,11 @@ use crate::logprobs::{self, Told};
 use crate::request::{Asker, Class, RequestId};
 use crate::stream::{self, Render};
 use crate::streams::{Flavour, Keep};
-use crate::{Gateway, body, format, names, options};
+use crate::{Gateway, body, format, options};
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
+use ollamamax_core::access::Action;
 use ollamamax_core::record::ModelRecord;
 use ollamamax_proto::inference::{Message, Prompt};
 use serde::{Deserialize, Serialize};
@@ -105,12 +107,17 @@ pub(crate) async fn generate(
     State(gateway): State<Arc<Gateway>>,
     RequestId(request_id): RequestId,
     asker: Asker,
+    caller: Caller,
     keep: Keep,
     body: Body,
 ) -> Result<Response, OllamaError> {
     let request: GenerateRequest = body::json(body, gateway.config.body_bytes).await?;
     let asked = request.model.clone().unwrap_or_default();
-    let model = gateway.version_for(names::resolve(&gateway.control.state(), &asked)?);
+    let model = gateway.version_for(caller.model(
+        &gateway.control.state(),
+        &asked,
+        Action::RunInference,
+    )?);
     request.check(&model)?;
     let mut options = merged(&model, request.options.as_ref(), request.truncate)?;
     options.shift = request.shift.unwrap_or(true);

@@ -1,6 +1,7 @@
 //! The catalogue: tags, ps, copy, delete.
 
 use super::model::Details;
+use crate::auth::Caller;
 use crate::error::{Failure, OllamaError};
 use crate::stream::{self, timestamp_of};
 use crate::{Gateway, body, names};
@@ -9,6 +10,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use ollamamax_core::Command;
+use ollamamax_core::access::{Action, Object};
 use ollamamax_core::record::{Lifetime, Placement};
 use ollamamax_proto::Millis;
 use ollamamax_proto::placement::Phase;
@@ -17,9 +19,10 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// `GET /api/tags`, newest first.
-pub(crate) async fn tags(State(gateway): State<Arc<Gateway>>) -> Response {
+pub(crate) async fn tags(State(gateway): State<Arc<Gateway>>, caller: Caller) -> Response {
     let state = gateway.control.state();
-    let mut models: Vec<_> = state.models.values().collect();
+    let mut models: Vec<_> =
+        state.models.values().filter(|model| caller.sees(&model.name)).collect();
     models.sort_by(|a, b| b.modified_at.cmp(&a.modified_at).then_with(|| a.name.cmp(&b.name)));
     let mut list = Vec::with_capacity(models.len());
     for model in models {
@@ -38,12 +41,12 @@ pub(crate) async fn tags(State(gateway): State<Arc<Gateway>>) -> Response {
 }
 
 /// `GET /api/ps`: models that some worker has loaded, longest remaining first.
-pub(crate) async fn ps(State(gateway): State<Arc<Gateway>>) -> Response {
+pub(crate) async fn ps(State(gateway): State<Arc<Gateway>>, caller: Caller) -> Response {
     /// Ollama's "forever" is some centuries away; this is the last moment its clients can parse.
     const FOREVER: Millis = Millis(253_402_214_400_000);
     let state = gateway.control.state();
     let mut running: Vec<(Millis, Value)> = Vec::new();
-    for model in state.models.values() {
+    for model in state.models.values().filter(|model| caller.sees(&model.name)) {
         let loaded = |placement: &&Placement| {
             placement.phase == Phase::Ready && placement.assignment.model == model.name
         };
@@ -97,6 +100,7 @@ struct CopyRequest {
 /// `POST /api/copy`.
 pub(crate) async fn copy(
     State(gateway): State<Arc<Gateway>>,
+    caller: Caller,
     body: Body,
 ) -> Result<StatusCode, OllamaError> {
     let request: CopyRequest = body::json(body, gateway.config.body_bytes).await?;
@@ -108,13 +112,16 @@ pub(crate) async fn copy(
     let destination = destination.map_err(|_| invalid("destination", &request.destination))?;
     let state = gateway.control.state();
     let unknown = || Failure::NotFound(format!("model {:?} not found", request.source));
-    let version = Box::new(state.models.get(&source).ok_or_else(unknown)?.version.clone());
+    let known = state.models.get(&source).filter(|model| caller.sees(&model.name));
+    let version = Box::new(known.ok_or_else(unknown)?.version.clone());
+    let shown = destination.to_string();
+    caller.check(Action::ManageModels, Object::Model(&shown), &shown)?;
     // A name that is served already goes over to the copy as to any other version.
     let command = match state.models.contains_key(&destination) {
         true => Command::RollOut { name: destination, version, weight: 100 },
         false => Command::CopyModel { source, destination },
     };
-    gateway.control.propose(command).await?;
+    caller.propose(&gateway, "model.copy", shown, command).await?;
     Ok(StatusCode::OK)
 }
 
@@ -129,11 +136,13 @@ struct DeleteRequest {
 /// `DELETE /api/delete`.
 pub(crate) async fn delete(
     State(gateway): State<Arc<Gateway>>,
+    caller: Caller,
     body: Body,
 ) -> Result<StatusCode, OllamaError> {
     let request: DeleteRequest = body::json(body, gateway.config.body_bytes).await?;
     let asked = names::named(request.model, request.name)?;
-    let model = names::resolve(&gateway.control.state(), &asked)?;
-    gateway.control.propose(Command::DeleteModel { name: model.name }).await?;
+    let name = caller.model(&gateway.control.state(), &asked, Action::ManageModels)?.name;
+    let command = Command::DeleteModel { name: name.clone() };
+    caller.propose(&gateway, "model.delete", name, command).await?;
     Ok(StatusCode::OK)
 }

@@ -1,12 +1,14 @@
 //! `POST /api/show`: everything about one model.
 
 use super::model::{Details, modelfile, parameters_text};
+use crate::auth::Caller;
 use crate::error::{Failure, OllamaError};
 use crate::stream::{self, timestamp_of};
 use crate::{Gateway, admin, body, names};
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
+use ollamamax_core::access::Action;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
@@ -26,13 +28,14 @@ pub(crate) struct ShowRequest {
 /// The handler.
 pub(crate) async fn show(
     State(gateway): State<Arc<Gateway>>,
+    caller: Caller,
     body: Body,
 ) -> Result<Response, OllamaError> {
     let request: ShowRequest = body::json(body, gateway.config.body_bytes).await?;
     let asked = names::named(request.model, request.name)?;
     let name = names::well_formed(&asked)?;
     // Here Ollama names the model with its tag.
-    let model = names::resolve(&gateway.control.state(), &name.to_string())?;
+    let model = caller.model(&gateway.control.state(), &name.to_string(), Action::ReadModels)?;
     let mut version = model.version.clone();
     if let Some(system) = request.system.filter(|text| !text.is_empty()) {
         version.system = Some(system);

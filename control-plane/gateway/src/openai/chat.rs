@@ -1,5 +1,6 @@
 //! `POST /v1/chat/completions`: a conversation, as OpenAI's clients ask it.
 
+use crate::auth::Caller;
 use crate::demand::Want;
 use crate::dispatch::{Event, Job, Piece, Summary};
 use crate::error::{Failure, OpenAiError};
@@ -12,6 +13,7 @@ use crate::{Gateway, body, format, logprobs, names, ollama, options};
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
+use ollamamax_core::access::Action;
 use ollamamax_proto::inference::{Message, Options, Predict};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -115,12 +117,17 @@ pub(crate) async fn chat(
     State(gateway): State<Arc<Gateway>>,
     RequestId(request_id): RequestId,
     asker: Asker,
+    caller: Caller,
     keep: Keep,
     body: Body,
 ) -> Result<Response, OpenAiError> {
     let mut request: ChatRequest = body::json(body, gateway.config.body_bytes).await?;
     let asked = names::named(request.model.clone(), None)?;
-    let model = gateway.version_for(names::resolve(&gateway.control.state(), &asked)?);
+    let model = gateway.version_for(caller.model(
+        &gateway.control.state(),
+        &asked,
+        Action::RunInference,
+    )?);
     ollama::check_generates(&model, "chat")?;
     let name = model.name.to_string();
     request.check(&name)?;

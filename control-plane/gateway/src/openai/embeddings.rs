@@ -1,5 +1,6 @@
 //! `POST /v1/embeddings`: texts, or tokens, as vectors of unit length.
 
+use crate::auth::Caller;
 use crate::demand::Want;
 use crate::dispatch::EmbedJob;
 use crate::error::{Failure, OpenAiError};
@@ -63,6 +64,7 @@ pub(crate) async fn embeddings(
     State(gateway): State<Arc<Gateway>>,
     RequestId(request_id): RequestId,
     asker: Asker,
+    caller: Caller,
     body: Body,
 ) -> Result<Response, OpenAiError> {
     let request: EmbeddingsRequest = body::json(body, gateway.config.body_bytes).await?;
@@ -70,7 +72,7 @@ pub(crate) async fn embeddings(
     let dimensions = dimensions(request.dimensions)?;
     let inputs = inputs(request.input)?;
     let asked = names::named(request.model, None)?;
-    let model = gateway.version_for(resolve(&gateway, &asked)?);
+    let model = gateway.version_for(resolve(&gateway, &caller, &asked)?);
     let want = Want::default();
     let job = EmbedJob { request_id, asker, model, inputs, truncate: true, want };
     let vectors = gateway.embed(job).await?;

@@ -1,9 +1,11 @@
 //! `GET /v1/models` and `/v1/models/{id}`.
 
+use crate::auth::Caller;
 use crate::error::OpenAiError;
-use crate::{Gateway, names, stream};
+use crate::{Gateway, stream};
 use axum::extract::{Path, State};
 use axum::response::Response;
+use ollamamax_core::access::Action;
 use ollamamax_core::record::ModelRecord;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -18,9 +20,10 @@ fn entry(id: &str, model: &ModelRecord) -> Value {
 }
 
 /// All models.
-pub(crate) async fn list(State(gateway): State<Arc<Gateway>>) -> Response {
+pub(crate) async fn list(State(gateway): State<Arc<Gateway>>, caller: Caller) -> Response {
     let state = gateway.control.state();
-    let mut models: Vec<&ModelRecord> = state.models.values().collect();
+    let mut models: Vec<&ModelRecord> =
+        state.models.values().filter(|model| caller.sees(&model.name)).collect();
     models.sort_by(|a, b| b.modified_at.cmp(&a.modified_at).then_with(|| a.name.cmp(&b.name)));
     let data: Vec<Value> =
         models.into_iter().map(|model| entry(&model.name.to_string(), model)).collect();
@@ -30,8 +33,9 @@ pub(crate) async fn list(State(gateway): State<Arc<Gateway>>) -> Response {
 /// One model, by the id as it was asked. Ids may hold slashes.
 pub(crate) async fn get(
     State(gateway): State<Arc<Gateway>>,
+    caller: Caller,
     Path(id): Path<String>,
 ) -> Result<Response, OpenAiError> {
-    let model = names::resolve(&gateway.control.state(), &id)?;
+    let model = caller.model(&gateway.control.state(), &id, Action::ReadModels)?;
     Ok(stream::plain_json(&entry(&id, &model)))
 }

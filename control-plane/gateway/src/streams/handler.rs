@@ -2,6 +2,7 @@
 
 use super::{Flavour, Kept, StreamId};
 use crate::Gateway;
+use crate::auth::Caller;
 use crate::demand::Want;
 use crate::dispatch::{Job, Resumed};
 use crate::error::{Failure, OllamaError};
@@ -10,6 +11,7 @@ use crate::versions;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderName};
 use axum::response::Response;
+use ollamamax_core::access::{Action, Object};
 use ollamamax_proto::inference::GenerateRequest;
 use ollamamax_proto::wire;
 use prost::Message;
@@ -32,6 +34,7 @@ pub(crate) async fn get(
     Path(id): Path<String>,
     Query(From { from }): Query<From>,
     asker: Asker,
+    caller: Caller,
     headers: HeaderMap,
 ) -> Result<Response, OllamaError> {
     let id = StreamId::parse(&id).ok_or_else(|| {
@@ -43,9 +46,27 @@ pub(crate) async fn get(
         None => last_event(&headers)?,
     };
     let record = gateway.record_of(id).await?;
+    check(&caller, id, &record)?;
     let (job, flavour) = continued(&gateway, id, record, from, asker)?;
     let generation = gateway.generate(job).await?;
     Ok(flavour.respond(generation, from, Some(id)))
+}
+
+/// What somebody with a name asked is for nobody else; what nobody in particular asked, for whoever knows the id.
+fn check(caller: &Caller, id: StreamId, record: &wire::StreamRecord) -> Result<(), Failure> {
+    let whose = record.request.as_ref().map_or("", |request| &request.caller);
+    let model = record.request.as_ref().map_or("", |request| &request.model);
+    let is_own = !whose.starts_with("user:") || whose == caller.share();
+    if is_own && caller.may(Action::RunInference, Object::Model(model)) {
+        return Ok(());
+    }
+    Err(unknown(id))
+}
+
+fn unknown(id: StreamId) -> Failure {
+    Failure::NotFound(format!(
+        "stream `{id}` not found: streams are kept from their first second on, and for a while; ask anew"
+    ))
 }
 
 fn last_event(headers: &HeaderMap) -> Result<usize, Failure> {
@@ -114,11 +135,7 @@ impl Gateway {
             Some(found) => Some(found),
             None => self.control.linearizable().await?.checkpoints.get(&name).cloned(),
         };
-        let found = found.ok_or_else(|| {
-            Failure::NotFound(format!(
-                "stream `{id}` not found: streams are kept from their first second on, and for a while; ask anew"
-            ))
-        })?;
+        let found = found.ok_or_else(|| unknown(id))?;
         wire::StreamRecord::decode(&found.value[..]).map_err(|error| {
             Failure::Internal(format!("stream `{id}` is kept in an unknown form: {error}"))
         })

@@ -158,13 +158,17 @@ impl ControlPlane for FakeControl {
 
     fn propose(&self, command: Command) -> BoxFuture<'_, Result<Outcome, ControlError>> {
         Box::pin(async move {
-            self.commands.lock().unwrap().push(command.clone());
+            let asked = match &command {
+                Command::Noted { command, .. } => (**command).clone(),
+                plain => plain.clone(),
+            };
+            self.commands.lock().unwrap().push(asked.clone());
             if !self.quorum.load(Ordering::SeqCst) {
                 let reason = "2 of 3 nodes are silent".to_owned();
                 return Err(ControlError::NoQuorum { reason, proposed: false });
             }
             let outcome = self.try_apply(command.clone())?;
-            if let Command::DemandModel { demand } = &command
+            if let Command::DemandModel { demand } = &asked
                 && self.auto_place.load(Ordering::SeqCst)
             {
                 self.place_everywhere(&demand.model.to_string());

@@ -2,12 +2,15 @@
 
 use crate::control::{FakeBlobs, FakeControl};
 use crate::worker::{FakeWorker, Script};
-use axum::Router;
 use axum::body::Body;
+use axum::extract::ConnectInfo;
 use axum::http::{HeaderMap, Request, StatusCode};
+use axum::{Extension, Router};
 use http_body_util::BodyExt;
 use ollamamax_gateway::{Config, Gateway};
 use serde_json::Value;
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tower::ServiceExt;
@@ -57,8 +60,14 @@ pub fn quick() -> Config {
         no_worker_timeout: Duration::from_millis(200),
         stall: Duration::from_millis(300),
         resume_timeout: Duration::from_secs(5),
+        anonymous: Some(BTreeSet::from(["admin".to_owned()])),
         ..Config::default()
     }
+}
+
+/// A router whose clients are on this machine.
+pub fn local(router: Router) -> Router {
+    router.layer(Extension(ConnectInfo(SocketAddr::from(([127, 0, 0, 1], 50_000)))))
 }
 
 impl Bench {
@@ -75,7 +84,7 @@ impl Bench {
         for (index, worker) in workers.iter().enumerate() {
             control.add_worker(index as u128 + 1, &worker.address);
         }
-        let router = Gateway::new(control.clone(), blobs.clone(), config).router();
+        let router = local(Gateway::new(control.clone(), blobs.clone(), config).router());
         Self { control, blobs, router, workers }
     }
 

@@ -1,7 +1,7 @@
 //! Streams whose gateway goes: another one goes on with them, and nothing is lost or comes twice.
 
 use crate::control::FakeBlobs;
-use crate::http::{Answer, Bench, quick, until};
+use crate::http::{Answer, Bench, local, quick, until};
 use crate::worker::{Script, text};
 use axum::Router;
 use axum::body::Body;
@@ -24,7 +24,7 @@ fn bench() -> Bench {
 
 /// Another node of the same cluster.
 fn another(bench: &Bench) -> Router {
-    Gateway::new(bench.control.clone(), FakeBlobs::new(), quick()).router()
+    local(Gateway::new(bench.control.clone(), FakeBlobs::new(), quick()).router())
 }
 
 fn kept(bench: &Bench) -> usize {

@@ -1,0 +1,88 @@
+//! `/admin/v1/signing-keys`: what signs access tokens.
+
+use super::users::access;
+use crate::auth::{Caller, jwt};
+use crate::error::{Failure, Problem};
+use crate::{Gateway, body, stream};
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::Response;
+use ollamamax_core::access::AccessCommand;
+use ollamamax_proto::{Millis, limits};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// `GET /admin/v1/signing-keys`.
+pub(crate) async fn list(State(gateway): State<Arc<Gateway>>) -> Response {
+    let state = gateway.control.state();
+    let now = Millis::now();
+    let active = state.access.signs(now).map(|key| key.id);
+    let keys = state.access.signing_keys.values().map(|key| {
+        let phase = match () {
+            () if active == Some(key.id) => "active",
+            () if key.signs_from > now => "next",
+            () => "retiring",
+        };
+        json!({
+            "id": key.id.to_string(),
+            "algorithm": key.algorithm,
+            "state": phase,
+            "created_at": key.created_at,
+            "signs_from": key.signs_from,
+            "believed_until": key.believed_until,
+        })
+    });
+    let keys: Vec<Value> = keys.collect();
+    stream::plain_json(&json!({"revision": state.revision(), "signing_keys": keys}))
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Rotate {
+    /// Drops the others at once: every access token is void.
+    #[serde(default)]
+    emergency: bool,
+}
+
+/// `POST /admin/v1/signing-keys/rotate`.
+pub(crate) async fn rotate(
+    State(gateway): State<Arc<Gateway>>,
+    caller: Caller,
+    body: Body,
+) -> Result<Response, Problem> {
+    let bytes = body::read(body, limits::LOGIN_BODY_BYTES).await?;
+    let empty = bytes.iter().all(u8::is_ascii_whitespace);
+    let Rotate { emergency } = body::parse(if empty { b"{}" } else { &bytes })?;
+    let id = gateway.new_signing_key(emergency, |command| {
+        let action = if emergency { "signing-key.replace" } else { "signing-key.rotate" };
+        (caller.note(action, "signing-keys"), command)
+    });
+    let (id, signs_from) = id.await?;
+    Ok(stream::plain_json(&json!({"id": id, "signs_from": signs_from, "emergency": emergency})))
+}
+
+impl Gateway {
+    /// Makes a signing key and has it taken in. It signs once every node must have heard of it.
+    pub(crate) async fn new_signing_key(
+        &self,
+        emergency: bool,
+        noted: impl FnOnce(AccessCommand) -> (ollamamax_proto::audit::Note, AccessCommand),
+    ) -> Result<(String, Millis), Failure> {
+        let sealing = self.config.sealing.clone();
+        let lead_ms = if emergency { 0 } else { limits::SIGNING_KEY_LEAD_MS };
+        let signs_from = Millis::now().plus(lead_ms);
+        // Finding two primes takes a while.
+        let made = tokio::task::spawn_blocking(move || jwt::new_signing_key(&sealing, signs_from));
+        let key = made.await.ok().flatten();
+        let key =
+            key.ok_or_else(|| Failure::Internal("no signing key could be made".to_owned()))?;
+        let id = key.id.to_string();
+        let lifetime_ms = self.config.access_token_ms + 2 * 1_000 * limits::CLOCK_LEEWAY_S;
+        let (note, command) = noted(AccessCommand::PutSigningKey { key, lifetime_ms, emergency });
+        let command = Box::new(access(command));
+        let noted = ollamamax_core::Command::Noted { note: Box::new(note), command };
+        self.control.propose(noted).await?;
+        Ok((id, signs_from))
+    }
+}

@@ -1,0 +1,180 @@
+//! The guard before every route, and the only way to make one: a route without a policy does not compile.
+
+use super::WHO;
+use crate::error::{Failure, RefusedFor};
+use crate::request::{Asker, RequestId};
+use crate::{Gateway, shaped};
+use axum::Router;
+use axum::extract::{ConnectInfo, Request, State};
+use axum::handler::Handler;
+use axum::http::Method;
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::Response;
+use axum::routing::{MethodFilter, on};
+use ollamamax_core::access::{Action, Object};
+use ollamamax_proto::Millis;
+use ollamamax_proto::audit::Note;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+/// What a route asks of who comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// Nothing: it tells nobody anything, or checks by itself.
+    Open,
+    /// To be somebody: it shows and changes only what is the caller's own.
+    Known,
+    /// A permission, on something at least; the handler asks about what exactly.
+    Needs(Action),
+}
+
+/// One line of the inventory: what is served, and who may ask.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The method.
+    pub method: Method,
+    /// The path, as the router has it.
+    pub path: &'static str,
+    /// Who may ask.
+    pub policy: Policy,
+}
+
+/// A router in the making, each route with its policy.
+pub struct Routes {
+    gateway: Arc<Gateway>,
+    router: Router<Arc<Gateway>>,
+    inventory: Vec<Route>,
+}
+
+impl Routes {
+    /// Without any yet.
+    pub fn new(gateway: Arc<Gateway>) -> Self {
+        Self { gateway, router: Router::new(), inventory: Vec::new() }
+    }
+
+    /// Serves `path` for `method` to whom `policy` lets.
+    #[must_use]
+    pub fn add<H, T>(
+        mut self,
+        method: Method,
+        path: &'static str,
+        policy: Policy,
+        handler: H,
+    ) -> Self
+    where
+        H: Handler<T, Arc<Gateway>>,
+        T: 'static,
+    {
+        let filter =
+            MethodFilter::try_from(method.clone()).expect("methods in the table are known");
+        let guarded = (Arc::clone(&self.gateway), policy);
+        let route = on(filter, handler).route_layer(from_fn_with_state(guarded, guard));
+        self.router = self.router.route(path, route);
+        self.inventory.push(Route { method, path, policy });
+        self
+    }
+
+    /// `GET`, which answers `HEAD`, too.
+    #[must_use]
+    pub fn get<H, T>(self, path: &'static str, policy: Policy, handler: H) -> Self
+    where
+        H: Handler<T, Arc<Gateway>>,
+        T: 'static,
+    {
+        self.add(Method::GET, path, policy, handler)
+    }
+
+    /// `POST`.
+    #[must_use]
+    pub fn post<H, T>(self, path: &'static str, policy: Policy, handler: H) -> Self
+    where
+        H: Handler<T, Arc<Gateway>>,
+        T: 'static,
+    {
+        self.add(Method::POST, path, policy, handler)
+    }
+
+    /// `PUT`.
+    #[must_use]
+    pub fn put<H, T>(self, path: &'static str, policy: Policy, handler: H) -> Self
+    where
+        H: Handler<T, Arc<Gateway>>,
+        T: 'static,
+    {
+        self.add(Method::PUT, path, policy, handler)
+    }
+
+    /// `DELETE`.
+    #[must_use]
+    pub fn delete<H, T>(self, path: &'static str, policy: Policy, handler: H) -> Self
+    where
+        H: Handler<T, Arc<Gateway>>,
+        T: 'static,
+    {
+        self.add(Method::DELETE, path, policy, handler)
+    }
+
+    /// The router, and what it serves.
+    pub fn finish(self) -> (Router<Arc<Gateway>>, Vec<Route>) {
+        (self.router, self.inventory)
+    }
+}
+
+/// The address a request came from.
+pub fn address(request: &Request) -> Option<IpAddr> {
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
+    peer.map(|peer| peer.0.ip().to_canonical())
+}
+
+/// Lets a request through to its handler, or refuses it. What is refused, here or by the handler, goes into the trail.
+async fn guard(
+    State((gateway, policy)): State<(Arc<Gateway>, Policy)>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    if policy == Policy::Open {
+        return next.run(request).await;
+    }
+    let address = address(&request);
+    let id = request.extensions().get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
+    let method = request.method().clone();
+    let path = request.uri().path().to_owned();
+    if let Some(failure) = gateway.throttle.refuses(address) {
+        return shaped(&request, failure);
+    }
+    let anonymous = |failure: &Failure| Note {
+        actor: "unknown".to_owned(),
+        from: address.map(|address| address.to_string()).unwrap_or_default(),
+        request: id.clone(),
+        action: "access.refused".to_owned(),
+        object: format!("{method} {path}"),
+        outcome: format!("refused: {failure}"),
+        ..Note::default()
+    };
+    let caller = match gateway.caller(request.headers(), address, &id, Millis::now()) {
+        Ok(caller) => caller,
+        Err(()) => {
+            gateway.throttle.failed(address);
+            let failure = Failure::Unauthenticated(WHO);
+            gateway.refusals.add(anonymous(&failure));
+            return shaped(&request, failure);
+        }
+    };
+    if let Policy::Needs(action) = policy
+        && let Err(failure) = caller.check(action, Object::Some, "")
+    {
+        let note = caller.note("access.refused", format!("{method} {path}"));
+        gateway.refusals.add(Note { outcome: format!("refused: {failure}"), ..note });
+        return shaped(&request, failure);
+    }
+    if let Some(asker) = request.extensions_mut().get_mut::<Asker>() {
+        caller.share().clone_into(&mut asker.caller);
+    }
+    request.extensions_mut().insert(caller.clone());
+    let response = next.run(request).await;
+    if let Some(RefusedFor(reason)) = response.extensions().get::<RefusedFor>() {
+        let note = caller.note("access.refused", format!("{method} {path}"));
+        gateway.refusals.add(Note { outcome: format!("refused: {reason}"), ..note });
+    }
+    response
+}
