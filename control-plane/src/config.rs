@@ -63,6 +63,7 @@ impl NodeConfig {
             join: Vec::new(),
             cluster_name: "ollamamax".to_owned(),
             voter: true,
+            sealing: SealingSource::default(),
             timings: Timings::default(),
             gateway: ollamamax_gateway::Config::default(),
         }
