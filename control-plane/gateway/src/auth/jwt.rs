@@ -183,7 +183,10 @@ fn genuine(access: &Access, cluster: &str, text: &str, now: Millis) -> Option<Ve
     let public = DecodingKey::from_rsa_der(&key.public);
     let claims = jsonwebtoken::decode::<Claims>(text, &public, &validation).ok()?.claims;
     let now_s = now.0 / 1_000;
-    if claims.iat > now_s + limits::CLOCK_LEEWAY_S || claims.exp < claims.iat {
+    // Nothing of ours is good for longer.
+    let longest_s = limits::ACCESS_TOKEN_MAX_MS / 1_000;
+    let lifetime_s = claims.exp.checked_sub(claims.iat)?;
+    if claims.iat > now_s + limits::CLOCK_LEEWAY_S || lifetime_s > longest_s {
         return None;
     }
     Some(Verified {
@@ -261,3 +264,7 @@ pub fn jwks(access: &Access) -> Value {
     });
     json!({"keys": keys.collect::<Vec<_>>()})
 }
+
+#[cfg(test)]
+#[path = "jwt_tests.rs"]
+mod tests;

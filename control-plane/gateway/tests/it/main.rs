@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod admin;
+mod auth;
 mod balancing;
 mod catalogue;
 mod control;

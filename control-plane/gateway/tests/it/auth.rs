@@ -1,0 +1,490 @@
+//! Who gets in, as whom, and what they may do: over HTTP, against the real state machine.
+
+use crate::control::FakeControl;
+use crate::http::{Answer, Bench, quick, until};
+use crate::worker::Script;
+use axum::http::StatusCode;
+use ollamamax_core::Command;
+use ollamamax_core::access::{AccessCommand, Hidden, KeyId, KeyRecord, UserRecord};
+use ollamamax_gateway::{Config, Gateway, Policy, secrets};
+use ollamamax_proto::Millis;
+use ollamamax_proto::audit::Verifier;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// A gateway that lets nobody in without a credential, an administrator's key, and what signs access tokens.
+pub struct Secure {
+    pub bench: Bench,
+    pub admin: String,
+}
+
+impl Secure {
+    pub async fn new() -> Self {
+        Self::with(&[Script::Answer]).await
+    }
+
+    pub async fn with(scripts: &[Script]) -> Self {
+        let bench = Bench::with(scripts, Config { anonymous: None, ..quick() });
+        let admin = add_user(&bench.control, "root", "admin", 1);
+        let secure = Self { bench, admin };
+        let rotated = secure.post(&secure.admin, "/admin/v1/signing-keys/rotate", json!({})).await;
+        assert_eq!(rotated.status, StatusCode::OK, "{}", rotated.text);
+        secure
+    }
+
+    pub async fn ask(&self, who: &str, method: &str, path: &str, body: &str) -> Answer {
+        let bearer = format!("Bearer {who}");
+        let headers: &[(&str, &str)] =
+            if who.is_empty() { &[] } else { &[("authorization", &bearer)] };
+        self.bench.send_with(method, path, headers, body.to_owned()).await
+    }
+
+    pub async fn get(&self, who: &str, path: &str) -> Answer {
+        self.ask(who, "GET", path, "").await
+    }
+
+    pub async fn post(&self, who: &str, path: &str, body: Value) -> Answer {
+        self.ask(who, "POST", path, &body.to_string()).await
+    }
+
+    /// Creates a user with a password, through the API.
+    async fn user(&self, name: &str, roles: &[&str]) {
+        let body = json!({"name": name, "password": PASSWORD, "roles": roles});
+        let made = self.post(&self.admin, "/admin/v1/users", body).await;
+        assert_eq!(made.status, StatusCode::OK, "{}", made.text);
+    }
+
+    async fn login(&self, name: &str) -> Value {
+        let body = json!({"username": name, "password": PASSWORD});
+        let answer = self.post("", "/auth/token", body).await;
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
+        answer.json()
+    }
+
+    fn trail(&self) -> Vec<ollamamax_proto::audit::Record> {
+        use ollamamax_gateway::ports::ControlPlane;
+        self.bench.control.state().access.trail.values().cloned().collect()
+    }
+}
+
+const PASSWORD: &str = "correct horse battery";
+
+/// A user with a key, put into the state directly.
+pub fn add_user(control: &Arc<FakeControl>, name: &str, role: &str, id: u64) -> String {
+    let user = UserRecord {
+        name: name.to_owned(),
+        service: false,
+        password: None,
+        roles: BTreeSet::from([role.to_owned()]),
+        disabled: false,
+        created_at: Millis(0),
+        not_before: Millis(0),
+    };
+    control.apply(Command::Access(Box::new(AccessCommand::CreateUser { user })));
+    let secret = "s".repeat(43);
+    let key = KeyRecord {
+        id: KeyId(id),
+        hash: Hidden(secrets::hash(&secret)),
+        owner: name.to_owned(),
+        label: String::new(),
+        scope: None,
+        created_at: Millis(0),
+        expires_at: None,
+    };
+    control.apply(Command::Access(Box::new(AccessCommand::CreateKey { key })));
+    format!("omk_{id:016x}_{secret}")
+}
+
+fn text(value: &Value, field: &str) -> String {
+    value[field].as_str().unwrap_or_else(|| panic!("no {field}: {value}")).to_owned()
+}
+
+#[tokio::test]
+async fn without_a_good_credential_every_guarded_route_answers_the_same() {
+    let secure = Secure::new().await;
+    let inventory =
+        Gateway::new(secure.bench.control.clone(), secure.bench.blobs.clone(), Config::default())
+            .inventory();
+    assert!(inventory.len() > 60, "the inventory is whole");
+    let wrong_secret = secure.admin.replace('s', "t");
+    let unknown = secure.admin.replacen("0000000000000001", "00000000000000ff", 1);
+    let mut words = BTreeSet::new();
+    let mut guarded = 0;
+    for (nth, route) in inventory.iter().enumerate() {
+        if route.policy == Policy::Open {
+            continue;
+        }
+        guarded += 1;
+        let path = route.path.replace("{*", "{").replace("{id}", "x").replace("{name}", "x");
+        let path = path.replace("{digest}", "x").replace("{model}", "x").replace("{rest}", "x");
+        let path = path.replace("{of}", "x");
+        let who = ["", "nonsense", &wrong_secret, &unknown, "a.b.c"][nth % 5];
+        let answer = secure.ask(who, route.method.as_str(), &path, "{}").await;
+        assert!(
+            matches!(answer.status, StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS),
+            "{} {path}: {}",
+            route.method,
+            answer.status
+        );
+        if answer.status == StatusCode::UNAUTHORIZED && route.method != "HEAD" {
+            assert!(answer.headers.contains_key("www-authenticate"));
+            let body = answer.json();
+            let said = body["error"]["message"].as_str().or(body["error"].as_str());
+            words.insert(said.expect("an error").to_owned());
+        }
+    }
+    assert!(guarded > 50);
+    assert_eq!(words.len(), 1, "no oracle: {words:?}");
+}
+
+/// Each built-in role against each route: what the table in the documentation says, no more and no less.
+#[tokio::test]
+async fn every_role_gets_exactly_where_its_permissions_lead() {
+    let secure = Secure::new().await;
+    let access = ollamamax_core::access::Access::default();
+    let inventory =
+        Gateway::new(secure.bench.control.clone(), secure.bench.blobs.clone(), Config::default())
+            .inventory();
+    for (nth, (role, ..)) in ollamamax_core::access::BUILT_IN.iter().enumerate() {
+        let key = add_user(&secure.bench.control, role, role, nth as u64 + 10);
+        let subject = ollamamax_core::access::Subject {
+            roles: BTreeSet::from([(*role).to_owned()]),
+            scope: None,
+        };
+        for route in &inventory {
+            let Policy::Needs(action) = route.policy else { continue };
+            // What would change the world is asked with a body that is refused.
+            let path = route.path.replace("{*", "{");
+            let path = path.split('{').next().map(|p| format!("{p}x")).unwrap_or_default();
+            let path = if route.path.contains('{') { path } else { route.path.to_owned() };
+            if route.path.ends_with("/rotate") || route.path.ends_with("/rebalance") {
+                continue;
+            }
+            let tail = route.path.rsplit('}').next().unwrap_or_default();
+            let path = if route.path.contains('{') { path + tail } else { path };
+            let answer = secure.ask(&key, route.method.as_str(), &path, "[]").await;
+            let may = access.may(&subject, action, ollamamax_core::access::Object::Some);
+            let refused = answer.status == StatusCode::FORBIDDEN;
+            assert_eq!(may, !refused, "{role} {} {path}: {}", route.method, answer.status);
+            assert_ne!(answer.status, StatusCode::UNAUTHORIZED, "{role} {path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn clients_of_others_send_their_keys_as_they_do() {
+    let secure = Secure::new().await;
+    let ask = json!({"model": "m", "messages": [{"role": "user", "content": "x"}]});
+    let openai = secure.post(&secure.admin, "/v1/chat/completions", ask.clone()).await;
+    assert_eq!(openai.status, StatusCode::OK, "{}", openai.text);
+    let key = [("x-api-key", secure.admin.as_str())];
+    let anthropic = secure.bench.send_with("GET", "/v1/models", &key, "").await;
+    assert_eq!(anthropic.status, StatusCode::OK);
+    let bearer = format!("bEaReR {}", secure.admin);
+    let scheme = [("authorization", bearer.as_str())];
+    let any_case = secure.bench.send_with("GET", "/v1/models", &scheme, "").await;
+    assert_eq!(any_case.status, StatusCode::OK);
+    for wrong in [
+        &[("authorization", bearer.as_str()), ("authorization", bearer.as_str())][..],
+        &[("authorization", bearer.as_str()), ("x-api-key", secure.admin.as_str())][..],
+        &[("authorization", "Basic cm9vdDpyb290")][..],
+        &[("authorization", secure.admin.as_str())][..],
+        &[("x-api-key", "sk-something")][..],
+    ] {
+        let answer = secure.bench.send_with("GET", "/v1/models", wrong, "").await;
+        assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{wrong:?}");
+        assert_eq!(answer.json()["error"]["type"], "authentication_error");
+    }
+}
+
+#[tokio::test]
+async fn a_login_gives_tokens_that_are_refreshed_and_end_with_it() {
+    let secure = Secure::new().await;
+    secure.user("alice", &["user"]).await;
+    let first = secure.login("alice").await;
+    let access = text(&first, "access_token");
+    let me = secure.get(&access, "/auth/whoami").await.json();
+    assert_eq!((&me["user"], &me["via"]), (&json!("alice"), &json!("access-token")));
+    assert_eq!(me["permissions"], json!(["model:read", "inference:run"]));
+    assert_eq!(secure.get(&access, "/api/tags").await.status, StatusCode::OK);
+    let refused = secure.get(&access, "/admin/v1/users").await;
+    assert_eq!(refused.status, StatusCode::FORBIDDEN);
+    assert!(refused.error().contains("`access:read`"), "{}", refused.text);
+    // A refresh token is no access token, and the other way round.
+    let refresh = text(&first, "refresh_token");
+    assert_eq!(secure.get(&refresh, "/api/tags").await.status, StatusCode::UNAUTHORIZED);
+    let swapped = secure.post("", "/auth/refresh", json!({"refresh_token": access})).await;
+    assert_eq!(swapped.status, StatusCode::UNAUTHORIZED);
+    let second = secure.post("", "/auth/refresh", json!({"refresh_token": refresh})).await.json();
+    assert_ne!(text(&second, "refresh_token"), refresh);
+    // As an OAuth 2 client sends it; and the answer that may have got lost comes again, the same.
+    let form = format!("grant_type=refresh_token&refresh_token={refresh}");
+    let kind = [("content-type", "application/x-www-form-urlencoded")];
+    let again = secure.bench.send_with("POST", "/auth/refresh", &kind, form).await.json();
+    assert_eq!(text(&again, "refresh_token"), text(&second, "refresh_token"));
+    let logged_out = secure.post(&access, "/auth/logout", json!({})).await;
+    assert_eq!(logged_out.status, StatusCode::OK);
+    for token in [&access, &text(&second, "access_token")] {
+        assert_eq!(secure.get(token, "/api/tags").await.status, StatusCode::UNAUTHORIZED);
+    }
+    let over = json!({"refresh_token": text(&second, "refresh_token")});
+    assert_eq!(secure.post("", "/auth/refresh", over).await.status, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn a_refresh_token_that_was_replaced_ends_the_login_of_thief_and_owner() {
+    let secure = Secure::new().await;
+    secure.user("alice", &["user"]).await;
+    let stolen = text(&secure.login("alice").await, "refresh_token");
+    let refresh =
+        async |token: &str| secure.post("", "/auth/refresh", json!({"refresh_token": token})).await;
+    let second = refresh(&stolen).await.json();
+    let third = refresh(&text(&second, "refresh_token")).await.json();
+    assert_eq!(refresh(&stolen).await.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(refresh(&text(&third, "refresh_token")).await.status, StatusCode::UNAUTHORIZED);
+    let access = text(&third, "access_token");
+    assert_eq!(secure.get(&access, "/api/tags").await.status, StatusCode::UNAUTHORIZED);
+    until("the reuse is in the trail", || {
+        secure.trail().iter().any(|record| record.note.outcome.contains("had been replaced"))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_revoked_is_refused_at_once_and_unknown_tokens_are_nobodys_business() {
+    let secure = Secure::new().await;
+    secure.user("alice", &["user"]).await;
+    let login = secure.login("alice").await;
+    let access = text(&login, "access_token");
+    let revoke = async |token: &str| secure.post("", "/auth/revoke", json!({"token": token})).await;
+    let unknown = revoke("whatever").await;
+    let known = revoke(&access).await;
+    assert_eq!((unknown.status, &unknown.text), (StatusCode::OK, &known.text));
+    assert_eq!(secure.get(&access, "/api/tags").await.status, StatusCode::UNAUTHORIZED);
+    // The login itself is still good.
+    let refresh = text(&login, "refresh_token");
+    let fresh = secure.post("", "/auth/refresh", json!({"refresh_token": refresh})).await.json();
+    let access = text(&fresh, "access_token");
+    assert_eq!(secure.get(&access, "/api/tags").await.status, StatusCode::OK);
+    assert_eq!(revoke(&text(&fresh, "refresh_token")).await.status, StatusCode::OK);
+    assert_eq!(secure.get(&access, "/api/tags").await.status, StatusCode::UNAUTHORIZED);
+    // A key, by who holds it.
+    let made = secure.post(&secure.admin, "/admin/v1/keys", json!({"owner": "alice"})).await.json();
+    let key = text(&made, "key");
+    assert_eq!(secure.get(&key, "/api/tags").await.status, StatusCode::OK);
+    assert_eq!(revoke(&key.replace(&key[25..30], "AAAAA")).await.status, StatusCode::OK);
+    assert_eq!(
+        secure.get(&key, "/api/tags").await.status,
+        StatusCode::OK,
+        "not with a wrong secret"
+    );
+    assert_eq!(revoke(&key).await.status, StatusCode::OK);
+    assert_eq!(secure.get(&key, "/api/tags").await.status, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn roles_count_as_they_are_now_and_a_disabled_user_is_nobody() {
+    let secure = Secure::new().await;
+    secure.user("alice", &["readonly"]).await;
+    let access = text(&secure.login("alice").await, "access_token");
+    let ask = json!({"model": "m", "prompt": "x", "stream": false});
+    let generate = async || secure.post(&access, "/api/generate", ask.clone()).await.status;
+    let patch = async |body: Value| {
+        let path = "/admin/v1/users/alice";
+        secure.ask(&secure.admin, "PATCH", path, &body.to_string()).await.status
+    };
+    assert_eq!(generate().await, StatusCode::FORBIDDEN);
+    assert_eq!(patch(json!({"roles": ["user"]})).await, StatusCode::OK);
+    assert_eq!(generate().await, StatusCode::OK);
+    let role = json!({"inherits": ["user"], "grants": ["!inference:run@m:*"]}).to_string();
+    let put = secure.ask(&secure.admin, "PUT", "/admin/v1/roles/careful", &role).await;
+    assert_eq!(put.status, StatusCode::OK, "{}", put.text);
+    assert_eq!(patch(json!({"roles": ["careful"]})).await, StatusCode::OK);
+    assert_eq!(generate().await, StatusCode::FORBIDDEN, "not that model");
+    assert_eq!(patch(json!({"disabled": true})).await, StatusCode::OK);
+    assert_eq!(generate().await, StatusCode::UNAUTHORIZED);
+    let login = json!({"username": "alice", "password": PASSWORD});
+    assert_eq!(secure.post("", "/auth/token", login).await.status, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn a_key_does_what_its_scope_says_and_makes_no_better_key() {
+    let secure = Secure::new().await;
+    secure.bench.control.put_model("private/other");
+    let body = json!({"label": "ci", "scope": ["model:read@m:*", "inference:run@m:*"]});
+    let made = secure.post(&secure.admin, "/admin/v1/keys", body).await.json();
+    let key = text(&made, "key");
+    assert!(key.starts_with(&text(&made, "prefix")));
+    let names = secure.get(&key, "/api/tags").await.json()["models"].clone();
+    assert_eq!(names.as_array().map(Vec::len), Some(1), "{names}");
+    let show = async |model: &str| secure.post(&key, "/api/show", json!({"model": model})).await;
+    assert_eq!(show("m").await.status, StatusCode::OK);
+    let hidden = show("private/other").await;
+    assert_eq!(hidden.status, StatusCode::NOT_FOUND);
+    let absent = show("private/absent").await;
+    assert_eq!(hidden.text.replace("other", "absent"), absent.text, "no telling which is there");
+    let more = secure.post(&key, "/admin/v1/keys", json!({"label": "more"})).await;
+    assert_eq!(more.status, StatusCode::FORBIDDEN);
+    let list = secure.get(&secure.admin, "/admin/v1/keys").await;
+    assert!(!list.text.contains(&key[21..]), "a key is shown once");
+    let late = json!({"lifetime_s": 0});
+    let expired = secure.post(&secure.admin, "/admin/v1/keys", late).await;
+    assert_eq!(expired.status, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn everybody_has_the_own_keys_and_password_and_nobody_elses() {
+    let secure = Secure::new().await;
+    secure.user("alice", &["user"]).await;
+    secure.user("bob", &["user"]).await;
+    let alice = text(&secure.login("alice").await, "access_token");
+    let bob = text(&secure.login("bob").await, "access_token");
+    let made = secure.post(&alice, "/admin/v1/keys", json!({"label": "mine"})).await.json();
+    let id = text(&made, "id");
+    let others = secure.get(&bob, "/admin/v1/keys").await.json();
+    assert_eq!(others["keys"], json!([]));
+    let path = format!("/admin/v1/keys/{id}");
+    for path in [&path[..], "/admin/v1/keys/00000000000000aa"] {
+        let refused = secure.ask(&bob, "DELETE", path, "").await;
+        assert_eq!(refused.status, StatusCode::FORBIDDEN, "the same whether it is there or not");
+    }
+    let owner = secure.post(&bob, "/admin/v1/keys", json!({"owner": "alice"})).await;
+    assert_eq!(owner.status, StatusCode::FORBIDDEN);
+    let change = |body: Value| body.to_string();
+    let path = "/admin/v1/users/alice/password";
+    let new = "another long password";
+    let by_bob = secure.ask(&bob, "PUT", path, &change(json!({"password": new}))).await;
+    assert_eq!(by_bob.status, StatusCode::FORBIDDEN);
+    let wrong = json!({"password": new, "current": "no"});
+    assert_eq!(secure.ask(&alice, "PUT", path, &change(wrong)).await.status, StatusCode::FORBIDDEN);
+    let short = json!({"password": "short", "current": PASSWORD});
+    assert_eq!(
+        secure.ask(&alice, "PUT", path, &change(short)).await.status,
+        StatusCode::BAD_REQUEST
+    );
+    let right = json!({"password": new, "current": PASSWORD});
+    assert_eq!(secure.ask(&alice, "PUT", path, &change(right)).await.status, StatusCode::OK);
+    assert_eq!(
+        secure.get(&alice, "/api/tags").await.status,
+        StatusCode::UNAUTHORIZED,
+        "logged out"
+    );
+    assert_eq!(
+        secure.ask(&secure.admin, "DELETE", &format!("/admin/v1/keys/{id}"), "").await.status,
+        StatusCode::OK
+    );
+}
+
+#[tokio::test]
+async fn fields_that_nobody_asked_for_are_refused() {
+    let secure = Secure::new().await;
+    let sneaky = json!({"name": "eve", "role": "admin", "roles": ["user"]});
+    let answer = secure.post(&secure.admin, "/admin/v1/users", sneaky).await;
+    assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{}", answer.text);
+    let answer = secure
+        .post("", "/auth/token", json!({"username": "a", "password": "b", "roles": ["admin"]}))
+        .await;
+    assert_eq!(answer.status, StatusCode::BAD_REQUEST);
+    for body in ["username=a&username=b&password=c", "%ff=1", "username=%zz"] {
+        let kind = [("content-type", "application/x-www-form-urlencoded")];
+        let answer = secure.bench.send_with("POST", "/auth/token", &kind, body).await;
+        assert!(answer.status.is_client_error(), "{body}: {}", answer.text);
+    }
+}
+
+#[tokio::test]
+async fn guessing_passwords_and_keys_is_slowed_down() {
+    let secure = Secure::new().await;
+    secure.user("alice", &["user"]).await;
+    let guess = json!({"username": "alice", "password": "wrong password"});
+    let mut seen = Vec::new();
+    for _ in 0..6 {
+        seen.push(secure.post("", "/auth/token", guess.clone()).await);
+    }
+    assert!(seen[..5].iter().all(|answer| answer.status == StatusCode::UNAUTHORIZED));
+    assert_eq!(seen[5].status, StatusCode::TOO_MANY_REQUESTS);
+    assert!(seen[5].headers.contains_key("retry-after"));
+    // A name that is not there is slowed down as well, in the same words.
+    let nobody = json!({"username": "nobody", "password": "wrong password"});
+    let answer = secure.post("", "/auth/token", nobody).await;
+    assert_eq!((answer.status, &answer.text), (StatusCode::UNAUTHORIZED, &seen[0].text));
+    let mut refused = 0;
+    for _ in 0..60 {
+        refused += usize::from(
+            secure.get("omk_x", "/api/tags").await.status == StatusCode::TOO_MANY_REQUESTS,
+        );
+    }
+    assert!(refused > 0, "keys, too");
+}
+
+#[tokio::test]
+async fn what_is_done_and_what_is_refused_is_in_the_trail_and_no_secret_is() {
+    let secure = Secure::new().await;
+    secure.user("alice", &["user"]).await;
+    let login = secure.login("alice").await;
+    let access = text(&login, "access_token");
+    secure.ask(&access, "DELETE", "/api/delete", r#"{"model":"m"}"#).await;
+    secure.get("omk_wrong", "/api/tags?x=1").await;
+    until("both refusals are in the trail", || {
+        let trail = secure.trail();
+        let refused = trail.iter().filter(|record| record.note.action == "access.refused");
+        refused.count() >= 2
+    })
+    .await;
+    let page = secure.get(&secure.admin, "/admin/v1/audit?after=0").await.json();
+    let records = page["records"].as_array().expect("records").clone();
+    let find = |action: &str| {
+        let found = records.iter().find(|record| record["action"] == action);
+        found.unwrap_or_else(|| panic!("no {action} in {records:?}")).clone()
+    };
+    let created = find("user.create");
+    assert_eq!((&created["actor"], &created["via"]), (&json!("user:root"), &json!("key")));
+    assert_eq!((&created["object"], &created["outcome"]), (&json!("alice"), &json!("done")));
+    assert_eq!(find("login")["actor"], "user:alice");
+    let refused: Vec<&Value> =
+        records.iter().filter(|record| record["action"] == "access.refused").collect();
+    assert!(
+        refused.iter().any(|r| r["actor"] == "user:alice" && r["object"] == "DELETE /api/delete")
+    );
+    assert!(refused.iter().any(|r| r["actor"] == "unknown" && r["object"] == "GET /api/tags"));
+    let mut verifier = Verifier::default();
+    secure.trail().iter().for_each(|record| verifier.next(record).expect("unbroken"));
+    let whole = page.to_string() + &format!("{:?}", secure.trail());
+    let secrets = [PASSWORD, &secure.admin[21..], &access, &text(&login, "refresh_token")];
+    assert!(secrets.iter().all(|secret| !whole.contains(*secret)));
+    let auditor = add_user(&secure.bench.control, "ann", "auditor", 50);
+    assert_eq!(secure.get(&auditor, "/admin/v1/audit?last=1").await.status, StatusCode::OK);
+    assert_eq!(secure.get(&access, "/admin/v1/audit").await.status, StatusCode::FORBIDDEN);
+}
+
+#[tokio::test]
+async fn rotating_signing_keys_breaks_no_token_but_in_an_emergency_all() {
+    let secure = Secure::new().await;
+    secure.user("alice", &["user"]).await;
+    let access = text(&secure.login("alice").await, "access_token");
+    let rotate = "/admin/v1/signing-keys/rotate";
+    let next = secure.post(&secure.admin, rotate, json!({})).await.json();
+    let jwks = secure.get("", "/.well-known/jwks.json").await.json();
+    assert_eq!(jwks["keys"].as_array().map(Vec::len), Some(2), "published before it signs");
+    assert!(jwks["keys"].as_array().expect("keys").iter().all(|key| key.get("d").is_none()));
+    assert!(jwks.to_string().contains(&text(&next, "id")));
+    assert_eq!(secure.get(&access, "/api/tags").await.status, StatusCode::OK);
+    secure.post(&secure.admin, rotate, json!({"emergency": true})).await;
+    assert_eq!(secure.get(&access, "/api/tags").await.status, StatusCode::UNAUTHORIZED);
+    let fresh = text(&secure.login("alice").await, "access_token");
+    assert_eq!(secure.get(&fresh, "/api/tags").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn nobody_in_particular_gets_in_from_this_machine_alone_and_only_where_that_is_wanted() {
+    let roles = Some(BTreeSet::from(["developer".to_owned()]));
+    let bench = Bench::with(&[], Config { anonymous: roles, ..quick() });
+    assert_eq!(bench.get("/api/tags").await.status, StatusCode::OK);
+    assert_eq!(bench.get("/admin/v1/users").await.status, StatusCode::FORBIDDEN);
+    let me = bench.get("/auth/whoami").await.json();
+    assert_eq!((&me["user"], &me["actor"]), (&Value::Null, &json!("anonymous")));
+    // A credential that is not good is not the same as none.
+    let wrong = bench.send_with("GET", "/api/tags", &[("authorization", "Bearer x")], "").await;
+    assert_eq!(wrong.status, StatusCode::UNAUTHORIZED);
+}
