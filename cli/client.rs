@@ -8,6 +8,8 @@
 //! when the connection breaks before an answer. An answer, whatever its status, is final: a node without quorum says so and the
 //! others would say the same.
 
+use crate::bearer::Credential;
+use crate::credentials::Secret;
 use crate::exit::Failure;
 use crate::host::{self, Endpoint};
 use crate::known_nodes::KnownNodes;
@@ -57,6 +59,8 @@ pub struct Client {
     http: reqwest::Client,
     given: Vec<Endpoint>,
     known: KnownNodes,
+    /// What is shown to servers.
+    pub(crate) credential: tokio::sync::Mutex<Credential>,
     /// Whether other nodes than the given ones may be asked.
     goes_on: bool,
     answered: Mutex<Option<Endpoint>>,
@@ -85,11 +89,27 @@ impl Client {
         if given.iter().all(Endpoint::is_loopback) {
             builder = builder.no_proxy();
         }
-        if let Some(header) = authorization()? {
-            builder = builder.default_headers(header);
+        if let Some(file) = std::env::var_os("OLLAMAMAX_CA_FILE") {
+            let pem = std::fs::read(&file).map_err(Failure::file("read", &file))?;
+            let trusted = reqwest::Certificate::from_pem_bundle(&pem);
+            let trusted = trusted.map_err(|error| Failure::Usage(cause_of(&error)))?;
+            builder = builder.tls_certs_merge(trusted);
         }
         let http = builder.build().map_err(|error| Failure::Other(cause_of(&error)))?;
-        Ok(Self { http, given, known, goes_on: true, answered: Mutex::new(None) })
+        let credential = tokio::sync::Mutex::new(Credential::of(&given)?);
+        Ok(Self { http, given, known, credential, goes_on: true, answered: Mutex::new(None) })
+    }
+
+    /// For one node and no other, with an API key.
+    pub fn with_key(node: Endpoint, key: &str) -> Result<Self, Failure> {
+        let client = Self::alone(node)?;
+        let credential = tokio::sync::Mutex::new(Credential::Text(Secret(key.to_owned().into())));
+        Ok(Self { credential, ..client })
+    }
+
+    /// The address that was given first.
+    pub fn first(&self) -> &Endpoint {
+        self.given.first().expect("an empty list of hosts is this machine's address")
     }
 
     /// For one node and no other.
@@ -112,6 +132,24 @@ impl Client {
     /// As [`Client::post`], for a request that changes nothing.
     pub async fn ask(&self, path: &str, body: &Value) -> Result<Value, Failure> {
         let answer = self.send(Method::POST, path, Body::Json(body), Kind::Read).await?;
+        read_json(answer, path).await
+    }
+
+    /// As [`Client::post`], with `PATCH`.
+    pub async fn patch(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        let answer = self.send(Method::PATCH, path, Body::Json(body), Kind::Write).await?;
+        read_json(answer, path).await
+    }
+
+    /// As [`Client::post`], with `PUT`.
+    pub async fn put(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        let answer = self.send(Method::PUT, path, Body::Json(body), Kind::Write).await?;
+        read_json(answer, path).await
+    }
+
+    /// As [`Client::post`], without any credential: to get one, or to be rid of one.
+    pub async fn grant(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        let answer = self.attempt(Method::POST, path, Body::Json(body), Kind::Write, None).await?;
         read_json(answer, path).await
     }
 
@@ -177,11 +215,26 @@ impl Client {
         body: Body<'_>,
         kind: Kind,
     ) -> Result<Answer, Failure> {
+        let bearer = self.bearer().await?;
+        self.attempt(method, path, body, kind, bearer.as_ref()).await
+    }
+
+    async fn attempt(
+        &self,
+        method: Method,
+        path: &str,
+        body: Body<'_>,
+        kind: Kind,
+        bearer: Option<&Secret>,
+    ) -> Result<Answer, Failure> {
         let candidates = self.candidates();
         let mut tried = Vec::new();
         let mut cause = String::new();
         for (at, node) in candidates.iter().enumerate() {
             let mut request = self.http.request(method.clone(), node.url(path));
+            if let Some(bearer) = bearer {
+                request = request.bearer_auth(bearer.0.as_str());
+            }
             let last = at + 1 == candidates.len();
             match kind {
                 Kind::Read if !last => request = request.timeout(READ_ATTEMPT_TIMEOUT),
@@ -228,13 +281,15 @@ impl Client {
     /// Asks the node that answered for the others, for the next command. Best effort, short.
     pub async fn learn(&self) {
         let Some(node) = self.answered.lock().ok().and_then(|guard| guard.clone()) else { return };
-        let plain = |endpoint: &Endpoint| endpoint.path.is_empty() && endpoint.scheme == "http";
+        let plain = |endpoint: &Endpoint| endpoint.path.is_empty();
         if !plain(&node) {
             return;
         }
-        let url = node.url("/admin/v1/cluster?consistency=local");
-        let asked = self.http.get(url).timeout(LEARN_TIMEOUT).send().await;
-        let Ok(response) = asked else { return };
+        let mut request = self.http.get(node.url("/auth/whoami")).timeout(LEARN_TIMEOUT);
+        if let Ok(Some(bearer)) = self.bearer().await {
+            request = request.bearer_auth(bearer.0.as_str());
+        }
+        let Ok(response) = request.send().await else { return };
         let Ok(status) = response.json::<Value>().await else { return };
         let nodes = node_endpoints(&status, &node);
         for endpoint in self.given.iter().filter(|endpoint| plain(endpoint)) {
@@ -250,22 +305,11 @@ fn node_endpoints(status: &Value, told_by: &Endpoint) -> Vec<Endpoint> {
     let nodes = status["nodes"].as_array().map(Vec::as_slice).unwrap_or_default();
     nodes
         .iter()
-        .filter_map(|node| node["http"].as_str())
+        .filter_map(Value::as_str)
         .filter_map(|text| host::parse(text).ok()?.into_iter().next())
+        .map(|node| Endpoint { scheme: told_by.scheme, ..node })
         .filter(|node| told_by.is_loopback() || !node.is_loopback())
         .collect()
-}
-
-fn authorization() -> Result<Option<reqwest::header::HeaderMap>, Failure> {
-    use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
-    let Some(key) = std::env::var("OLLAMA_API_KEY").ok().filter(|key| !key.is_empty()) else {
-        return Ok(None);
-    };
-    let mut value = HeaderValue::from_str(&format!("Bearer {key}")).map_err(|_| {
-        Failure::Usage("`OLLAMA_API_KEY` has characters that no header may have".to_owned())
-    })?;
-    value.set_sensitive(true);
-    Ok(Some(HeaderMap::from_iter([(AUTHORIZATION, value)])))
 }
 
 async fn file_body(

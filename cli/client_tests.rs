@@ -133,7 +133,7 @@ async fn an_answer_is_final_whatever_its_status() {
 async fn nodes_learnt_in_one_command_are_tried_in_the_next() {
     let directory = tempfile::tempdir().expect("a directory");
     let second = Stub::start(|_| http("200 OK", "{\"models\":[]}")).await;
-    let status = json!({"nodes": [{"http": "127.0.0.1:1"}, {"http": second.endpoint.to_string()}]});
+    let status = json!({"nodes": ["127.0.0.1:1", second.endpoint.to_string()]});
     let status = status.to_string();
     let first = Stub::start(move |_| http("200 OK", &status)).await;
     let asked = first.endpoint.clone();
@@ -243,8 +243,7 @@ fn error_answers_of_every_shape_are_put_in_words() {
 
 #[test]
 fn a_loopback_address_told_by_another_machine_is_not_dialled() {
-    let status =
-        json!({"nodes": [{"http": "127.0.0.1:1"}, {"http": "10.0.0.2:11434"}, {"http": 7}]});
+    let status = json!({"nodes": ["127.0.0.1:1", "10.0.0.2:11434", 7]});
     let remote = host::parse("10.0.0.1").expect("valid").remove(0);
     let local = host::parse("127.0.0.1").expect("valid").remove(0);
     assert_eq!(node_endpoints(&status, &remote).len(), 1);

@@ -87,7 +87,8 @@ pub fn data_directory() -> Option<PathBuf> {
     user_directory("XDG_DATA_HOME", ".local/share")
 }
 
-fn user_directory(variable: &str, below_home: &str) -> Option<PathBuf> {
+/// The directory of this program below a base directory of the user's.
+pub fn user_directory(variable: &str, below_home: &str) -> Option<PathBuf> {
     let absolute = |name: &str| {
         std::env::var_os(name).map(PathBuf::from).filter(|directory| directory.is_absolute())
     };

@@ -7,20 +7,25 @@
 
 #![forbid(unsafe_code)]
 
+mod audit;
+mod bearer;
 mod bench;
 mod client;
 mod cluster;
 mod control_plane;
 mod copy;
 mod create;
+mod credentials;
 mod daemon;
 mod deploy;
 mod exit;
 mod generate;
 mod host;
 mod human;
+mod keys;
 mod known_nodes;
 mod list;
+mod login;
 mod modelfile;
 mod ndjson;
 mod out;
@@ -32,12 +37,14 @@ mod remove;
 mod repl;
 mod run;
 mod show;
+mod signing_keys;
 mod source;
 mod stop;
 mod synth;
 mod table;
 mod up;
 mod upload;
+mod users;
 mod version;
 mod watch;
 mod worker;
@@ -104,6 +111,33 @@ enum Command {
     Pull(pull::Args),
     /// Unload a model
     Stop(stop::Args),
+    /// Log in, or keep an API key, for the commands that follow
+    Login(login::Login),
+    /// End the login
+    Logout,
+    /// Show who one is there, and what one may do
+    Whoami(login::WhoAmI),
+    /// See and change users
+    #[command(subcommand)]
+    Users(users::Args),
+    /// See, create and revoke API keys
+    #[command(subcommand)]
+    Keys(keys::Keys),
+    /// See and change roles
+    #[command(subcommand)]
+    Roles(keys::Roles),
+    /// See and change how much may be asked for
+    #[command(subcommand)]
+    Quotas(keys::Quotas),
+    /// Void tokens
+    #[command(subcommand)]
+    Tokens(signing_keys::Tokens),
+    /// See and rotate the keys that sign access tokens
+    #[command(subcommand)]
+    SigningKeys(signing_keys::Args),
+    /// See, export and check the trail of who did what
+    #[command(subcommand)]
+    Audit(audit::Args),
     /// Measure this machine
     #[command(subcommand)]
     Bench(bench::Args),
@@ -171,6 +205,16 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Cp(args) => talk(host, async |c| copy::run(c, &args).await).await,
         Command::Pull(args) => talk(host, async |c| pull::run(c, &args).await).await,
         Command::Stop(args) => talk(host, async |c| stop::run(c, &args).await).await,
+        Command::Login(args) => talk(host, async |c| login::login(c, &args).await).await,
+        Command::Logout => talk(host, async |c| login::logout(c).await).await,
+        Command::Whoami(args) => talk(host, async |c| login::whoami(c, &args).await).await,
+        Command::Users(args) => talk(host, async |c| users::run(c, &args).await).await,
+        Command::Keys(args) => talk(host, async |c| keys::keys(c, &args).await).await,
+        Command::Roles(args) => talk(host, async |c| keys::roles(c, &args).await).await,
+        Command::Quotas(args) => talk(host, async |c| keys::quotas(c, &args).await).await,
+        Command::Tokens(args) => talk(host, async |c| signing_keys::tokens(c, &args).await).await,
+        Command::SigningKeys(args) => talk(host, async |c| signing_keys::run(c, &args).await).await,
+        Command::Audit(args) => talk(host, async |c| audit::run(c, &args).await).await,
         Command::Bench(args) => bench::run(&args),
         Command::Synth(args) => synth::run(&args),
         Command::Version(args) => talk(host, async |c| version::run(c, &args).await).await,

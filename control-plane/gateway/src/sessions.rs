@@ -289,6 +289,7 @@ pub(crate) async fn whoami(State(gateway): State<Arc<Gateway>>, caller: Caller) 
     let user = caller.user().and_then(|user| state.access.users.get(user));
     let roles = user.map(|user| &user.roles).or(gateway.config.anonymous.as_ref());
     let may = |action: &Action| caller.may(*action, Object::Some);
+    let nodes = state.nodes.values().filter(|node| !node.leaving).map(|node| &node.http);
     let permissions: Vec<&str> =
         Action::ALL.iter().filter(|action| may(action)).map(|action| action.name()).collect();
     stream::plain_json(&json!({
@@ -299,6 +300,7 @@ pub(crate) async fn whoami(State(gateway): State<Arc<Gateway>>, caller: Caller) 
         "roles": roles,
         "permissions": permissions,
         "cluster": state.cluster.as_ref().map(|cluster| &cluster.id),
+        "nodes": nodes.collect::<Vec<_>>(),
     }))
 }
 

@@ -195,6 +195,7 @@ impl fmt::Display for QuotaOf {
 
 /// How much somebody may ask for; `None`: as much as there is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Quota {
     /// Requests per minute.
     pub requests_per_minute: Option<u32>,
