@@ -1,5 +1,6 @@
 //! What a node tells its gateway at start.
 
+use crate::edge::EdgeConfig;
 use ollamamax_core::route::Policy;
 use ollamamax_proto::{ModelName, limits};
 use std::collections::BTreeMap;
@@ -44,6 +45,8 @@ pub struct Config {
     pub body_bytes: usize,
     /// Requests held for one model before their first token.
     pub requests_queued: usize,
+    /// Whom it answers at all.
+    pub edge: EdgeConfig,
 }
 
 impl Default for Config {
@@ -63,6 +66,7 @@ impl Default for Config {
             hedging: true,
             body_bytes: limits::BODY_BYTES,
             requests_queued: limits::REQUESTS_QUEUED,
+            edge: EdgeConfig::default(),
         }
     }
 }

@@ -16,6 +16,7 @@ mod body;
 pub mod config;
 mod demand;
 mod dispatch;
+pub mod edge;
 mod error;
 mod format;
 mod gate;
@@ -38,6 +39,7 @@ pub use config::Config;
 
 use axum::Router;
 use axum::extract::Request;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, head, post};
 use error::{Failure, OllamaError, OpenAiError, Problem};
@@ -56,6 +58,7 @@ pub struct Gateway {
     streams: streams::Book,
     gate: Arc<gate::Gate>,
     headers: ollama::model::Headers,
+    edge: edge::Edge,
     has_served: AtomicBool,
 }
 
@@ -65,6 +68,7 @@ impl Gateway {
         Arc::new(Self {
             control,
             blobs,
+            edge: edge::Edge::new(&config.edge),
             config,
             workers: workers::Workers::default(),
             demands: demand::Demands::default(),
@@ -78,6 +82,7 @@ impl Gateway {
 
     /// The whole URL map.
     pub fn router(self: Arc<Self>) -> Router {
+        let (inner, outer) = (Arc::clone(&self), Arc::clone(&self));
         Router::new()
             .route("/", get(health::root))
             .route("/api/version", get(health::version))
@@ -126,14 +131,19 @@ impl Gateway {
             .method_not_allowed_fallback(|request: Request| async move {
                 shaped(&request, Failure::NoMethod)
             })
-            .layer(axum::middleware::from_fn(request::observe))
+            .layer(from_fn_with_state(inner, edge::guard))
+            .layer(from_fn(request::observe))
+            .layer(from_fn_with_state(outer, edge::arrive))
             .with_state(self)
     }
 }
 
 /// A failure in the shape of the family of endpoints the path belongs to.
 fn shaped(request: &Request, failure: Failure) -> Response {
-    let path = request.uri().path();
+    shaped_at(request.uri().path(), failure)
+}
+
+fn shaped_at(path: &str, failure: Failure) -> Response {
     if path.starts_with("/v1/") {
         OpenAiError(failure).into_response()
     } else if path.starts_with("/admin/") {

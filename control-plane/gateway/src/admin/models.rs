@@ -20,6 +20,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Deploy {
     #[serde(default)]
     replicas: Option<u32>,
@@ -46,8 +47,15 @@ struct Deploy {
     labels: Option<BTreeMap<String, String>>,
     #[serde(default)]
     policy: Option<Policy>,
-    #[serde(flatten)]
-    shift: Shift,
+    /// Digest of one of its versions, or the beginning of one; the current one when absent.
+    #[serde(default)]
+    version: Option<String>,
+    /// Percent of the requests for that version.
+    #[serde(default)]
+    weight: Option<u32>,
+    /// Back to the version before.
+    #[serde(default)]
+    rollback: bool,
 }
 
 impl Deploy {
@@ -62,6 +70,11 @@ impl Deploy {
             || self.balancing.is_some()
             || self.labels.is_some()
             || self.policy.is_some()
+    }
+
+    /// What is asked about versions.
+    fn shift(&self) -> Shift {
+        Shift { version: self.version.clone(), weight: self.weight, rollback: self.rollback }
     }
 
     /// Whether it says anything of replicas and how long.
@@ -131,13 +144,14 @@ async fn deploy(gateway: &Gateway, name: &str, body: Body) -> Result<Response, P
     let deploy: Deploy = body::parse(if empty { b"{}" } else { &bytes })?;
     let state = gateway.control.state();
     let model = names::resolve(&state, name)?;
-    if deploy.shift.asks() {
+    let shift = deploy.shift();
+    if shift.asks() {
         if deploy.spreads() || deploy.demands() {
             let reason = "`version`, `weight` and `rollback` change which version serves, the other fields how; \
                           ask for one after the other";
             return Err(Failure::invalid(reason).into());
         }
-        return deploy.shift.propose(gateway, &model).await;
+        return shift.propose(gateway, &model).await;
     }
     let usual = if deploy.spreads() { 1 } else { gateway.config.replicas };
     let replicas = deploy.replicas.unwrap_or(usual);
@@ -186,6 +200,7 @@ async fn deploy(gateway: &Gateway, name: &str, body: Body) -> Result<Response, P
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Migrate {
     from: String,
     to: String,

@@ -49,6 +49,7 @@ pub(crate) async fn get(
 }
 
 #[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Drain {
     #[serde(default)]
     reason: Option<String>,
@@ -78,6 +79,7 @@ pub(crate) async fn resume(
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Label {
     /// Values by key; `null` removes one.
     labels: BTreeMap<String, Option<String>>,

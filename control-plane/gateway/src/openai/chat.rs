@@ -13,6 +13,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use ollamamax_proto::inference::{Message, Options, Predict};
+use ollamamax_proto::limits;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
@@ -162,6 +163,12 @@ impl ChatRequest {
             && n != 1
         {
             return Err(Failure::invalid(format!("`n` is {n}; only 1 is supported yet")));
+        }
+        let most = limits::OPENAI_TEMPERATURE_MAX;
+        if let Some(temperature) = self.temperature.filter(|given| *given > most) {
+            let text =
+                format!("\"temperature\" is {temperature}, expected a number from 0 to {most}");
+            return Err(Failure::InvalidField { field: "temperature", text });
         }
         let nested = self.reasoning.as_ref().and_then(|reasoning| reasoning.effort.as_ref());
         match self.reasoning_effort.as_ref().or(nested).map(String::as_str) {

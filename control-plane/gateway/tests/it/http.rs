@@ -91,6 +91,9 @@ impl Bench {
         body: impl Into<Body>,
     ) -> Answer {
         let mut request = Request::builder().method(method).uri(path);
+        if headers.iter().all(|(name, _)| *name != "host") {
+            request = request.header("host", "localhost");
+        }
         for (name, value) in headers {
             request = request.header(*name, *value);
         }

@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod admin;
+mod bad_input;
 mod balancing;
 mod catalogue;
 mod control;
+mod edge;
 mod embed;
 mod errors;
 mod failover;
