@@ -170,7 +170,9 @@ pub const BLOB_BYTES: u64 = 512 * 1024 * 1024 * 1024;
 pub const HEADER_TIMEOUT_MS: u64 = 10_000;
 /// HTTP connections served at once by one node; more wait to be accepted, and idle ones make room.
 pub const CONNECTIONS_COUNT: usize = 10_000;
-/// Of these, from one address (of IPv6: one /64), so that no single client takes them all; proxies that are trusted apart.
+/// Connections the operating system keeps for a node that has not accepted them yet: a burst of clients.
+pub const CONNECTIONS_WAITING_COUNT: u32 = 1_024;
+/// Of those served, from one address (of IPv6: one /64), so that no single client takes them all; proxies that are trusted apart.
 pub const CONNECTIONS_PER_ADDRESS_COUNT: usize = 256;
 /// How long a connection without a request is kept: longer than the minute most clients keep theirs.
 pub const CONNECTION_IDLE_MS: u64 = 75_000;
