@@ -1,7 +1,7 @@
 //! Request bodies: bounded, read once, and refused with the name of the field that is wrong.
 
 use crate::error::Failure;
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use ollamamax_proto::limits;
@@ -10,6 +10,10 @@ use std::error::Error;
 
 /// Reads a body of at most `limit` bytes.
 pub async fn read(body: Body, limit: usize) -> Result<Bytes, Failure> {
+    // What says that it is larger is not waited for.
+    if body.size_hint().lower() > limit as u64 {
+        return Err(Failure::TooLarge { limit: limit as u64 });
+    }
     match Limited::new(body, limit).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => {

@@ -16,6 +16,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
 use ollamamax_gateway::edge::LocalAddress;
 use ollamamax_proto::limits;
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
@@ -57,6 +58,9 @@ impl Ending {
 pub(super) struct Line {
     requests: Mutex<Requests>,
     quiet: Notify,
+    /// Answers that have something to send, or may have, and since when nobody takes it: a client of HTTP/2 can read nothing of
+    /// them and yet keep the connection alive.
+    untaken: Mutex<BTreeMap<u64, Instant>>,
 }
 
 #[derive(Clone, Copy)]
@@ -88,11 +92,28 @@ impl Line {
     }
 
     fn begin(self: &Arc<Self>) -> Held {
-        self.with(|requests| {
+        let number = self.with(|requests| {
             requests.begun += 1;
             requests.open += 1;
+            requests.begun
         });
-        Held(Arc::clone(self))
+        Held { line: Arc::clone(self), number }
+    }
+
+    fn untaken<T>(&self, change: impl FnOnce(&mut BTreeMap<u64, Instant>) -> T) -> T {
+        change(&mut self.untaken.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Resolves once something of an answer has not been taken for so long.
+    async fn has_stalled(&self, patience: Duration) {
+        loop {
+            let oldest = self.untaken(|untaken| untaken.values().min().copied());
+            let until = oldest.unwrap_or_else(Instant::now) + patience;
+            if oldest.is_some() && until <= Instant::now() {
+                return;
+            }
+            sleep_until(until).await;
+        }
     }
 
     /// Resolves once there has been no request for so long.
@@ -111,15 +132,30 @@ impl Line {
 }
 
 /// One request, until its answer is sent or given up.
-struct Held(Arc<Line>);
+struct Held {
+    line: Arc<Line>,
+    /// Which of the connection's requests it is.
+    number: u64,
+}
+
+impl Held {
+    /// Whether there is something to send, for all we know.
+    fn sends(&self, something: bool) {
+        self.line.untaken(|untaken| match something {
+            true => drop(untaken.insert(self.number, Instant::now())),
+            false => drop(untaken.remove(&self.number)),
+        });
+    }
+}
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.0.with(|requests| {
+        self.sends(false);
+        self.line.with(|requests| {
             requests.open -= 1;
             requests.since = Instant::now();
         });
-        self.0.quiet.notify_one();
+        self.line.quiet.notify_one();
     }
 }
 
@@ -160,10 +196,12 @@ impl Service {
         let mut connection = pin!(connection);
         let Ending { stop, cut, room } = &self.ending;
         let mut quiet = pin!(line.has_been_quiet(self.limits.idle));
+        let mut stalled = pin!(line.has_stalled(self.limits.write_stall));
         loop {
             let because_idle = tokio::select! {
                 ended = connection.as_mut() => return ended,
                 () = cut.cancelled() => return Ok(()),
+                () = &mut stalled => return Ok(()),
                 () = stop.cancelled() => false,
                 () = &mut quiet => true,
                 () = room.notified() => {
@@ -237,14 +275,18 @@ impl hyper::service::Service<Request<Incoming>> for Answers {
         request.extensions_mut().insert(ConnectInfo(self.peer));
         request.extensions_mut().insert(LocalAddress(self.local));
         let answered = self.router.clone().oneshot(request);
-        Box::pin(async move { Ok(answered.await?.map(|body| Answer { body, _held: held })) })
+        Box::pin(async move {
+            let answered = answered.await?;
+            held.sends(true);
+            Ok(answered.map(|body| Answer { body, held }))
+        })
     }
 }
 
 /// The body of an answer, whose request is open as long as it is there.
 struct Answer {
     body: Body,
-    _held: Held,
+    held: Held,
 }
 
 impl hyper::body::Body for Answer {
@@ -255,7 +297,9 @@ impl hyper::body::Body for Answer {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        self.held.sends(polled.is_ready());
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

@@ -202,6 +202,22 @@ async fn a_body_that_does_not_come_is_408_and_the_end() {
 }
 
 #[tokio::test]
+async fn a_body_that_says_it_is_too_large_is_413_before_it_is_sent() {
+    let door = Door::with(limits()).await;
+    for (path, bytes) in [("/api/chat", 1_u64 << 40), ("/admin/v1/checkpoints/x", 1 << 20)] {
+        let method = if path.starts_with("/admin") { "PUT" } else { "POST" };
+        let head = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\n");
+        let asks = format!("{head}content-length: {bytes}\r\nexpect: 100-continue\r\n\r\n");
+        let answer = door.say(asks).await;
+        assert!(answer.starts_with("HTTP/1.1 413 Payload Too Large\r\n"), "{answer}");
+        // And who sends it all the same learns it, too.
+        let sent = format!("{head}content-length: {bytes}\r\n\r\n{}", "x".repeat(30_000));
+        let answer = door.say(sent).await;
+        assert!(answer.starts_with("HTTP/1.1 413 Payload Too Large\r\n"), "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_reads_nothing_is_cut() {
     let write_stall = Duration::from_millis(300);
     let door = Door::with(ConnectionLimits { write_stall, ..limits() }).await;
@@ -341,4 +357,17 @@ async fn http2_heads_that_are_too_much_are_431() {
     assert_eq!(large.expect("an answer").status(), 431);
     let evil = client.get(&url).header("host", "evil.example").send().await;
     assert!(evil.expect("an answer").status().is_client_error());
+}
+
+#[tokio::test]
+async fn a_client_of_http2_that_takes_nothing_is_cut() {
+    let write_stall = Duration::from_millis(300);
+    let door = Door::with(ConnectionLimits { write_stall, ..limits() }).await;
+    let head = [&[0x82, 0x86, 0x84, 0x41, 9], &b"localhost"[..]].concat();
+    // SETTINGS_INITIAL_WINDOW_SIZE 0: not a byte of a body may come.
+    let nothing = frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]);
+    let asked = Instant::now();
+    goaway(&door, &http2(&[nothing, frame(1, 5, 1, &head)].concat())).await;
+    assert!(asked.elapsed() >= write_stall, "not before its time");
+    assert!(asked.elapsed() < Duration::from_secs(8), "and before its pings would tell");
 }

@@ -7,9 +7,11 @@ use rcgen::{CertifiedKey, KeyPair, generate_simple_self_signed};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
 fn certificate() -> CertifiedKey<KeyPair> {
@@ -107,6 +109,25 @@ async fn a_new_certificate_is_served_and_a_bad_one_is_not() {
         assert!(Instant::now() < deadline, "the new one is served");
     }
     assert!(!serves(&old).await);
+}
+
+#[tokio::test]
+async fn a_hang_up_signal_reads_the_certificate_again() {
+    let (old, new) = (certificate(), certificate());
+    // Whatever comes first, the signal must not end this process.
+    let _hang_up = signal(SignalKind::hangup()).expect("a handler");
+    let tls_reload = Duration::from_secs(3_600);
+    let limits = ConnectionLimits { tls_reload, ..ConnectionLimits::default() };
+    let (door, files) = with_tls(&old, limits).await;
+    write(files.cert.parent().expect("a directory"), &new);
+    let url = format!("https://{}/health/live", door.address());
+    let deadline = Instant::now() + PATIENCE;
+    while client(&new).build().expect("a client").get(&url).send().await.is_err() {
+        assert!(Instant::now() < deadline, "the new one is served");
+        let pid = std::process::id().to_string();
+        let sent = Command::new("kill").args(["-HUP", &pid]).status().expect("kill runs");
+        assert!(sent.success());
+    }
 }
 
 #[tokio::test]

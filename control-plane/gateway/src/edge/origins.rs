@@ -38,13 +38,12 @@ const READABLE: &str = "etag, retry-after, x-request-id, x-revision, x-stream-id
 const METHODS: &str = "GET, HEAD, POST, PUT, DELETE";
 const VARIES: &str = "origin, access-control-request-method, access-control-request-headers";
 
-/// Whether a text is `*`, `null`, or a scheme and a host with at most one `*`.
+/// Whether a text is `null`, a scheme and a host, or anything with one `*`, as Ollama takes them.
 pub fn is_pattern(text: &str) -> bool {
     let sound = |c: char| c.is_ascii_graphic() && c != '"' && c != ',';
-    matches!(text, "*" | "null")
-        || (text.split_once("://").is_some_and(|(scheme, _)| !scheme.is_empty())
-            && text.matches('*').count() <= 1
-            && text.chars().all(sound))
+    let named = text.split_once("://").is_some_and(|(scheme, _)| !scheme.is_empty());
+    let stars = text.matches('*').count();
+    text == "null" || ((named || stars == 1) && stars <= 1 && text.chars().all(sound))
 }
 
 /// The origins an operator has allowed beside the usual ones.
@@ -199,7 +198,7 @@ mod tests {
 
     #[test]
     fn patterns_are_origins() {
-        for text in ["*", "null", "https://a.b", "http://a:*", "app://*"] {
+        for text in ["*", "null", "https://a.b", "http://a:*", "app://*", "*.a.b"] {
             assert!(is_pattern(text), "{text}");
         }
         for text in ["", "a.b", "://a", "http://*.*", "http://a b", "https://a,https://b"] {

@@ -3,9 +3,12 @@
 use crate::error::Failure;
 use axum::body::{Body, HttpBody};
 use bytes::Bytes;
+use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
@@ -42,6 +45,7 @@ pub(super) fn paced(body: Body, pace: Pace, slow: Arc<AtomicBool>) -> Body {
     if body.is_end_stream() {
         return body;
     }
+    let size = body.size_hint();
     let start = Some((body, 0_u64, Duration::ZERO));
     let pieces = futures_util::stream::unfold(start, move |state| {
         let slow = Arc::clone(&slow);
@@ -68,7 +72,29 @@ pub(super) fn paced(body: Body, pace: Pace, slow: Arc<AtomicBool>) -> Body {
             }
         }
     });
-    Body::from_stream(pieces)
+    Body::new(Announced { body: Body::from_stream(pieces), size })
+}
+
+/// A body of pieces that still knows how long the client said it is.
+struct Announced {
+    body: Body,
+    size: SizeHint,
+}
+
+impl HttpBody for Announced {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.size
+    }
 }
 
 #[cfg(test)]
