@@ -2,7 +2,7 @@
 
 use crate::daemon::{self, StopSignals};
 use crate::exit::Failure;
-use crate::{human, out};
+use crate::{edge, human, out};
 use ollamamax_control_plane::{ControlPlaneNode, NodeConfig, Policy};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -69,6 +69,8 @@ struct NodeArgs {
     #[arg(long, value_name = "POLICY", env = "OLLAMAMAX_BALANCING")]
     balancing: Option<String>,
     #[command(flatten)]
+    edge: edge::Args,
+    #[command(flatten)]
     daemon: daemon::Args,
 }
 
@@ -120,6 +122,7 @@ fn config(args: Args) -> Result<NodeConfig, Failure> {
     config.bootstrap = bootstrap;
     config.join = join;
     config.voter = !node.learner;
+    node.edge.apply(&mut config)?;
     if !name.is_empty() {
         config.cluster_name = name;
     }

@@ -4,10 +4,15 @@
 //! supervisor that was killed. A second signal ends it at once.
 
 use crate::exit::Failure;
+use ollamamax_proto::limits;
+use std::fmt::{self, Write as _};
 use std::io::Read;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
+use tracing::field::Field;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::fmt::format::{Writer, debug_fn};
 
 /// How a daemon logs and ends.
 #[derive(Clone, Debug, clap::Args)]
@@ -48,10 +53,43 @@ pub fn log(format: LogFormat) -> Result<(), Failure> {
         .log_internal_errors(false)
         .with_ansi(false);
     match format {
-        LogFormat::Text => builder.init(),
+        LogFormat::Text => builder.fmt_fields(debug_fn(field).delimited(" ")).init(),
         LogFormat::Json => builder.json().init(),
     }
     Ok(())
+}
+
+/// Writes one field. Errors quote what clients and models say: none of it may begin a line or move a cursor (JSON escapes by
+/// itself).
+fn field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
+    match field.name() {
+        // What the `log` crate adds of its own is in the line already.
+        name if name.starts_with("log.") => return Ok(()),
+        "message" => {}
+        name => write!(writer, "{name}=")?,
+    }
+    write!(Plain { writer, left: limits::LOG_FIELD_CHARS }, "{value:?}")
+}
+
+/// Passes on so many characters, control characters escaped.
+struct Plain<W> {
+    writer: W,
+    left: usize,
+}
+
+impl<W: fmt::Write> fmt::Write for Plain<W> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for c in text.chars() {
+            match self.left {
+                0 => return Ok(()),
+                1 => self.writer.write_char('…')?,
+                _ if c.is_control() => write!(self.writer, "{}", c.escape_default())?,
+                _ => self.writer.write_char(c)?,
+            }
+            self.left -= 1;
+        }
+        Ok(())
+    }
 }
 
 /// Waits for the moment to stop.
@@ -112,4 +150,52 @@ fn watch_stdin() -> oneshot::Receiver<()> {
         let _ = sender.send(());
     });
     receiver
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{Arc, Mutex};
+
+    /// What a subscriber made as ours writes.
+    fn logged(run: impl FnOnce()) -> String {
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&written);
+        let subscriber = tracing_subscriber::fmt()
+            .with_writer(move || Sink(Arc::clone(&sink)))
+            .with_ansi(false)
+            .fmt_fields(debug_fn(field).delimited(" "))
+            .finish();
+        tracing::subscriber::with_default(subscriber, run);
+        let bytes = written.lock().expect("whole").clone();
+        String::from_utf8(bytes).expect("text")
+    }
+
+    struct Sink(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().expect("whole").extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_is_quoted_in_a_log_line_stays_in_its_field() {
+        for hostile in ["a\r\n2026-01-01 INFO forged", "\u{1b}[2J\u{9b}1m", "\0\u{8}\u{7f}\t"] {
+            let line = logged(|| {
+                let _span = tracing::info_span!("request", model = %hostile).entered();
+                tracing::warn!(error = %hostile, text = hostile, count = 7, "failed: {hostile}");
+            });
+            assert!(line.ends_with('\n') && line.matches('\n').count() == 1, "{line:?}");
+            assert!(!line.trim_end().chars().any(char::is_control), "{line:?}");
+            assert!(line.contains("count=7") && line.contains("error="), "{line:?}");
+        }
+        let long = logged(|| tracing::warn!(error = %"x".repeat(1_000_000), "failed"));
+        assert!(long.len() < limits::LOG_FIELD_CHARS + 200, "{}", long.len());
+    }
 }

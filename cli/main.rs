@@ -18,6 +18,7 @@ mod create;
 mod credentials;
 mod daemon;
 mod deploy;
+mod edge;
 mod exit;
 mod generate;
 mod host;
@@ -74,7 +75,7 @@ enum Command {
     /// Start a local cluster, supervise it, and serve a model
     Up(up::Args),
     /// Run one control-plane node
-    ControlPlane(control_plane::Args),
+    ControlPlane(Box<control_plane::Args>),
     /// Run one worker
     Worker(worker::Args),
     /// See and change the control plane's members
@@ -163,9 +164,7 @@ fn main() -> ExitCode {
 }
 
 fn report(failure: &Failure) -> ExitCode {
-    let text: String =
-        failure.to_string().chars().filter(|c| *c == '\n' || !c.is_control()).collect();
-    out::say(&format!("Error: {text}"));
+    out::say(&format!("Error: {}", out::printable(&failure.to_string())));
     failure.exit_code()
 }
 
@@ -185,7 +184,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
     };
     match command {
         Command::Up(args) => up::run(args).await,
-        Command::ControlPlane(args) => control_plane::run(args).await,
+        Command::ControlPlane(args) => control_plane::run(*args).await,
         Command::Worker(args) => worker::run(args).await,
         Command::Cluster(cluster::Args::Join(args)) => control_plane::run((*args).into()).await,
         Command::Cluster(args) => talk(host, async |c| cluster::run(c, &args).await).await,

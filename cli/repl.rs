@@ -173,7 +173,7 @@ impl Talk<'_> {
             Err(failure @ Failure::Unreachable { .. }) => return Err(failure),
             Err(failure) => {
                 self.messages.pop();
-                out::say(&format!("Error: {failure}"));
+                out::say(&format!("Error: {}", out::printable(&failure.to_string())));
             }
         }
         Ok(())
@@ -210,7 +210,9 @@ impl Talk<'_> {
                     Ok((name, value)) => {
                         self.settings.options.insert(name, value);
                     }
-                    Err(error) => return out::say(&format!("Error: {error}")),
+                    Err(error) => {
+                        return out::say(&format!("Error: {}", out::printable(&error.to_string())));
+                    }
                 }
             }
             _ => return out::say("Usage: /set parameter NAME VALUE, see /?"),
@@ -221,7 +223,9 @@ impl Talk<'_> {
     async fn show(&self, part: &str) {
         let request = json!({"model": self.settings.model});
         match (self.client.ask("/api/show", &request).await, part) {
-            (Err(failure), _) => out::say(&format!("Error: {failure}")),
+            (Err(failure), _) => {
+                out::say(&format!("Error: {}", out::printable(&failure.to_string())))
+            }
             (Ok(answer), "info") => out::text(&show::render(&answer, false)),
             (Ok(answer), part) => match answer[part].as_str() {
                 Some(text) => out::line(text),

@@ -28,11 +28,12 @@ pub async fn run(client: &Client, args: &Args) -> Result<(), Failure> {
         return Ok(());
     }
     match api {
-        Some(api) => out::line(&format!("ollama version is {api}")),
+        Some(api) => out::line(&format!("ollama version is {}", out::printable(api))),
         None => out::say("Warning: could not connect to a running OllamaMax instance"),
     }
     out::line(&format!("ollamamax version is {OURS}"));
     if let Some(theirs) = theirs.filter(|theirs| *theirs != OURS) {
+        let theirs = out::printable(theirs);
         out::say(&format!("Warning: the server is ollamamax {theirs}, this client is {OURS}"));
     }
     Ok(())

@@ -1,10 +1,12 @@
 //! What a node is told at its start, and the checks that need no disk and no network.
 
 use crate::error::StartError;
+pub use crate::http::tls::TlsFiles;
 use ollamamax_gateway::secrets::SealingKey;
 use ollamamax_proto::limits;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// How to start one node.
 #[derive(Clone, Debug)]
@@ -31,6 +33,13 @@ pub struct NodeConfig {
     /// Where the cluster's sealing key is: in this file, or already here; else in `sealing.key` of the data directory, made at
     /// the start of a new cluster.
     pub sealing: SealingSource,
+    /// Certificate and key of the gateway; plain HTTP without.
+    pub tls: Option<TlsFiles>,
+    /// Serve plain HTTP on an address that others reach, too: right behind a proxy that does TLS, or in a network that is
+    /// trusted.
+    pub insecure_http: bool,
+    /// Bounds on connections to the gateway.
+    pub connections: ConnectionLimits,
     /// Waits and periods.
     pub timings: Timings,
     /// Settings of the gateway; its metrics are filled in by the node.
@@ -64,8 +73,32 @@ impl NodeConfig {
             cluster_name: "ollamamax".to_owned(),
             voter: true,
             sealing: SealingSource::default(),
+            tls: None,
+            insecure_http: false,
+            connections: ConnectionLimits::default(),
             timings: Timings::default(),
             gateway: ollamamax_gateway::Config::default(),
+        }
+    }
+
+    /// Says loudly what was asked for and is dangerous.
+    pub(crate) fn warn(&self) {
+        let address = self.http_listen;
+        if self.tls.is_none() && !address.ip().to_canonical().is_loopback() {
+            tracing::warn!(
+                %address,
+                "serving plain HTTP to others: prompts, answers and keys can be read and changed on the way; this is \
+                 right only behind a proxy that does TLS, or in a network you trust"
+            );
+        }
+        let edge = &self.gateway.edge;
+        if edge.allowed_hosts.iter().any(|name| name == "*") {
+            tracing::warn!(
+                "any `Host` is answered: a page can reach this node through DNS rebinding"
+            );
+        }
+        if edge.allowed_origins.iter().any(|origin| origin == "*") {
+            tracing::warn!("any origin may ask: every page a user opens can use this node");
         }
     }
 
@@ -92,6 +125,18 @@ impl NodeConfig {
                 _ => {}
             }
         }
+        let address = self.http_listen;
+        if self.tls.is_none() && !self.insecure_http && !address.ip().to_canonical().is_loopback() {
+            let reason = format!(
+                "others reach `{address}`, and whatever they send could be read on the way; give `--tls-cert` and \
+                 `--tls-key`, or `--insecure-http` behind a proxy that does TLS or in a network you trust"
+            );
+            return invalid("listen", reason);
+        }
+        if let Err((field, reason)) = self.gateway.edge.validate() {
+            return invalid(field, reason);
+        }
+        self.connections.validate()?;
         for url in &self.join {
             if !(url.starts_with("http://") || url.starts_with("https://")) {
                 return invalid("join", format!("`{url}` is no URL, expected `http://host:port`"));
@@ -105,6 +150,51 @@ fn is_host_port(text: &str) -> bool {
     text.rsplit_once(':').is_some_and(|(host, port)| {
         !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0)
     })
+}
+
+/// Bounds on connections to the gateway. The defaults are the documented limits; tests shorten some.
+#[derive(Clone, Debug)]
+pub struct ConnectionLimits {
+    /// Connections served at once; more wait to be accepted.
+    pub connections: usize,
+    /// Of these, from one address; more are closed at once.
+    pub connections_per_address: usize,
+    /// How long a client may take for the head of a request, or for a TLS handshake.
+    pub header_timeout: Duration,
+    /// How long a connection without a request is kept.
+    pub idle: Duration,
+    /// How long a client may read nothing of what is written to it.
+    pub write_stall: Duration,
+    /// Between two looks at the certificates.
+    pub tls_reload: Duration,
+}
+
+impl Default for ConnectionLimits {
+    fn default() -> Self {
+        Self {
+            connections: limits::CONNECTIONS_COUNT,
+            connections_per_address: limits::CONNECTIONS_PER_ADDRESS_COUNT,
+            header_timeout: Duration::from_millis(limits::HEADER_TIMEOUT_MS),
+            idle: Duration::from_millis(limits::CONNECTION_IDLE_MS),
+            write_stall: Duration::from_millis(limits::CLIENT_STALL_MS),
+            tls_reload: Duration::from_millis(limits::TLS_RELOAD_MS),
+        }
+    }
+}
+
+impl ConnectionLimits {
+    fn validate(&self) -> Result<(), StartError> {
+        for (field, count) in [
+            ("connections", self.connections),
+            ("connections_per_address", self.connections_per_address),
+        ] {
+            if count == 0 {
+                let reason = "nobody could connect; expected 1 or more".to_owned();
+                return Err(StartError::Config { field, reason });
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Waits and periods, in milliseconds unless the name says otherwise. The defaults are the documented limits; tests
@@ -185,6 +275,16 @@ mod tests {
         let anywhere =
             NodeConfig { raft_listen: SocketAddr::from(([0, 0, 0, 0], 0)), ..good.clone() };
         let no_port = NodeConfig { http_advertise: Some("host".to_owned()), ..good.clone() };
+        let outside = NodeConfig {
+            http_listen: "10.0.0.1:11434".parse().expect("an address"),
+            ..good.clone()
+        };
+        let nobody = NodeConfig {
+            connections: ConnectionLimits { connections: 0, ..ConnectionLimits::default() },
+            ..good.clone()
+        };
+        let mut no_host = good.clone();
+        no_host.gateway.edge.allowed_hosts.push("https://x".to_owned());
         let no_url = NodeConfig { join: vec!["127.0.0.1:1".to_owned()], ..good.clone() };
         let slow = Timings { heartbeat_ms: 400, ..Timings::default() };
         let slow = NodeConfig { timings: slow, ..good };
@@ -192,11 +292,48 @@ mod tests {
             (both, "join"),
             (anywhere, "raft_advertise"),
             (no_port, "http_advertise"),
+            (outside, "listen"),
+            (nobody, "connections"),
+            (no_host, "allowed_host"),
             (no_url, "join"),
             (slow, "timings"),
         ] {
             let error = config.validate().expect_err(field).to_string();
             assert!(error.contains(field), "{error}");
+        }
+    }
+
+    /// The transport part of the start matrix.
+    #[test]
+    fn plain_http_is_served_to_others_only_when_that_is_said() {
+        let files = TlsFiles { cert: "c".into(), key: "k".into() };
+        for (listen, tls, insecure, starts) in [
+            ("127.0.0.1:1", false, false, true),
+            ("127.255.0.9:1", false, false, true),
+            ("[::1]:1", false, false, true),
+            ("[::ffff:127.0.0.1]:1", false, false, true),
+            ("10.0.0.1:1", false, false, false),
+            ("0.0.0.0:1", false, false, false),
+            ("[::]:1", false, false, false),
+            ("[fd00::1]:1", false, false, false),
+            ("10.0.0.1:1", false, true, true),
+            ("0.0.0.0:1", false, true, true),
+            ("10.0.0.1:1", true, false, true),
+            ("0.0.0.0:1", true, false, true),
+            ("127.0.0.1:1", true, true, true),
+        ] {
+            let config = NodeConfig {
+                http_listen: listen.parse().expect(listen),
+                http_advertise: Some("node1.example:1".to_owned()),
+                tls: tls.then(|| files.clone()),
+                insecure_http: insecure,
+                ..NodeConfig::new("/tmp/x")
+            };
+            let refused = config.validate().err().map(|error| error.to_string());
+            assert_eq!(refused.is_none(), starts, "{listen} {tls} {insecure}: {refused:?}");
+            for word in ["--tls-cert", "--tls-key", "--insecure-http"] {
+                assert!(refused.as_ref().is_none_or(|text| text.contains(word)), "{refused:?}");
+            }
         }
     }
 }

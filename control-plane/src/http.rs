@@ -1,84 +1,125 @@
-//! The gateway's own accept loop: a header deadline, a bound on connections, and an orderly end.
+//! The gateway's own accept loop: deadlines on everything a client can delay, bounds on what it can pile up, and an orderly end.
+//!
+//! ```text
+//! accept -> a place (in all, per address) -> TLS, if there is any -> HTTP/1 or 2? -> connection: Line, Watched -> router
+//! ```
 
-use axum::extract::ConnectInfo;
-use axum::{Extension, Router};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
-use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
+mod callers;
+mod connection;
+mod opening;
+pub(crate) mod tls;
+mod watched;
+
+use crate::config::ConnectionLimits;
+use axum::Router;
+use callers::{Callers, Seat};
+use connection::Ending;
+use ollamamax_gateway::edge::Network;
 use ollamamax_proto::limits;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tls::Certificates;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
-use tower::Layer;
+use tokio_util::task::TaskTracker;
 
-/// Serves `router` until `stop`, then lets requests in flight end for at most `drain`.
-pub async fn serve(
-    listener: TcpListener,
+/// What is served, and to whom.
+pub(crate) struct Server {
+    pub listener: TcpListener,
+    pub router: Router,
+    /// Without, plain HTTP.
+    pub tls: Option<Arc<Certificates>>,
+    pub limits: ConnectionLimits,
+    /// Proxies: their connections are those of many.
+    pub trusted: Vec<Network>,
+}
+
+/// Everything one connection needs of its server.
+pub(crate) struct Service {
     router: Router,
-    stop: CancellationToken,
-    drain: Duration,
-) {
-    let permits = Arc::new(Semaphore::new(limits::CONNECTIONS_COUNT));
-    let connections = GracefulShutdown::new();
-    let builder = builder();
-    loop {
-        let accepted = tokio::select! {
-            () = stop.cancelled() => break,
-            accepted = accept(&listener, &permits) => accepted,
-        };
-        let Some((socket, peer, permit)) = accepted else { continue };
-        let service = TowerToHyperService::new(Extension(ConnectInfo(peer)).layer(router.clone()));
-        let connection = builder.serve_connection_with_upgrades(TokioIo::new(socket), service);
-        let connection = connections.watch(connection.into_owned());
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection ended in error");
-            }
-            drop(permit);
-        });
-    }
-    drop(listener);
-    if tokio::time::timeout(drain, connections.shutdown()).await.is_err() {
-        tracing::warn!(waited = ?drain, "requests in flight were cut off");
+    tls: Option<Arc<Certificates>>,
+    limits: ConnectionLimits,
+    ending: Ending,
+}
+
+impl Server {
+    /// Serves until `stop`, then lets requests in flight end for at most `drain`.
+    pub async fn serve(self, stop: CancellationToken, drain: Duration) {
+        let Self { listener, router, tls, limits, trusted } = self;
+        let permits = Arc::new(Semaphore::new(limits.connections));
+        let callers = Callers::new(limits.connections_per_address, trusted);
+        let ending = Ending::new(stop.clone());
+        let service = Arc::new(Service { router, tls, limits, ending: ending.clone() });
+        let connections = TaskTracker::new();
+        loop {
+            let accepted = tokio::select! {
+                () = stop.cancelled() => break,
+                accepted = accept(&listener, &permits, &callers, &ending) => accepted,
+            };
+            let Some(Admitted { socket, peer, permit, seat }) = accepted else { continue };
+            let service = Arc::clone(&service);
+            connections.spawn(async move {
+                service.serve(socket, peer).await;
+                drop((permit, seat));
+            });
+        }
+        drop(listener);
+        connections.close();
+        if tokio::time::timeout(drain, connections.wait()).await.is_err() {
+            tracing::warn!(waited = ?drain, "requests in flight were cut off");
+            ending.cut();
+        }
     }
 }
 
-fn builder() -> Builder<TokioExecutor> {
-    let mut builder = Builder::new(TokioExecutor::new());
-    let header_timeout = Duration::from_millis(limits::HEADER_TIMEOUT_MS);
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(header_timeout);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .keep_alive_interval(header_timeout)
-        .keep_alive_timeout(header_timeout)
-        .initial_stream_window_size(limits::RPC_WINDOW_BYTES)
-        .initial_connection_window_size(limits::RPC_WINDOW_BYTES);
-    builder
+struct Admitted {
+    socket: TcpStream,
+    peer: SocketAddr,
+    permit: OwnedSemaphorePermit,
+    seat: Seat,
 }
 
-type Admitted = (TcpStream, SocketAddr, OwnedSemaphorePermit);
-
-async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>) -> Option<Admitted> {
-    // Past the bound, new connections wait in the operating system's queue.
-    let permit = Arc::clone(permits).acquire_owned().await.ok()?;
+async fn accept(
+    listener: &TcpListener,
+    permits: &Arc<Semaphore>,
+    callers: &Callers,
+    ending: &Ending,
+) -> Option<Admitted> {
+    let permit = permit(permits, ending).await?;
     match listener.accept().await {
         Ok((socket, peer)) => {
+            let Some(seat) = callers.admit(peer.ip()) else {
+                metrics::counter!("ollamamax_http_connections_refused_total").increment(1);
+                tracing::debug!(%peer, "closed at once: its address has too many connections");
+                return None;
+            };
             // Without it a streamed token waits for the previous one's acknowledgement.
             if let Err(error) = socket.set_nodelay(true) {
                 tracing::debug!(%error, "cannot set TCP_NODELAY");
             }
-            Some((socket, peer, permit))
+            Some(Admitted { socket, peer, permit, seat })
         }
         Err(error) => {
             tracing::warn!(%error, "cannot accept a connection");
             // Out of file descriptors: accepting again at once would only spin.
             tokio::time::sleep(Duration::from_millis(limits::PROPOSE_RETRY_MS)).await;
             None
+        }
+    }
+}
+
+/// Past the bound, new connections wait in the operating system's queue, and those without a request make room for them.
+async fn permit(permits: &Arc<Semaphore>, ending: &Ending) -> Option<OwnedSemaphorePermit> {
+    if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
+        return Some(permit);
+    }
+    let mut again = tokio::time::interval(Duration::from_millis(limits::CONNECTION_LINGER_MS));
+    loop {
+        tokio::select! {
+            permit = Arc::clone(permits).acquire_owned() => return permit.ok(),
+            _ = again.tick() => ending.make_room(),
         }
     }
 }

@@ -32,7 +32,8 @@ mod telemetry;
 pub mod watch;
 mod workers;
 
-pub use config::{NodeConfig, Timings};
+pub use config::{ConnectionLimits, NodeConfig, Timings, TlsFiles};
 pub use error::{NodeFailure, StartError};
 pub use node::{ControlPlaneNode, Running};
 pub use ollamamax_core::route::Policy;
+pub use ollamamax_gateway::edge::Network;

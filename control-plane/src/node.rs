@@ -13,6 +13,7 @@ use crate::blobs::NodeBlobs;
 use crate::client::Client;
 use crate::config::{NodeConfig, Timings};
 use crate::error::{NodeFailure, StartError};
+use crate::http::tls::Certificates;
 use crate::leader::Leadership;
 use crate::life::{bootstrap, introduce, set_once, watch_core};
 use crate::membership::Keeper;
@@ -44,7 +45,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::watch;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpIncoming;
 
@@ -56,6 +57,8 @@ impl ControlPlaneNode {
     /// [`ollamamax_gateway::ports::ControlPlane::quorum`] to tell.
     pub async fn start(config: NodeConfig) -> Result<Running, StartError> {
         config.validate()?;
+        config.warn();
+        let certificates = config.tls.as_ref().map(Certificates::read).transpose()?;
         let http = listen(config.http_listen, "the gateway").await?;
         let grpc = listen(config.raft_listen, "the gRPC services").await?;
         let addresses = Addresses::new(&config, &http, &grpc)?;
@@ -68,8 +71,16 @@ impl ControlPlaneNode {
         if first {
             bootstrap(&core.raft, &core.identity, &addresses).await?;
         }
-        core.run(config, addresses, first, http, grpc, raft_threads)
+        let doors = Doors { http, grpc, certificates };
+        core.run(config, addresses, first, doors, raft_threads)
     }
+}
+
+/// What was opened to the outside before anything runs.
+struct Doors {
+    http: TcpListener,
+    grpc: TcpListener,
+    certificates: Option<Arc<Certificates>>,
 }
 
 /// Raft and what is needed to talk to it.
@@ -136,10 +147,10 @@ impl Core {
         config: NodeConfig,
         addresses: Addresses,
         first: bool,
-        http: TcpListener,
-        grpc: TcpListener,
+        doors: Doors,
         threads: Guard,
     ) -> Result<Running, StartError> {
+        let Doors { http, grpc, certificates } = doors;
         let timings = config.timings.clone();
         let (failed, failure) = watch::channel(None);
         let (stop_http, stop_grpc) = (CancellationToken::new(), CancellationToken::new());
@@ -166,8 +177,20 @@ impl Core {
             workers: Arc::clone(&workers),
         });
         let name = first.then(|| config.cluster_name.clone());
-        let tasks = self.spawn_tasks(&timings, &control, &workers, &blobs, name, failed);
-        let http = self.serve_http(config, http, &control, &blobs, &stop_http);
+        let mut tasks = self.spawn_tasks(&timings, &control, &workers, &blobs, name, failed);
+        if let Some(certificates) = certificates.clone() {
+            tasks.spawn(certificates.watch(config.connections.tls_reload));
+        }
+        let router = self.router(&config, &control, &blobs);
+        let server = http::Server {
+            listener: http,
+            router,
+            tls: certificates,
+            limits: config.connections,
+            trusted: config.gateway.edge.trusted_proxies,
+        };
+        let drain = Duration::from_millis(timings.drain_ms);
+        let http = tokio::spawn(server.serve(stop_http.clone(), drain));
         tracing::info!(
             node = self.identity.node,
             cluster = %self.identity.cluster,
@@ -251,22 +274,20 @@ impl Core {
         Ok(())
     }
 
-    fn serve_http(
+    /// The gateway over what this node offers.
+    fn router(
         &self,
-        config: NodeConfig,
-        listener: TcpListener,
+        config: &NodeConfig,
         control: &Arc<NodeControl>,
         blobs: &Arc<NodeBlobs>,
-        stop: &CancellationToken,
-    ) -> JoinHandle<()> {
-        let gateway_config = ollamamax_gateway::Config {
-            metrics: telemetry::renderer(self.leadership.clone(), Arc::clone(&self.published)),
-            ..config.gateway
-        };
-        let (control, blobs) = (Arc::clone(control), Arc::clone(blobs));
-        let router = Gateway::new(control, blobs, gateway_config).router();
-        let drain = Duration::from_millis(config.timings.drain_ms);
-        tokio::spawn(http::serve(listener, router, stop.clone(), drain))
+    ) -> axum::Router {
+        let mut gateway = config.gateway.clone();
+        gateway.metrics = telemetry::renderer(self.leadership.clone(), Arc::clone(&self.published));
+        let listened = control.addresses.http_local;
+        let listened = Some(listened).filter(|address| !address.ip().is_unspecified());
+        let own = listened.map(|address| address.to_string());
+        gateway.edge.allowed_hosts.extend(own.into_iter().chain([control.addresses.http.clone()]));
+        Gateway::new(Arc::clone(control) as _, Arc::clone(blobs) as _, gateway).router()
     }
 
     fn spawn_tasks(

@@ -3,11 +3,11 @@
 use crate::config::NodeConfig;
 use crate::error::StartError;
 use crate::join;
-use ollamamax_proto::NodeId;
+use ollamamax_proto::{NodeId, limits};
 use ollamamax_storage::{Expect, Identity, Node, Opened, Storage, StorageError};
 use std::io;
 use std::net::SocketAddr;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 
 /// Where a node is reached.
 #[derive(Clone, Debug)]
@@ -43,10 +43,22 @@ pub(crate) async fn listen(
     address: SocketAddr,
     purpose: &'static str,
 ) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|source| match source.kind() {
+    bind(address).map_err(|source| match source.kind() {
         io::ErrorKind::AddrInUse => StartError::PortInUse { address, purpose },
         _ => StartError::Listen { address, purpose, source },
     })
+}
+
+/// As `TcpListener::bind`, with room for a burst of connections: its own 128 are soon full, and whoever is dropped then
+/// tries again after a second, or waits for an answer from a connection that nobody knows.
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(limits::CONNECTIONS_WAITING_COUNT)
 }
 
 /// Opens the data directory, or makes it for a node that bootstraps or joins. The flag tells whether this is the first

@@ -166,10 +166,56 @@ pub const WORKER_HEADROOM_PERCENT: u64 = 10;
 pub const BODY_BYTES: usize = 64 * 1024 * 1024;
 /// Largest blob accepted: refuses a lying `Content-Length` before the disk is full.
 pub const BLOB_BYTES: u64 = 512 * 1024 * 1024 * 1024;
-/// Time a client has to send its request headers.
+/// Time a client has to send its request headers, and for a TLS handshake.
 pub const HEADER_TIMEOUT_MS: u64 = 10_000;
-/// HTTP connections served at once by one node.
+/// HTTP connections served at once by one node; more wait to be accepted, and idle ones make room.
 pub const CONNECTIONS_COUNT: usize = 10_000;
+/// Connections the operating system keeps for a node that has not accepted them yet: a burst of clients.
+pub const CONNECTIONS_WAITING_COUNT: u32 = 1_024;
+/// Of those served, from one address (of IPv6: one /64), so that no single client takes them all; proxies that are trusted apart.
+pub const CONNECTIONS_PER_ADDRESS_COUNT: usize = 256;
+/// How long a connection without a request is kept: longer than the minute most clients keep theirs.
+pub const CONNECTION_IDLE_MS: u64 = 75_000;
+/// Bytes buffered for one HTTP/1 connection, each way.
+pub const CONNECTION_BUFFER_BYTES: usize = 64 * 1024;
+/// Bytes read and thrown away of what a client goes on sending after its last answer: without, it may never see that answer.
+pub const CONNECTION_LINGER_BYTES: usize = 64 * 1024;
+/// How long that may take.
+pub const CONNECTION_LINGER_MS: u64 = 1_000;
+/// Request line and headers of one request: cookies and tokens of browsers behind proxies take half of it.
+pub const HEADER_BYTES: usize = 16 * 1024;
+/// Headers of one request: browsers behind proxies send some thirty.
+pub const HEADERS_COUNT: usize = 64;
+/// Longest path and query of a URL.
+pub const URL_BYTES: usize = 8 * 1024;
+/// Longest request id taken from a client: it stands in log lines and travels to workers.
+pub const REQUEST_ID_BYTES: usize = 128;
+/// Streams one HTTP/2 connection may have open; more are refused.
+pub const HTTP2_STREAMS_COUNT: u32 = 256;
+/// Streams a client may have reset before they were looked at: more is an attack (rapid reset), and ends the connection.
+pub const HTTP2_RESETS_COUNT: usize = 20;
+/// Streams reset because of what the client sent, after which its connection ends.
+pub const HTTP2_FAULTS_COUNT: usize = 128;
+/// How long a request body may bring nothing, and after which its average counts.
+pub const BODY_STALL_MS: u64 = 30_000;
+/// Least average of a body that takes longer: far below any network in use.
+pub const BODY_BYTES_PER_S: u64 = 1_024;
+/// Addresses looked at in a list of proxies: no way through the network has as many.
+pub const FORWARDED_COUNT: usize = 32;
+/// How long a browser may keep what an origin may send: a changed setting counts within it.
+pub const PREFLIGHT_AGE_S: u32 = 600;
+/// Arrays and objects nested in JSON of a request: serde_json's own bound, held for fields that nobody reads, too.
+pub const JSON_DEPTH: usize = 127;
+/// How often certificates are looked at for a change.
+pub const TLS_RELOAD_MS: u64 = 60_000;
+/// Largest file of certificates or of a key: a chain has some kilobytes.
+pub const HTTPS_FILE_BYTES: u64 = 1024 * 1024;
+/// Longest text of an error, in its answer and in the log: what a client sent is quoted, but not whole.
+pub const ERROR_TEXT_CHARS: usize = 2_000;
+/// Longest value of one field in a log line.
+pub const LOG_FIELD_CHARS: usize = 8 * 1024;
+/// Largest temperature on OpenAI's endpoints: OpenAI's own bound.
+pub const OPENAI_TEMPERATURE_MAX: f64 = 2.0;
 /// Requests one gateway holds for one model while its workers are busy (`OLLAMA_MAX_QUEUE`).
 pub const REQUESTS_QUEUED: usize = 512;
 /// Longest time a client may give a request, in seconds.

@@ -149,6 +149,19 @@ fn daemons_say_plainly_why_they_do_not_start() {
     let nothing = run(&[&["control-plane"], &free[..]].concat(), "");
     assert_eq!(nothing.status.code(), Some(78), "{}", stderr(&nothing));
     assert!(stderr(&nothing).contains("--bootstrap"), "{}", stderr(&nothing));
+    let start = ["control-plane", "--bootstrap", "--data-dir", &data];
+    let outside = ["--listen", "0.0.0.0:0", "--advertise-http", "x:1"];
+    let tls = ["--tls-cert", "not-there.pem", "--tls-key", "not-there.key"];
+    let origin = ["--allowed-origin", "chat.example.com"];
+    for (flags, names) in
+        [(&outside[..], "--insecure-http"), (&tls, "not-there.pem"), (&origin, "allowed_origin")]
+    {
+        let refused = run(&[&start[..], flags].concat(), "");
+        assert_eq!(refused.status.code(), Some(78), "{}", stderr(&refused));
+        assert_eq!(stderr(&refused).lines().count(), 1, "{}", stderr(&refused));
+        assert!(stderr(&refused).contains(names), "{}", stderr(&refused));
+        assert!(!directory.path().join("data").exists(), "nothing is made");
+    }
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("bound").to_string();
     let args = ["control-plane", "--bootstrap", "--data-dir", &data, "--listen", &address];

@@ -1,14 +1,19 @@
 //! Request bodies: bounded, read once, and refused with the name of the field that is wrong.
 
 use crate::error::Failure;
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use ollamamax_proto::limits;
 use serde::de::DeserializeOwned;
 use std::error::Error;
 
 /// Reads a body of at most `limit` bytes.
 pub async fn read(body: Body, limit: usize) -> Result<Bytes, Failure> {
+    // What says that it is larger is not waited for.
+    if body.size_hint().lower() > limit as u64 {
+        return Err(Failure::TooLarge { limit: limit as u64 });
+    }
     match Limited::new(body, limit).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => {
@@ -32,11 +37,34 @@ pub async fn json<T: DeserializeOwned>(body: Body, limit: usize) -> Result<T, Fa
     parse(&bytes)
 }
 
+/// Whether JSON nests deeper than accepted. serde_json bounds what it builds, not what it skips.
+fn is_too_deep(bytes: &[u8]) -> bool {
+    let (mut depth, mut quoted, mut escaped) = (0_usize, false, false);
+    for byte in bytes {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b'[' | b'{' if !quoted => depth += 1,
+            b']' | b'}' if !quoted => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > limits::JSON_DEPTH {
+            return true;
+        }
+    }
+    false
+}
+
 /// Parses JSON; an error names the field.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Err(Failure::invalid("missing request body"));
+    }
+    if is_too_deep(bytes) {
+        let limit = limits::JSON_DEPTH;
+        return Err(Failure::invalid(format!("invalid JSON: more than {limit} levels are nested")));
     }
     if bytes.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
         // Derived structs also accept arrays, which no client means.
@@ -89,6 +117,19 @@ mod tests {
         assert!(error("{\"list\":[]} x").starts_with("invalid JSON: trailing"));
         assert!(error("{").starts_with("invalid JSON: EOF"));
         assert!(error(&"[".repeat(1_000_000)).starts_with("invalid JSON"));
+    }
+
+    #[test]
+    fn depth_is_bounded_in_fields_that_nobody_reads_too() {
+        let nested = |levels: usize| {
+            let (open, close) = ("[".repeat(levels), "]".repeat(levels));
+            parse::<Probe>(format!(r#"{{"list":[],"unread":{open}{close}}}"#).as_bytes())
+        };
+        assert!(nested(limits::JSON_DEPTH - 1).is_ok());
+        assert!(nested(limits::JSON_DEPTH).expect_err("too deep").to_string().contains("127"));
+        let many = "[".repeat(500);
+        let text = format!(r#"{{"list":[],"unread":"{many}\"{many}\\"}}"#);
+        assert!(parse::<Probe>(text.as_bytes()).is_ok(), "what stands in a text nests nothing");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What a node tells its gateway at start.
 
+use crate::edge::EdgeConfig;
 use crate::secrets::SealingKey;
 use ollamamax_core::route::Policy;
 use ollamamax_proto::{ModelName, limits};
@@ -53,6 +54,8 @@ pub struct Config {
     pub access_token_ms: u64,
     /// How long after this node last heard of the others it still believes access tokens.
     pub stale_after: Duration,
+    /// Whom it answers at all.
+    pub edge: EdgeConfig,
 }
 
 impl Default for Config {
@@ -76,6 +79,7 @@ impl Default for Config {
             sealing: SealingKey::random(),
             access_token_ms: limits::ACCESS_TOKEN_MAX_MS,
             stale_after: Duration::from_millis(limits::STALE_VIEW_MS),
+            edge: EdgeConfig::default(),
         }
     }
 }

@@ -7,6 +7,7 @@ use crate::ports::{BlobError, ControlError};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use ollamamax_core::Rejection;
+use ollamamax_proto::limits;
 use serde_json::{Value, json};
 use std::io;
 
@@ -51,6 +52,24 @@ pub enum Failure {
         /// The limit.
         limit: u64,
     },
+    /// It is for another host than this one.
+    #[error("{0}")]
+    Misdirected(String),
+    /// A page made a browser send it that may not.
+    #[error("{0}")]
+    ForeignOrigin(String),
+    /// A longer URL than accepted.
+    #[error("the URL has more than {limit} bytes")]
+    LongUrl {
+        /// The limit.
+        limit: usize,
+    },
+    /// The body is in a form that is not taken.
+    #[error("{0}")]
+    MediaType(String),
+    /// The body came too slowly.
+    #[error("{0}")]
+    SlowBody(String),
     /// It could be answered later, or by somebody else.
     #[error("{reason}")]
     Unavailable {
@@ -110,6 +129,11 @@ impl Failure {
             Self::Conflict(_) => StatusCode::CONFLICT,
             Self::Precondition(_) => StatusCode::PRECONDITION_FAILED,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Misdirected(_) => StatusCode::MISDIRECTED_REQUEST,
+            Self::ForeignOrigin(_) => StatusCode::FORBIDDEN,
+            Self::LongUrl { .. } => StatusCode::URI_TOO_LONG,
+            Self::MediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::SlowBody(_) => StatusCode::REQUEST_TIMEOUT,
             Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Late(_) => StatusCode::GATEWAY_TIMEOUT,
@@ -118,40 +142,48 @@ impl Failure {
         }
     }
 
+    /// What is told of it: what a client sent is quoted, but not at any length.
+    fn text(&self) -> String {
+        let mut text = self.to_string();
+        if let Some((end, _)) = text.char_indices().nth(limits::ERROR_TEXT_CHARS) {
+            text.truncate(end);
+            text.push('…');
+        }
+        text
+    }
+
     /// The body of an OpenAI error, which is also what a broken event stream ends with.
     pub fn openai_body(&self) -> Value {
         let (kind, code) = match self.status() {
-            StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE => {
-                ("invalid_request_error", Value::Null)
-            }
             StatusCode::NOT_FOUND if matches!(self, Self::NotFound(_)) => {
                 ("not_found_error", json!("model_not_found"))
             }
             StatusCode::NOT_FOUND => ("not_found_error", Value::Null),
-            StatusCode::METHOD_NOT_ALLOWED => ("invalid_request_error", Value::Null),
             StatusCode::UNAUTHORIZED => ("authentication_error", json!("invalid_api_key")),
-            StatusCode::FORBIDDEN => ("permission_error", Value::Null),
             StatusCode::TOO_MANY_REQUESTS => ("rate_limit_error", Value::Null),
+            StatusCode::FORBIDDEN => ("permission_error", Value::Null),
+            status if status.is_client_error() => ("invalid_request_error", Value::Null),
             _ => ("api_error", Value::Null),
         };
         let param = match self {
             Self::InvalidField { field, .. } => json!(field),
             _ => Value::Null,
         };
-        json!({"error": {"message": self.to_string(), "type": kind, "param": param, "code": code}})
+        json!({"error": {"message": self.text(), "type": kind, "param": param, "code": code}})
     }
 
     /// The body of an Ollama error, which is also the last line of a broken stream.
     pub fn ollama_body(&self) -> Value {
-        json!({"error": self.to_string()})
+        json!({"error": self.text()})
     }
 
     fn respond(&self, content_type: &'static str, body: &Value) -> Response {
         let status = self.status();
         if status.is_server_error() {
-            tracing::warn!(%status, error = %self, "request failed");
+            // As a quoted text: what a client sent stays on its line.
+            tracing::warn!(%status, error = self.text(), "request failed");
         } else {
-            tracing::debug!(%status, error = %self, "request refused");
+            tracing::debug!(%status, error = self.text(), "request refused");
         }
         let mut response = (status, body.to_string()).into_response();
         if let Self::Forbidden(reason) = self {
@@ -206,8 +238,8 @@ impl IntoResponse for Problem {
             "type": "about:blank",
             "title": status.canonical_reason(),
             "status": status.as_u16(),
-            "detail": self.0.to_string(),
-            "error": self.0.to_string(),
+            "detail": self.0.text(),
+            "error": self.0.text(),
         });
         self.0.respond("application/problem+json", &body)
     }

@@ -17,6 +17,7 @@ mod body;
 pub mod config;
 mod demand;
 mod dispatch;
+pub mod edge;
 mod error;
 mod format;
 mod gate;
@@ -45,6 +46,7 @@ pub use auth::guard::{Policy, Route};
 use axum::Router;
 use axum::extract::Request;
 use axum::http::Method;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use error::{Failure, OllamaError, OpenAiError, Problem};
 use ollamamax_core::access::Action;
@@ -63,6 +65,7 @@ pub struct Gateway {
     streams: streams::Book,
     gate: Arc<gate::Gate>,
     headers: ollama::model::Headers,
+    edge: edge::Edge,
     has_served: AtomicBool,
     tokens: auth::jwt::Tokens,
     throttle: auth::throttle::Throttle,
@@ -76,6 +79,7 @@ impl Gateway {
         Arc::new(Self {
             control,
             blobs,
+            edge: edge::Edge::new(&config.edge),
             config,
             workers: workers::Workers::default(),
             demands: demand::Demands::default(),
@@ -93,13 +97,16 @@ impl Gateway {
     /// The whole URL map.
     pub fn router(self: Arc<Self>) -> Router {
         let (router, _) = self.routes().finish();
+        let (inner, outer) = (Arc::clone(&self), Arc::clone(&self));
         tokio::spawn(auth::refusals::run(Arc::downgrade(&self)));
         router
             .fallback(|request: Request| async move { shaped(&request, Failure::NoPath) })
             .method_not_allowed_fallback(|request: Request| async move {
                 shaped(&request, Failure::NoMethod)
             })
-            .layer(axum::middleware::from_fn(request::observe))
+            .layer(from_fn_with_state(inner, edge::guard))
+            .layer(from_fn(request::observe))
+            .layer(from_fn_with_state(outer, edge::arrive))
             .with_state(self)
     }
 
@@ -150,7 +157,10 @@ fn api(routes: Routes) -> Routes {
 
 /// A failure in the shape of the family of endpoints the path belongs to.
 fn shaped(request: &Request, failure: Failure) -> Response {
-    let path = request.uri().path();
+    shaped_at(request.uri().path(), failure)
+}
+
+fn shaped_at(path: &str, failure: Failure) -> Response {
     if path.starts_with("/v1/") {
         OpenAiError(failure).into_response()
     } else if path.starts_with("/admin/") {

@@ -1,14 +1,14 @@
 //! What every request brings beside its body: an id, who asks, and how long it may take.
 
+use crate::edge::ClientAddress;
 use crate::error::Failure;
-use axum::extract::{ConnectInfo, FromRequestParts, MatchedPath, Request};
+use axum::extract::{FromRequestParts, MatchedPath, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::Response;
 use ollamamax_proto::limits;
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use tokio::time::{Duration, Instant};
 
 const HEADER: HeaderName = HeaderName::from_static("x-request-id");
@@ -34,10 +34,11 @@ impl RequestId {
 
     fn of(request: &Request) -> Self {
         let given = request.headers().get(HEADER).and_then(|value| value.to_str().ok());
-        match given {
-            Some(id) if !id.is_empty() && id.len() <= 128 => Self(id.to_owned()),
-            _ => Self::draw(),
-        }
+        // It is written to logs and sent on to workers: nothing in it may look like more than one word.
+        let word = |byte: u8| byte.is_ascii_graphic() && !b"\"'`\\".contains(&byte);
+        let short = |id: &&str| !id.is_empty() && id.len() <= limits::REQUEST_ID_BYTES;
+        let given = given.filter(short).filter(|id| id.bytes().all(word));
+        given.map_or_else(Self::draw, |id| Self(id.to_owned()))
     }
 }
 
@@ -106,8 +107,8 @@ impl<S: Sync> FromRequestParts<S> for Asker {
 
 impl Asker {
     fn of(request: &Request, now: Instant) -> Result<Self, Failure> {
-        let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
-        let caller = peer.map(|peer| peer.0.ip().to_string()).unwrap_or_default();
+        let client = request.extensions().get::<ClientAddress>();
+        let caller = client.map(|client| client.0.to_string()).unwrap_or_default();
         let deadline = match request.headers().get(TIMEOUT) {
             None => None,
             Some(value) => {

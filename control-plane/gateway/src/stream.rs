@@ -44,7 +44,7 @@ pub fn respond<R: Render>(generation: Generation, render: R) -> Response {
                     }
                 }
                 Some(Err(failure)) => {
-                    tracing::warn!(error = %failure, "the stream broke off");
+                    tracing::warn!(error = failure.to_string(), "the stream broke off");
                     render.failure(&failure, &mut out);
                     return Some((Ok(Bytes::from(out)), None));
                 }

@@ -2,8 +2,10 @@
 #![allow(missing_docs)]
 
 mod cluster;
+mod edge;
 mod restart;
 mod storage;
 mod support;
+mod tls;
 mod watch;
 mod workers;

@@ -98,6 +98,7 @@ pub(super) fn worker(
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Join {
     http: String,
     raft: String,

@@ -22,6 +22,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Deploy {
     #[serde(default)]
     replicas: Option<u32>,
@@ -48,8 +49,15 @@ struct Deploy {
     labels: Option<BTreeMap<String, String>>,
     #[serde(default)]
     policy: Option<Policy>,
-    #[serde(flatten)]
-    shift: Shift,
+    /// Digest of one of its versions, or the beginning of one; the current one when absent.
+    #[serde(default)]
+    version: Option<String>,
+    /// Percent of the requests for that version.
+    #[serde(default)]
+    weight: Option<u32>,
+    /// Back to the version before.
+    #[serde(default)]
+    rollback: bool,
 }
 
 impl Deploy {
@@ -64,6 +72,11 @@ impl Deploy {
             || self.balancing.is_some()
             || self.labels.is_some()
             || self.policy.is_some()
+    }
+
+    /// What is asked about versions.
+    fn shift(&self) -> Shift {
+        Shift { version: self.version.clone(), weight: self.weight, rollback: self.rollback }
     }
 
     /// Whether it says anything of replicas and how long.
@@ -141,13 +154,14 @@ async fn deploy(
     let deploy: Deploy = body::parse(if empty { b"{}" } else { &bytes })?;
     let state = gateway.control.state();
     let model = caller.model(&state, name, Action::ManageModels)?;
-    if deploy.shift.asks() {
+    let shift = deploy.shift();
+    if shift.asks() {
         if deploy.spreads() || deploy.demands() {
             let reason = "`version`, `weight` and `rollback` change which version serves, the other fields how; \
                           ask for one after the other";
             return Err(Failure::invalid(reason).into());
         }
-        return deploy.shift.propose(gateway, caller, &model).await;
+        return shift.propose(gateway, caller, &model).await;
     }
     let usual = if deploy.spreads() { 1 } else { gateway.config.replicas };
     let replicas = deploy.replicas.unwrap_or(usual);
@@ -198,6 +212,7 @@ async fn deploy(
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Migrate {
     from: String,
     to: String,

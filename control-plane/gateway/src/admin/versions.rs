@@ -10,24 +10,20 @@ use ollamamax_core::serving::serving;
 use ollamamax_core::{Command, State as Snapshot};
 use ollamamax_proto::model::ModelVersion;
 use ollamamax_proto::{Digest, ModelName};
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 /// Shortest beginning of a digest that names a version.
 const DIGEST_CHARS: usize = 6;
 
 /// What is asked about versions when a model is deployed.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default)]
 pub(super) struct Shift {
     /// Digest of one of its versions, or the beginning of one; the current one when absent.
-    #[serde(default)]
-    version: Option<String>,
+    pub version: Option<String>,
     /// Percent of the requests for it.
-    #[serde(default)]
-    weight: Option<u32>,
+    pub weight: Option<u32>,
     /// Back to the version before.
-    #[serde(default)]
-    rollback: bool,
+    pub rollback: bool,
 }
 
 impl Shift {

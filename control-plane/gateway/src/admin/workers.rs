@@ -53,6 +53,7 @@ pub(crate) async fn get(
 }
 
 #[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Drain {
     #[serde(default)]
     reason: Option<String>,
@@ -84,6 +85,7 @@ pub(crate) async fn resume(
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Label {
     /// Values by key; `null` removes one.
     labels: BTreeMap<String, Option<String>>,

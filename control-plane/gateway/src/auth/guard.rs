@@ -1,11 +1,12 @@
 //! The guard before every route, and the only way to make one: a route without a policy does not compile.
 
 use super::WHO;
+use crate::edge::ClientAddress;
 use crate::error::{Failure, RefusedFor};
 use crate::request::{Asker, RequestId};
 use crate::{Gateway, shaped};
 use axum::Router;
-use axum::extract::{ConnectInfo, Request, State};
+use axum::extract::{Request, State};
 use axum::handler::Handler;
 use axum::http::Method;
 use axum::middleware::{Next, from_fn_with_state};
@@ -14,7 +15,7 @@ use axum::routing::{MethodFilter, on};
 use ollamamax_core::access::{Action, Object};
 use ollamamax_proto::Millis;
 use ollamamax_proto::audit::Note;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// What a route asks of who comes.
@@ -122,8 +123,7 @@ impl Routes {
 
 /// The address a request came from.
 pub fn address(request: &Request) -> Option<IpAddr> {
-    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
-    peer.map(|peer| peer.0.ip().to_canonical())
+    request.extensions().get::<ClientAddress>().map(|address| address.0.to_canonical())
 }
 
 /// Lets a request through to its handler, or refuses it. What is refused, here or by the handler, goes into the trail.

@@ -15,6 +15,7 @@ use axum::extract::State;
 use axum::response::Response;
 use ollamamax_core::access::Action;
 use ollamamax_proto::inference::{Message, Options, Predict};
+use ollamamax_proto::limits;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
@@ -169,6 +170,12 @@ impl ChatRequest {
             && n != 1
         {
             return Err(Failure::invalid(format!("`n` is {n}; only 1 is supported yet")));
+        }
+        let most = limits::OPENAI_TEMPERATURE_MAX;
+        if let Some(temperature) = self.temperature.filter(|given| *given > most) {
+            let text =
+                format!("\"temperature\" is {temperature}, expected a number from 0 to {most}");
+            return Err(Failure::InvalidField { field: "temperature", text });
         }
         let nested = self.reasoning.as_ref().and_then(|reasoning| reasoning.effort.as_ref());
         match self.reasoning_effort.as_ref().or(nested).map(String::as_str) {

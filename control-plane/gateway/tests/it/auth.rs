@@ -484,6 +484,8 @@ async fn nobody_in_particular_gets_in_from_this_machine_alone_and_only_where_tha
     assert_eq!(bench.get("/admin/v1/users").await.status, StatusCode::FORBIDDEN);
     let me = bench.get("/auth/whoami").await.json();
     assert_eq!((&me["user"], &me["actor"]), (&Value::Null, &json!("anonymous")));
+    let proxied = bench.send_with("GET", "/api/tags", &[("x-forwarded-for", "6.6.6.6")], "").await;
+    assert_eq!(proxied.status, StatusCode::UNAUTHORIZED, "a proxy here makes nobody local");
     // A credential that is not good is not the same as none.
     let wrong = bench.send_with("GET", "/api/tags", &[("authorization", "Bearer x")], "").await;
     assert_eq!(wrong.status, StatusCode::UNAUTHORIZED);

@@ -113,7 +113,10 @@ async fn tokens_that_were_seen_are_dropped() {
 async fn a_killed_worker_process_and_a_later_placement() {
     let slow = Script::Forever(Duration::from_millis(5));
     let mut bench = Bench::new(&[slow]);
-    let request = Request::post("/api/generate").body(Body::from(ask(60).to_string())).unwrap();
+    let request = Request::post("/api/generate")
+        .header("host", "localhost")
+        .body(Body::from(ask(60).to_string()))
+        .unwrap();
     let response = bench.router.clone().oneshot(request).await.unwrap();
     let reading = tokio::spawn(response.into_body().collect());
     until("ten tokens came", || bench.workers[0].shared.sent.load(Ordering::SeqCst) > 10).await;
@@ -202,7 +205,10 @@ async fn keep_alive_zero_releases_when_the_last_request_ends() {
 #[tokio::test]
 async fn a_client_that_goes_stops_its_worker() {
     let bench = Bench::new(&[Script::Forever(Duration::from_millis(2))]);
-    let request = Request::post("/api/generate").body(Body::from(ask(9).to_string())).unwrap();
+    let request = Request::post("/api/generate")
+        .header("host", "localhost")
+        .body(Body::from(ask(9).to_string()))
+        .unwrap();
     let response = bench.router.clone().oneshot(request).await.unwrap();
     let mut body = response.into_body();
     body.frame().await.expect("a frame").expect("no error");

@@ -2,10 +2,11 @@
 
 use crate::control::{FakeBlobs, FakeControl};
 use crate::worker::{FakeWorker, Script};
+use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::http::{HeaderMap, Request, StatusCode};
-use axum::{Extension, Router};
+use axum::middleware::{Next, from_fn};
 use http_body_util::BodyExt;
 use ollamamax_gateway::{Config, Gateway};
 use serde_json::Value;
@@ -67,7 +68,12 @@ pub fn quick() -> Config {
 
 /// A router whose clients are on this machine.
 pub fn local(router: Router) -> Router {
-    router.layer(Extension(ConnectInfo(SocketAddr::from(([127, 0, 0, 1], 50_000)))))
+    router.layer(from_fn(async |mut request: Request<Body>, next: Next| {
+        let here = ConnectInfo(SocketAddr::from(([127, 0, 0, 1], 50_000)));
+        let peer = *request.extensions().get().unwrap_or(&here);
+        request.extensions_mut().insert(peer);
+        next.run(request).await
+    }))
 }
 
 impl Bench {
@@ -100,6 +106,9 @@ impl Bench {
         body: impl Into<Body>,
     ) -> Answer {
         let mut request = Request::builder().method(method).uri(path);
+        if headers.iter().all(|(name, _)| *name != "host") {
+            request = request.header("host", "localhost");
+        }
         for (name, value) in headers {
             request = request.header(*name, *value);
         }

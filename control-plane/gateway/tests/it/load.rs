@@ -37,7 +37,8 @@ async fn sixteen_clients_get_sixteen_different_answers_over_two_workers() {
 async fn a_client_that_does_not_read_holds_its_worker_back() {
     let bench = Bench::new(&[Script::Forever(Duration::ZERO)]);
     let ask = json!({"model": "m", "prompt": "x"}).to_string();
-    let request = Request::post("/api/generate").body(Body::from(ask)).unwrap();
+    let request =
+        Request::post("/api/generate").header("host", "localhost").body(Body::from(ask)).unwrap();
     let response = bench.router.clone().oneshot(request).await.unwrap();
     let sent = || bench.workers[0].shared.sent.load(Ordering::SeqCst);
     // Flow control must stop the worker: wait until it sends nothing for a while.
@@ -66,7 +67,7 @@ async fn a_connection_that_closes_stops_its_worker() {
     let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
     let body = json!({"model": "m", "prompt": "x"}).to_string();
     let head = format!(
-        "POST /api/generate HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}",
+        "POST /api/generate HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     );
     client.write_all(head.as_bytes()).await.unwrap();

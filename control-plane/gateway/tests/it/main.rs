@@ -4,9 +4,11 @@
 
 mod admin;
 mod auth;
+mod bad_input;
 mod balancing;
 mod catalogue;
 mod control;
+mod edge;
 mod embed;
 mod errors;
 mod failover;

@@ -33,7 +33,10 @@ fn kept(bench: &Bench) -> usize {
 
 /// Reads a stream until something of it is kept and a little more, and lets its gateway go. Its id, and what was read.
 async fn break_off(bench: &Bench, path: &str, body: Value) -> (String, String) {
-    let request = Request::post(path).body(Body::from(body.to_string())).expect("a request");
+    let request = Request::post(path)
+        .header("host", "localhost")
+        .body(Body::from(body.to_string()))
+        .expect("a request");
     let response = bench.router.clone().oneshot(request).await.expect("an answer");
     let id = response.headers()["x-stream-id"].to_str().expect("an id").to_owned();
     let mut body = response.into_body();
@@ -53,7 +56,7 @@ async fn go_on(
     headers: &[(&str, String)],
 ) -> Answer {
     let query = from.map(|from| format!("?from={from}")).unwrap_or_default();
-    let mut request = Request::get(format!("/api/streams/{id}{query}"));
+    let mut request = Request::get(format!("/api/streams/{id}{query}")).header("host", "localhost");
     for (name, value) in headers {
         request = request.header(*name, value);
     }

@@ -123,7 +123,10 @@ async fn when_all_fail_retries_stay_within_their_budget() {
 /// A stream at the first of two warm workers, and what it reads.
 async fn stream(bench: &Bench, tokens: usize) -> Body {
     let body = json!({"model": "m", "prompt": "x", "options": {"seed": 5, "num_predict": tokens}});
-    let request = Request::post("/api/generate").body(Body::from(body.to_string())).unwrap();
+    let request = Request::post("/api/generate")
+        .header("host", "localhost")
+        .body(Body::from(body.to_string()))
+        .unwrap();
     bench.router.clone().oneshot(request).await.unwrap().into_body()
 }
 
