@@ -640,3 +640,13 @@ pub const TLS_WARN_PERIOD_MS: u64 = 10_000;
 pub const TLS_ACCEPT_RETRY_MS: u64 = 100;
 /// Longest join token: nine addresses of 255 bytes fit.
 pub const JOIN_TOKEN_CHARS: usize = 4_096;
+/// Accounts of quotas that one gateway keeps.
+pub const QUOTA_ACCOUNTS_COUNT: usize = 20_000;
+/// Accounts of which gateways tell each other at once.
+pub const QUOTA_NEWS_COUNT: usize = 2_000;
+/// How often gateways tell each other what was used, in milliseconds.
+pub const QUOTA_NEWS_PERIOD_MS: u64 = 1_000;
+/// How long streams at another gateway count that tells nothing any more, in milliseconds.
+pub const QUOTA_NEWS_KEPT_MS: u64 = 5_000;
+/// When to come back for a stream, in milliseconds: one of the others ends sometime.
+pub const QUOTA_STREAM_RETRY_MS: u64 = 1_000;

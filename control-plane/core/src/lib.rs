@@ -27,6 +27,7 @@ pub mod liveness;
 pub mod orders;
 pub mod pace;
 pub mod plan;
+pub mod quota;
 pub mod record;
 pub mod rejection;
 pub mod replica;

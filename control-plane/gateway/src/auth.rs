@@ -21,6 +21,7 @@ use crate::Gateway;
 use crate::error::Failure;
 use crate::names;
 use crate::ports::ControlError;
+use crate::quotas::Payer;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, header};
@@ -77,6 +78,11 @@ impl Caller {
     /// The API key it came with.
     pub fn key(&self) -> Option<KeyId> {
         self.0.key
+    }
+
+    /// Whose quotas it uses.
+    pub fn payer(&self) -> Payer {
+        Payer { user: self.0.user.clone(), key: self.0.key }
     }
 
     /// The login it came with.

@@ -13,6 +13,7 @@
 mod attempt;
 mod embed;
 mod estimate;
+mod generation;
 mod opening;
 mod prefix;
 mod race;
@@ -23,6 +24,7 @@ mod waiting;
 use crate::Gateway;
 use crate::demand::{Use, Want};
 use crate::error::Failure;
+use crate::quotas::Charge;
 use crate::request::{Asker, Deadline};
 use crate::streams::{Hold, Kept};
 use crate::telemetry;
@@ -30,6 +32,7 @@ use crate::workers::route::{Ask, Route};
 use attempt::{Attempt, End};
 pub use embed::{EmbedJob, Vectors};
 use estimate::{count, estimate};
+pub use generation::Generation;
 use ollamamax_core::budget::RetryBudget;
 use ollamamax_core::record::ModelRecord;
 use ollamamax_core::route::{Policy, Shape};
@@ -106,45 +109,11 @@ pub struct Summary {
     pub resumes: u32,
 }
 
-/// A running generation. Dropping it cancels it.
-pub struct Generation {
-    first: Option<Event>,
-    events: mpsc::Receiver<Result<Event, Failure>>,
-}
-
-impl Generation {
-    /// The next event; `None` after the last.
-    pub async fn next(&mut self) -> Option<Result<Event, Failure>> {
-        match self.first.take() {
-            Some(event) => Some(Ok(event)),
-            None => self.events.recv().await,
-        }
-    }
-
-    /// The next event, if it is there already.
-    pub fn try_next(&mut self) -> Option<Result<Event, Failure>> {
-        self.first.take().map(Ok).or_else(|| self.events.try_recv().ok())
-    }
-
-    /// Everything at once.
-    pub async fn whole(mut self) -> Result<(Piece, Summary), Failure> {
-        let mut whole = Piece::default();
-        while let Some(event) = self.next().await {
-            match event? {
-                Event::Text(more) => {
-                    whole.text.push_str(&more.text);
-                    whole.logprobs.extend(more.logprobs);
-                }
-                Event::Done(summary) => return Ok((whole, *summary)),
-            }
-        }
-        Err(Failure::Internal("the generation ended without a result".to_owned()))
-    }
-}
-
 impl Gateway {
     /// Starts a generation and returns when its first event is there, so that what fails before can still have a status.
     pub(crate) async fn generate(self: &Arc<Self>, job: Job) -> Result<Generation, Failure> {
+        let resumed = job.resumed.as_ref().map_or(0, |resumed| resumed.tokens.len());
+        let charge = self.let_in(&job.asker, &job.model.name, resumed)?;
         let entry = self.enter(&job.model.name, job.asker.class, job.want)?;
         let (sender, mut events) = mpsc::channel(limits::STREAM_CHUNKS_BUFFERED);
         let span =
@@ -153,7 +122,7 @@ impl Gateway {
         let task = async move {
             let _in_flight = telemetry::InFlight::new();
             let deadline = job.asker.deadline;
-            let mut run = Run::new(gateway, job, entry, sender.clone());
+            let mut run = Run::new(gateway, job, (entry, charge), sender.clone());
             tokio::select! {
                 () = sender.closed() => telemetry::attempt("cancelled"),
                 failure = lateness(deadline) => {
@@ -206,6 +175,8 @@ struct Run {
     gateway: Arc<Gateway>,
     job: Job,
     entry: Use,
+    /// What it costs whom.
+    charge: Charge,
     sender: mpsc::Sender<Result<Event, Failure>>,
     started: Instant,
     load_ns: u64,
@@ -238,7 +209,7 @@ impl Run {
     fn new(
         gateway: Arc<Gateway>,
         job: Job,
-        entry: Use,
+        (entry, charge): (Use, Charge),
         sender: mpsc::Sender<Result<Event, Failure>>,
     ) -> Self {
         let now = Instant::now();
@@ -249,6 +220,7 @@ impl Run {
             gateway,
             job,
             entry,
+            charge,
             sender,
             started: now,
             load_ns: 0,

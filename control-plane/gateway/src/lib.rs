@@ -29,6 +29,7 @@ mod ollama;
 mod openai;
 mod options;
 pub mod ports;
+mod quotas;
 mod request;
 pub mod secrets;
 mod sessions;
@@ -70,6 +71,7 @@ pub struct Gateway {
     tokens: auth::jwt::Tokens,
     throttle: auth::throttle::Throttle,
     refusals: auth::refusals::Refusals,
+    quotas: quotas::Quotas,
 }
 
 impl Gateway {
@@ -91,6 +93,7 @@ impl Gateway {
             tokens,
             throttle: auth::throttle::Throttle::default(),
             refusals: auth::refusals::Refusals::default(),
+            quotas: quotas::Quotas::default(),
         })
     }
 

@@ -2,6 +2,7 @@
 
 use crate::edge::ClientAddress;
 use crate::error::Failure;
+use crate::quotas::Payer;
 use axum::extract::{FromRequestParts, MatchedPath, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Method};
@@ -47,6 +48,8 @@ impl RequestId {
 pub struct Asker {
     /// The address the request came from: workers share their places out among these.
     pub caller: String,
+    /// Whose quotas it uses.
+    pub payer: Payer,
     /// How urgent it is.
     pub class: Class,
     /// When the answer is of no use any more, if the client said so.
@@ -124,7 +127,7 @@ impl Asker {
                 Some(Deadline { at: now + given, given })
             }
         };
-        Ok(Self { caller, class: Class::of(request)?, deadline })
+        Ok(Self { caller, payer: Payer::default(), class: Class::of(request)?, deadline })
     }
 }
 

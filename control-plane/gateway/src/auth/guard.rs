@@ -169,9 +169,13 @@ async fn guard(
     }
     if let Some(asker) = request.extensions_mut().get_mut::<Asker>() {
         caller.share().clone_into(&mut asker.caller);
+        asker.payer = caller.payer();
     }
     request.extensions_mut().insert(caller.clone());
-    let response = next.run(request).await;
+    let mut response = next.run(request).await;
+    if policy == Policy::Needs(Action::RunInference) {
+        gateway.tell_limits(&caller, response.headers_mut());
+    }
     if let Some(RefusedFor(reason)) = response.extensions().get::<RefusedFor>() {
         let note = caller.note("access.refused", format!("{method} {path}"));
         gateway.refusals.add(Note { outcome: format!("refused: {reason}"), ..note });

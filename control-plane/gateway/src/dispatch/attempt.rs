@@ -119,6 +119,8 @@ impl Attempt<'_> {
             self.opened.work.progress(chunk.tokens.len() as u64);
             self.run.hear();
             self.run.tokens.extend_from_slice(&chunk.tokens);
+            let prompt_tokens = u64::from(self.run.prompt_tokens);
+            self.run.charge.reaches(prompt_tokens, self.run.tokens.len() as u64);
         }
         if !seen {
             self.run.mu = chunk.mu.or(self.run.mu);

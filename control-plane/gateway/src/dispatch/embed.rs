@@ -76,6 +76,7 @@ impl Gateway {
             );
             return Err(Failure::Invalid(reason));
         }
+        let mut charge = self.let_in(&job.asker, &job.model.name, 0)?;
         let mut entry = self.enter(&job.model.name, job.asker.class, job.want)?;
         let _in_flight = telemetry::InFlight::new();
         let mut model = job.model.clone();
@@ -94,6 +95,7 @@ impl Gateway {
                 found => found?,
             };
             vectors.embeddings.extend(found);
+            charge.reaches(vectors.tokens(), 0);
             entry.started();
             self.touch(&job.model.name);
         }

@@ -94,6 +94,12 @@ impl Bench {
         Self { control, blobs, router, workers }
     }
 
+    /// The same surroundings for another router; the workers stay with the first.
+    pub fn share(&self) -> Self {
+        let (control, blobs) = (self.control.clone(), self.blobs.clone());
+        Self { control, blobs, router: self.router.clone(), workers: Vec::new() }
+    }
+
     pub async fn send(&self, method: &str, path: &str, body: impl Into<Body>) -> Answer {
         self.send_with(method, path, &[], body).await
     }

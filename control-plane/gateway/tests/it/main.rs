@@ -17,6 +17,7 @@ mod http;
 mod load;
 mod placement;
 mod priority;
+mod quotas;
 mod rollout;
 mod shapes;
 mod streams;

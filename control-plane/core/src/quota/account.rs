@@ -1,0 +1,114 @@
+//! One account: what its owner has used and what the others have not heard of it.
+
+use super::{Exceeded, Measure, Usage};
+use crate::access::{Quota, QuotaOf};
+use ollamamax_proto::{Millis, NodeId, limits};
+use std::collections::BTreeMap;
+
+/// What is used, in milliseconds of filling: `level` units fill in `level * period / limit`. Kept as what was used, so that a
+/// quota may change meanwhile.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Bucket {
+    /// Thousandths of a unit used and not filled up yet.
+    pub(super) used_milli: u64,
+    at: Millis,
+}
+
+impl Bucket {
+    pub(super) fn settle(&mut self, limit: u64, period_ms: u64, now: Millis) {
+        let elapsed = now.since(self.at);
+        let filled = u128::from(elapsed) * u128::from(limit) * 1_000 / u128::from(period_ms);
+        let filled = u64::try_from(filled).unwrap_or(u64::MAX);
+        // A step of the clock shorter than a thousandth fills nothing yet, and is not forgotten.
+        if filled > 0 || self.used_milli == 0 {
+            self.used_milli = self.used_milli.saturating_sub(filled);
+            self.at = self.at.max(now);
+        }
+    }
+
+    pub(super) fn remaining(&self, limit: u64) -> u64 {
+        (limit.saturating_mul(1_000).saturating_sub(self.used_milli)) / 1_000
+    }
+
+    /// How long until so many units are there, in milliseconds.
+    pub(super) fn wait_ms(&self, units: u64, limit: u64, period_ms: u64) -> u64 {
+        let allowed = limit.saturating_mul(1_000).saturating_sub(units.saturating_mul(1_000));
+        let over = u128::from(self.used_milli.saturating_sub(allowed));
+        let ms = (over * u128::from(period_ms)).div_ceil(u128::from(limit.max(1)) * 1_000);
+        u64::try_from(ms).unwrap_or(u64::MAX)
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Account {
+    /// As it was when somebody last asked; others may tell of usage before anybody asks here.
+    pub(super) quota: Option<Quota>,
+    pub(super) buckets: [Bucket; 4],
+    pub(super) streams: u32,
+    /// Streams at other gateways, and when they told.
+    pub(super) elsewhere: BTreeMap<NodeId, (u32, Millis)>,
+    /// Not told to the others yet.
+    pub(super) fresh: Usage,
+    pub(super) told_streams: u32,
+}
+
+impl Account {
+    /// Takes usage off what there is at `now`: time before it has filled the buckets, not what is used only now.
+    pub(super) fn use_up(&mut self, usage: &Usage, now: Millis) {
+        match self.quota {
+            Some(quota) => self.settle(&quota, now),
+            None => self.buckets.iter_mut().for_each(|bucket| bucket.at = now),
+        }
+        for (measure, bucket) in Measure::BUCKETS.iter().zip(&mut self.buckets) {
+            let units = usage.of(*measure).saturating_mul(1_000);
+            bucket.used_milli = bucket.used_milli.saturating_add(units);
+        }
+    }
+
+    pub(super) fn settle(&mut self, quota: &Quota, now: Millis) {
+        for (measure, bucket) in Measure::BUCKETS.iter().zip(&mut self.buckets) {
+            match measure.limit(quota) {
+                Some(limit) => bucket.settle(limit, measure.period_ms(), now),
+                // What is not limited now is not held against anybody later.
+                None => *bucket = Bucket { used_milli: 0, at: now },
+            }
+        }
+        let fresh = |at: Millis| now.since(at) <= limits::QUOTA_NEWS_KEPT_MS;
+        self.elsewhere.retain(|_, (streams, at)| *streams > 0 && fresh(*at));
+    }
+
+    pub(super) fn all_streams(&self) -> u64 {
+        let elsewhere = self.elsewhere.values().map(|(streams, _)| u64::from(*streams));
+        u64::from(self.streams) + elsewhere.sum::<u64>()
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.streams == 0
+            && self.elsewhere.is_empty()
+            && self.told_streams == 0
+            && self.fresh == Usage::default()
+            && self.buckets.iter().all(|bucket| bucket.used_milli == 0)
+    }
+}
+
+impl Account {
+    pub(super) fn exceeded(&self, of: &QuotaOf, quota: &Quota) -> Vec<Exceeded> {
+        let mut all = Vec::new();
+        let mut add = |measure, limit, retry_after_ms| {
+            all.push(Exceeded { of: of.clone(), measure, limit, retry_after_ms });
+        };
+        for (measure, bucket) in Measure::BUCKETS.iter().zip(&self.buckets) {
+            let Some(limit) = measure.limit(quota) else { continue };
+            if bucket.remaining(limit) == 0 {
+                let wait = bucket.wait_ms(1, limit, measure.period_ms());
+                add(*measure, limit, if limit == 0 { measure.period_ms() } else { wait });
+            }
+        }
+        if let Some(limit) = Measure::Streams.limit(quota)
+            && self.all_streams() >= limit
+        {
+            add(Measure::Streams, limit, limits::QUOTA_STREAM_RETRY_MS);
+        }
+        all
+    }
+}
