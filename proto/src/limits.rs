@@ -650,3 +650,17 @@ pub const QUOTA_NEWS_PERIOD_MS: u64 = 1_000;
 pub const QUOTA_NEWS_KEPT_MS: u64 = 5_000;
 /// When to come back for a stream, in milliseconds: one of the others ends sometime.
 pub const QUOTA_STREAM_RETRY_MS: u64 = 1_000;
+/// Longest wait for an OpenID provider, in milliseconds.
+pub const OIDC_TIMEOUT_MS: u64 = 5_000;
+/// How often its keys are read, in milliseconds.
+pub const OIDC_REFRESH_MS: u64 = 600_000;
+/// Shortest time between two reads, in milliseconds: whoever makes up key ids must not make us ask.
+pub const OIDC_RETRY_MS: u64 = 2_000;
+/// Largest answer of a provider: key sets have a few kilobytes.
+pub const OIDC_ANSWER_BYTES: usize = 256 * 1024;
+/// Most keys of a provider.
+pub const OIDC_KEYS_COUNT: usize = 64;
+/// Longest id of one of its keys.
+pub const OIDC_KEY_ID_BYTES: usize = 256;
+/// Longest name it has for somebody.
+pub const OIDC_SUBJECT_BYTES: usize = 255;

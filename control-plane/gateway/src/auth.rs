@@ -13,6 +13,7 @@
 pub mod credential;
 pub mod guard;
 pub mod jwt;
+pub mod oidc;
 pub mod password;
 pub mod refusals;
 pub mod throttle;
@@ -246,7 +247,9 @@ impl Gateway {
                 return Err(());
             }
             let cluster = state.cluster.as_ref().map_or("", |cluster| cluster.id.as_str());
-            let token = self.tokens.verify(access, cluster, text, now).ok_or(())?;
+            let Some(token) = self.tokens.verify(access, cluster, text, now) else {
+                return self.foreign_caller(access, text, (from, request), now);
+            };
             let user = user_of(access, &token.user).ok_or(())?;
             // Seconds are all that a token has: one issued in the same second as the end of others is void, too.
             let is_void = access.revoked.contains_key(&token.id)
@@ -265,6 +268,31 @@ impl Gateway {
             key: key.map(|key| key.id),
             session,
             via,
+            from,
+            request,
+            permissions: access.permissions(&subject),
+        })))
+    }
+}
+
+impl Gateway {
+    /// Somebody whom an OpenID provider vouches for.
+    fn foreign_caller(
+        &self,
+        access: &Access,
+        text: &str,
+        (from, request): (String, String),
+        now: Millis,
+    ) -> Result<Caller, ()> {
+        let known = self.oidc.as_ref().ok_or(())?.verify(text, now).ok_or(())?;
+        let subject = Subject { roles: known.roles.clone(), scope: None };
+        let user = format!("oidc:{}", known.subject);
+        Ok(Caller(Arc::new(Known {
+            actor: format!("user:{user}"),
+            user: Some(user),
+            key: None,
+            session: None,
+            via: "openid",
             from,
             request,
             permissions: access.permissions(&subject),

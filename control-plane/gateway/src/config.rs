@@ -1,5 +1,6 @@
 //! What a node tells its gateway at start.
 
+use crate::auth::oidc::OidcConfig;
 use crate::edge::EdgeConfig;
 use crate::secrets::SealingKey;
 use ollamamax_core::route::Policy;
@@ -50,6 +51,8 @@ pub struct Config {
     pub anonymous: Option<BTreeSet<String>>,
     /// Seals what is replicated, and makes refresh tokens: the same on every node of a cluster.
     pub sealing: SealingKey,
+    /// An OpenID provider whose tokens are believed, too.
+    pub oidc: Option<OidcConfig>,
     /// How long an access token is good, in milliseconds.
     pub access_token_ms: u64,
     /// How long after this node last heard of the others it still believes access tokens.
@@ -77,6 +80,7 @@ impl Default for Config {
             requests_queued: limits::REQUESTS_QUEUED,
             anonymous: None,
             sealing: SealingKey::random(),
+            oidc: None,
             access_token_ms: limits::ACCESS_TOKEN_MAX_MS,
             stale_after: Duration::from_millis(limits::STALE_VIEW_MS),
             edge: EdgeConfig::default(),

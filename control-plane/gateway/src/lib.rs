@@ -44,6 +44,7 @@ pub use config::Config;
 use auth::guard::Policy::{Known, Needs, Open};
 use auth::guard::Routes;
 pub use auth::guard::{Policy, Route};
+pub use auth::oidc::OidcConfig;
 use axum::Router;
 use axum::extract::Request;
 use axum::http::Method;
@@ -72,12 +73,14 @@ pub struct Gateway {
     throttle: auth::throttle::Throttle,
     refusals: auth::refusals::Refusals,
     quotas: quotas::Quotas,
+    oidc: Option<Arc<auth::oidc::Oidc>>,
 }
 
 impl Gateway {
     /// A gateway over what its node offers.
     pub fn new(control: Arc<dyn ControlPlane>, blobs: Arc<dyn Blobs>, config: Config) -> Arc<Self> {
         let tokens = auth::jwt::Tokens::new(config.sealing.clone());
+        let oidc = config.oidc.clone().and_then(|oidc| auth::oidc::Oidc::new(oidc).ok());
         Arc::new(Self {
             control,
             blobs,
@@ -94,6 +97,7 @@ impl Gateway {
             throttle: auth::throttle::Throttle::default(),
             refusals: auth::refusals::Refusals::default(),
             quotas: quotas::Quotas::default(),
+            oidc,
         })
     }
 
@@ -102,6 +106,9 @@ impl Gateway {
         let (router, _) = self.routes().finish();
         let (inner, outer) = (Arc::clone(&self), Arc::clone(&self));
         tokio::spawn(auth::refusals::run(Arc::downgrade(&self)));
+        if let Some(oidc) = &self.oidc {
+            tokio::spawn(auth::oidc::Oidc::run(Arc::downgrade(oidc)));
+        }
         router
             .fallback(|request: Request| async move { shaped(&request, Failure::NoPath) })
             .method_not_allowed_fallback(|request: Request| async move {

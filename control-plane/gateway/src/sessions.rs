@@ -287,7 +287,8 @@ pub(crate) async fn logout(
 pub(crate) async fn whoami(State(gateway): State<Arc<Gateway>>, caller: Caller) -> Response {
     let state = gateway.control.state();
     let user = caller.user().and_then(|user| state.access.users.get(user));
-    let roles = user.map(|user| &user.roles).or(gateway.config.anonymous.as_ref());
+    let nobody = gateway.config.anonymous.as_ref().filter(|_| caller.user().is_none());
+    let roles = user.map(|user| &user.roles).or(nobody);
     let may = |action: &Action| caller.may(*action, Object::Some);
     let nodes = state.nodes.values().filter(|node| !node.leaving).map(|node| &node.http);
     let permissions: Vec<&str> =

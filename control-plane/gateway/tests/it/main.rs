@@ -15,6 +15,7 @@ mod failover;
 mod format;
 mod http;
 mod load;
+mod oidc;
 mod placement;
 mod priority;
 mod quotas;
