@@ -45,6 +45,10 @@ const FORWARDED: [&str; 4] = ["forwarded", "x-forwarded-for", "x-real-ip", "via"
 pub const WHO: &str = "the API key or access token is missing, not valid, or expired; send one as `Authorization: Bearer ...` \
                        (`ollamamax login` keeps one for this command line)";
 
+/// A credential that is missing where one is needed, or not good: which of it is nobody's business.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotGood;
+
 /// Somebody who asks, and whose identity has been proven.
 #[derive(Clone, Debug)]
 pub struct Caller(Arc<Known>);
@@ -205,25 +209,28 @@ impl<'a> Presented<'a> {
 }
 
 impl Gateway {
-    /// Who asks; `Err` when that is not good.
-    fn caller(
+    /// Who asks, by what `headers` present.
+    ///
+    /// # Errors
+    /// When that is not good.
+    pub fn caller(
         &self,
         headers: &HeaderMap,
         address: Option<IpAddr>,
         request: &str,
         now: Millis,
-    ) -> Result<Caller, ()> {
+    ) -> Result<Caller, NotGood> {
         let state = self.control.state();
         let access = &state.access;
         let from = address.map(|address| address.to_string()).unwrap_or_default();
         let request = request.to_owned();
-        let Some(Presented { text }) = Presented::of(headers)? else {
-            let roles = self.config.anonymous.as_ref().ok_or(())?;
-            address.filter(|address| address.to_canonical().is_loopback()).ok_or(())?;
+        let Some(Presented { text }) = Presented::of(headers).map_err(|()| NotGood)? else {
+            let roles = self.config.anonymous.as_ref().ok_or(NotGood)?;
+            address.filter(|address| address.to_canonical().is_loopback()).ok_or(NotGood)?;
             // Through a proxy on this machine that nobody told us of, anybody may come.
             let is_passed_on = FORWARDED.iter().any(|name| headers.contains_key(*name));
             if is_passed_on && self.config.edge.trusted_proxies.is_empty() {
-                return Err(());
+                return Err(NotGood);
             }
             let subject = Subject { roles: roles.clone(), scope: None };
             let permissions = access.permissions(&subject);
@@ -239,24 +246,24 @@ impl Gateway {
             })));
         };
         let (user, key, session, via) = if credential::is_key(text) {
-            let key = key_of(access, text, now).ok_or(())?;
-            (user_of(access, &key.owner).ok_or(())?, Some(key), None, "key")
+            let key = key_of(access, text, now).ok_or(NotGood)?;
+            (user_of(access, &key.owner).ok_or(NotGood)?, Some(key), None, "key")
         } else {
             // A node that has not heard of the others for long may not know what was revoked meanwhile.
             if self.control.silence() > self.config.stale_after {
-                return Err(());
+                return Err(NotGood);
             }
             let cluster = state.cluster.as_ref().map_or("", |cluster| cluster.id.as_str());
             let Some(token) = self.tokens.verify(access, cluster, text, now) else {
                 return self.foreign_caller(access, text, (from, request), now);
             };
-            let user = user_of(access, &token.user).ok_or(())?;
+            let user = user_of(access, &token.user).ok_or(NotGood)?;
             // Seconds are all that a token has: one issued in the same second as the end of others is void, too.
             let is_void = access.revoked.contains_key(&token.id)
                 || !access.sessions.contains_key(&token.session)
                 || token.issued_s < user.not_before.0 / 1_000;
             if is_void {
-                return Err(());
+                return Err(NotGood);
             }
             (user, None, Some(token.session), "access-token")
         };
@@ -283,8 +290,8 @@ impl Gateway {
         text: &str,
         (from, request): (String, String),
         now: Millis,
-    ) -> Result<Caller, ()> {
-        let known = self.oidc.as_ref().ok_or(())?.verify(text, now).ok_or(())?;
+    ) -> Result<Caller, NotGood> {
+        let known = self.oidc.as_ref().ok_or(NotGood)?.verify(text, now).ok_or(NotGood)?;
         let subject = Subject { roles: known.roles.clone(), scope: None };
         let user = format!("oidc:{}", known.subject);
         Ok(Caller(Arc::new(Known {

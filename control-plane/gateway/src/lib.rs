@@ -12,13 +12,13 @@
 #![forbid(unsafe_code)]
 
 mod admin;
-mod auth;
+pub mod auth;
 mod body;
 pub mod config;
 mod demand;
 mod dispatch;
 pub mod edge;
-mod error;
+pub mod error;
 mod format;
 mod gate;
 mod health;

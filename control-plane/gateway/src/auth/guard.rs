@@ -1,6 +1,6 @@
 //! The guard before every route, and the only way to make one: a route without a policy does not compile.
 
-use super::WHO;
+use super::{NotGood, WHO};
 use crate::edge::ClientAddress;
 use crate::error::{Failure, RefusedFor};
 use crate::request::{Asker, RequestId};
@@ -153,7 +153,7 @@ async fn guard(
     };
     let caller = match gateway.caller(request.headers(), address, &id, Millis::now()) {
         Ok(caller) => caller,
-        Err(()) => {
+        Err(NotGood) => {
             gateway.throttle.failed(address);
             let failure = Failure::Unauthenticated(WHO);
             gateway.refusals.add(anonymous(&failure));
