@@ -139,9 +139,6 @@ async fn guard(
     let id = request.extensions().get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
-    if let Some(failure) = gateway.throttle.refuses(address) {
-        return shaped(&request, failure);
-    }
     let anonymous = |failure: &Failure| Note {
         actor: "unknown".to_owned(),
         from: address.map(|address| address.to_string()).unwrap_or_default(),
@@ -154,8 +151,10 @@ async fn guard(
     let caller = match gateway.caller(request.headers(), address, &id, Millis::now()) {
         Ok(caller) => caller,
         Err(NotGood) => {
+            // Good credentials pass whatever others at the same address try.
+            let throttled = gateway.throttle.refuses(address);
             gateway.throttle.failed(address);
-            let failure = Failure::Unauthenticated(WHO);
+            let failure = throttled.unwrap_or(Failure::Unauthenticated(WHO));
             gateway.refusals.add(anonymous(&failure));
             return shaped(&request, failure);
         }

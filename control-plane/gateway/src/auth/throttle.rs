@@ -23,7 +23,7 @@ pub struct Throttle {
 }
 
 impl Throttle {
-    /// Why a request from `address` is not even looked at.
+    /// Why what comes from `address` without a good credential has to wait.
     pub fn refuses(&self, address: Option<IpAddr>) -> Option<Failure> {
         let (burst, ms) = (limits::AUTH_FAILURES_COUNT, limits::AUTH_FAILURE_MS);
         self.wait_ms(&Whom::Address(network(address?)), burst, ms, Millis::now()).map(too_many)
