@@ -221,6 +221,7 @@ fn an_assignment_in_a_ring_survives_the_wire_and_a_ring_without_a_driver_does_no
     let peer = |id: u64, stage: Stage| Peer {
         assignment: AssignmentId(id),
         generation: Generation(id + 1),
+        worker: WorkerId(id.into()),
         address: format!("10.0.0.{id}:1"),
         stage,
         first_head: stage.shard,

@@ -67,6 +67,7 @@ impl Cut {
         let peer = |(index, (cut, address)): (usize, (&[u32], &String))| Peer {
             assignment: AssignmentId(index as u64 + 1),
             generation: Generation(1),
+            worker: bench_worker(index),
             address: address.clone(),
             stage: Stage {
                 first_layer: cut[0],
