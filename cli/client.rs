@@ -14,6 +14,7 @@ use crate::known_nodes::KnownNodes;
 use crate::ndjson::Records;
 use futures_util::StreamExt;
 use ollamamax_proto::limits;
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use reqwest::{Method, Response, StatusCode};
 use serde_json::Value;
 use std::path::Path;
@@ -78,6 +79,20 @@ impl Client {
 
     /// For given addresses and a given memory of nodes.
     pub fn with(given: Vec<Endpoint>, known: KnownNodes) -> Result<Self, Failure> {
+        Self::build(given, known, authorization()?)
+    }
+
+    /// As [`Client::alone`], with this API key and no other.
+    pub fn alone_with_key(node: Endpoint, key: &str) -> Result<Self, Failure> {
+        let client = Self::build(vec![node], KnownNodes::nowhere(), Some(bearer(key)?))?;
+        Ok(Self { goes_on: false, ..client })
+    }
+
+    fn build(
+        given: Vec<Endpoint>,
+        known: KnownNodes,
+        headers: Option<HeaderMap>,
+    ) -> Result<Self, Failure> {
         let mut builder = reqwest::Client::builder()
             .connect_timeout(Duration::from_millis(limits::CONNECT_TIMEOUT_MS))
             .tcp_nodelay(true)
@@ -85,8 +100,8 @@ impl Client {
         if given.iter().all(Endpoint::is_loopback) {
             builder = builder.no_proxy();
         }
-        if let Some(header) = authorization()? {
-            builder = builder.default_headers(header);
+        if let Some(headers) = headers {
+            builder = builder.default_headers(headers);
         }
         let http = builder.build().map_err(|error| Failure::Other(cause_of(&error)))?;
         Ok(Self { http, given, known, goes_on: true, answered: Mutex::new(None) })
@@ -256,16 +271,17 @@ fn node_endpoints(status: &Value, told_by: &Endpoint) -> Vec<Endpoint> {
         .collect()
 }
 
-fn authorization() -> Result<Option<reqwest::header::HeaderMap>, Failure> {
-    use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
-    let Some(key) = std::env::var("OLLAMA_API_KEY").ok().filter(|key| !key.is_empty()) else {
-        return Ok(None);
-    };
+fn authorization() -> Result<Option<HeaderMap>, Failure> {
+    let key = std::env::var("OLLAMA_API_KEY").ok().filter(|key| !key.is_empty());
+    key.map(|key| bearer(&key)).transpose()
+}
+
+fn bearer(key: &str) -> Result<HeaderMap, Failure> {
     let mut value = HeaderValue::from_str(&format!("Bearer {key}")).map_err(|_| {
-        Failure::Usage("`OLLAMA_API_KEY` has characters that no header may have".to_owned())
+        Failure::Usage("the API key has characters that no header may have".to_owned())
     })?;
     value.set_sensitive(true);
-    Ok(Some(HeaderMap::from_iter([(AUTHORIZATION, value)])))
+    Ok(HeaderMap::from_iter([(AUTHORIZATION, value)]))
 }
 
 async fn file_body(

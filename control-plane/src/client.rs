@@ -23,6 +23,7 @@ use ollamamax_gateway::ports::ControlError;
 use ollamamax_proto::wire::control_client::ControlClient;
 use ollamamax_proto::wire::{ProposeRequest, ReadIndexRequest};
 use ollamamax_proto::{NodeId, limits};
+use ollamamax_tls::says_removed;
 use openraft::ReadPolicy;
 pub use repeat::may_repeat;
 use std::sync::Arc;
@@ -257,6 +258,10 @@ impl Inner {
         let reply = match tokio::time::timeout_at(deadline.into(), client.propose(request)).await {
             Ok(Ok(reply)) => reply.into_inner(),
             Ok(Err(status)) if proposed_nothing(&status) => return refused(&status),
+            Ok(Err(status)) if says_removed(&status) => {
+                self.peers.cast_out();
+                return Attempt::Nothing(status.message().to_owned());
+            }
             Ok(Err(status)) => return Attempt::Unknown(status.message().to_owned()),
             Err(_) => {
                 return Attempt::Unknown(format!("the leader at `{address}` does not answer"));

@@ -1,7 +1,7 @@
 //! What a node is told at its start, and the checks that need no disk and no network.
 
 use crate::error::StartError;
-use ollamamax_gateway::secrets::SealingKey;
+pub use ollamamax_gateway::secrets::SealingKey;
 use ollamamax_proto::limits;
 use ollamamax_tls::JoinToken;
 use std::net::SocketAddr;

@@ -26,7 +26,7 @@ use ollamamax_proto::{Digest, Millis, NodeId, limits};
 use ollamamax_tls::private::PrivateError;
 use ollamamax_tls::{
     Authority, AuthorityError, Certificate, CertificateError, Identity, IdentityError, JoinError,
-    Joining, Request, Role, SignError, Tls, TlsError, join,
+    Joining, Request, Role, SignError, Tls, TlsError, join, trust_mark,
 };
 use std::io;
 use std::path::PathBuf;
@@ -237,11 +237,10 @@ pub fn certificates(state: &State) -> Result<Vec<Certificate>, CertificateError>
     records.map(|record| Certificate::from_pem(record.certificate.as_bytes())).collect()
 }
 
-/// Changes whenever a member has to renew: other authorities are trusted, or another one signs.
-pub fn trust_mark(state: &State, now: Millis) -> [u8; 32] {
-    let active = state.access.certifies(now).map(|record| record.fingerprint);
-    let all = state.access.authorities.keys().copied().chain(active);
-    Digest::of(&all.collect::<Vec<_>>().concat()).0
+/// What workers compare with their own to see whether they have to renew.
+pub fn mark(state: &State, now: Millis) -> Digest {
+    let active = state.access.certifies(now).map(|record| Digest(record.fingerprint));
+    trust_mark(state.access.authorities.keys().copied().map(Digest).collect(), active)
 }
 
 /// All that are `known`, and of those trusted so far the ones that are younger: a state that is behind does not know them.

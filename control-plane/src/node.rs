@@ -16,7 +16,7 @@ use crate::credentials::{Credentials, keep};
 use crate::error::{NodeFailure, StartError};
 use crate::http;
 use crate::leader::Leadership;
-use crate::life::{bootstrap, introduce, set_once, watch_core};
+use crate::life::{bootstrap, introduce, watch_core};
 use crate::membership::Keeper;
 use crate::open::{Addresses, Found, blocking, listen, open};
 use crate::raft::batcher::{Batcher, SubmitError, Submitted};

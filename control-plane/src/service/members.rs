@@ -1,7 +1,7 @@
 //! Who asks: a worker speaks for itself alone, and only as long as it is enrolled.
 
 use crate::client::Client;
-use crate::credentials::trust_mark;
+use crate::credentials::mark;
 use crate::watch::Published;
 use ollamamax_core::State;
 use ollamamax_proto::wire::Membership;
@@ -51,6 +51,6 @@ pub fn membership(state: &State) -> Membership {
     Membership {
         nodes: state.nodes.keys().map(|node| node.0).collect(),
         last_node: state.counters.last_node.0,
-        trust: trust_mark(state, Millis::now()).to_vec().into(),
+        trust: mark(state, Millis::now()).0.to_vec().into(),
     }
 }

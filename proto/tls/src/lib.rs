@@ -39,7 +39,7 @@ mod token;
 pub use allow::{Allow, Allowed, Who, removed, says_removed};
 pub use authority::{Authority, AuthorityError, SignError};
 pub use certificate::{Certificate, CertificateError};
-pub use identity::{Identity, IdentityError};
+pub use identity::{Identity, IdentityError, trust_mark};
 pub use incoming::{Incoming, OnStage};
 pub use joining::{JoinError, Joined, Joining, join};
 pub use pinned::{PinError, dial_pinned};
