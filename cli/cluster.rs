@@ -25,7 +25,7 @@ pub enum Args {
         #[arg(long)]
         json: bool,
     },
-    /// Start a node on this machine and join a cluster with it
+    /// Start a node on this machine and join a cluster with it, with a join token
     Join(Box<JoinArgs>),
     /// Take a node out of the quorum
     Remove {

@@ -2,7 +2,7 @@
 
 use crate::daemon::{self, StopSignals};
 use crate::exit::Failure;
-use crate::{edge, human, out};
+use crate::{edge, human, out, secret};
 use ollamamax_control_plane::{ControlPlaneNode, NodeConfig, Policy};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -14,11 +14,8 @@ pub struct Args {
     #[command(flatten)]
     node: NodeArgs,
     /// Start a new cluster with this node as its first
-    #[arg(long, conflicts_with = "join")]
+    #[arg(long, conflicts_with = "join_token_file")]
     bootstrap: bool,
-    /// Join the cluster that answers at one of these URLs, e.g. http://10.0.0.1:11434
-    #[arg(long, value_name = "URL", num_args = 1.., value_delimiter = ',')]
-    join: Vec<String>,
     /// Name of a new cluster
     #[arg(long, default_value = "ollamamax")]
     name: String,
@@ -27,9 +24,6 @@ pub struct Args {
 /// How to join a cluster with a node on this machine.
 #[derive(Clone, Debug, clap::Args)]
 pub struct JoinArgs {
-    /// URLs of nodes of the cluster, e.g. http://10.0.0.1:11434
-    #[arg(required = true, value_name = "URL")]
-    urls: Vec<String>,
     #[command(flatten)]
     node: NodeArgs,
 }
@@ -52,9 +46,17 @@ struct NodeArgs {
     /// host:port others reach the gRPC services by
     #[arg(long, value_name = "HOST:PORT")]
     advertise_raft: Option<String>,
-    /// Only follow: do not vote
-    #[arg(long)]
-    learner: bool,
+    /// A file with the join token that lets this node into a cluster (`join-token create --role node`); the environment
+    /// variable OLLAMAMAX_JOIN_TOKEN may hold it, too. Not read when the directory holds a node already
+    #[arg(long, value_name = "FILE")]
+    join_token_file: Option<PathBuf>,
+    /// A file with the cluster's sealing key, which opens its private keys; the environment variable OLLAMAMAX_SEALING_KEY, or
+    /// `ollamamax-sealing-key` among the credentials of a systemd service, may hold it, too. Else it is kept in the directory
+    #[arg(long, value_name = "FILE")]
+    sealing_key_file: Option<PathBuf>,
+    /// Roles of requests from this machine that bring no credential; without it every request needs one
+    #[arg(long, value_name = "ROLE", value_delimiter = ',')]
+    anonymous: Vec<String>,
     /// How long a model stays loaded after its last use
     #[arg(long, value_name = "DURATION", env = "OLLAMA_KEEP_ALIVE", allow_hyphen_values = true)]
     keep_alive: Option<String>,
@@ -76,8 +78,7 @@ struct NodeArgs {
 
 impl From<JoinArgs> for Args {
     fn from(args: JoinArgs) -> Self {
-        let JoinArgs { urls, node } = args;
-        Self { node, bootstrap: false, join: urls, name: String::new() }
+        Self { node: args.node, bootstrap: false, name: String::new() }
     }
 }
 
@@ -113,7 +114,12 @@ pub async fn run(args: Args) -> Result<(), Failure> {
 }
 
 fn config(args: Args) -> Result<NodeConfig, Failure> {
-    let Args { node, bootstrap, join, name } = args;
+    let Args { node, bootstrap, name } = args;
+    let join = match bootstrap {
+        true => None,
+        false => secret::join_token(node.join_token_file.as_deref(), &node.data_dir)?,
+    };
+    let sealing = secret::sealing(node.sealing_key_file)?;
     let mut config = NodeConfig::new(node.data_dir);
     config.http_listen = node.listen;
     config.raft_listen = node.raft_listen;
@@ -121,8 +127,11 @@ fn config(args: Args) -> Result<NodeConfig, Failure> {
     config.raft_advertise = node.advertise_raft;
     config.bootstrap = bootstrap;
     config.join = join;
-    config.voter = !node.learner;
     node.edge.apply(&mut config)?;
+    config.sealing = sealing;
+    if !node.anonymous.is_empty() {
+        config.gateway.anonymous = Some(node.anonymous.into_iter().collect());
+    }
     if !name.is_empty() {
         config.cluster_name = name;
     }

@@ -37,7 +37,7 @@ impl From<Exit> for ExitCode {
 pub const EXIT_CODES_HELP: &str = "\
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no node reachable, 4 denied, 5 not found,
 6 conflict, 7 no quorum, 8 timeout; of a daemon also 70 its promises are lost, 74 its disk failed,
-78 its settings cannot work";
+77 the cluster does not let it in, 78 its settings cannot work";
 
 /// Why a command did not do what was asked.
 #[derive(Debug, thiserror::Error)]

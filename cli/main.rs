@@ -23,6 +23,7 @@ mod exit;
 mod generate;
 mod host;
 mod human;
+mod join_token;
 mod keys;
 mod known_nodes;
 mod list;
@@ -37,6 +38,7 @@ mod pull;
 mod remove;
 mod repl;
 mod run;
+mod secret;
 mod show;
 mod signing_keys;
 mod source;
@@ -84,6 +86,9 @@ enum Command {
     /// See and change the workers
     #[command(subcommand)]
     Workers(workers::Args),
+    /// Create and revoke what lets nodes and workers into the cluster
+    #[command(subcommand)]
+    JoinToken(join_token::Args),
     /// Load a model on so many workers, whole or split
     Deploy(Box<deploy::Args>),
     /// See who holds what, what the planner would do, and why
@@ -189,6 +194,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Cluster(cluster::Args::Join(args)) => control_plane::run((*args).into()).await,
         Command::Cluster(args) => talk(host, async |c| cluster::run(c, &args).await).await,
         Command::Workers(args) => talk(host, async |c| workers::run(c, &args).await).await,
+        Command::JoinToken(args) => talk(host, async |c| join_token::run(c, &args).await).await,
         Command::Deploy(args) => talk(host, async |c| deploy::run(c, &args).await).await,
         Command::Placement(args) => talk(host, async |c| placement::run(c, &args).await).await,
         Command::Rebalance(args) => {

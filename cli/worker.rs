@@ -2,7 +2,12 @@
 
 use crate::daemon::{self, StopSignals};
 use crate::exit::Failure;
-use ollamamax_worker::{DeviceChoice, KvType, WorkerConfig, WorkerNode};
+use crate::secret;
+use ollamamax_control_plane::error::{EXIT_CONFIG, EXIT_DENIED};
+use ollamamax_tls::{JoinError, JoinToken};
+use ollamamax_worker::agent::Dismissed;
+use ollamamax_worker::credentials::CredentialError;
+use ollamamax_worker::{DeviceChoice, Ended, KvType, StartError, WorkerConfig, WorkerNode};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -18,8 +23,12 @@ pub struct Args {
     /// host:port nodes reach it by
     #[arg(long, value_name = "HOST:PORT")]
     advertise: Option<String>,
-    /// gRPC addresses of control-plane nodes; one that answers is enough
-    #[arg(long, value_name = "HOST:PORT", required = true, num_args = 1.., value_delimiter = ',')]
+    /// A file with the join token that lets this worker into a cluster (`join-token create`); the environment variable
+    /// OLLAMAMAX_JOIN_TOKEN may hold it, too. Not read when the directory holds a certificate that is good
+    #[arg(long, value_name = "FILE")]
+    join_token_file: Option<PathBuf>,
+    /// gRPC addresses of nodes beside those that the join token names and that were learned; one that answers is enough
+    #[arg(long, value_name = "HOST:PORT", num_args = 1.., value_delimiter = ',')]
     control_plane: Vec<String>,
     /// Compute threads; 0: what the machine offers
     #[arg(long, default_value_t = 0)]
@@ -50,7 +59,9 @@ pub struct Args {
 pub async fn run(args: Args) -> Result<(), Failure> {
     daemon::log(args.daemon.log_format)?;
     let mut signals = StopSignals::listen(args.daemon.exit_with_stdin)?;
+    let join = join_token(&args)?;
     let mut config = WorkerConfig::new(args.data_dir, args.listen, args.control_plane);
+    config.join = join;
     config.advertise = args.advertise;
     config.name = args.name;
     config.threads = args.threads;
@@ -61,8 +72,11 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     if let Some(drain_ms) = args.drain_ms {
         config.drain_ms = drain_ms;
     }
-    let failed = |message: String| Failure::Daemon { message, code: 1 };
-    let mut running = WorkerNode::start(config).await.map_err(|error| failed(error.to_string()))?;
+    let started = WorkerNode::start(config).await;
+    let mut running = started.map_err(|error| Failure::Daemon {
+        code: start_exit_code(&error),
+        message: error.to_string(),
+    })?;
     let ended = tokio::select! {
         reason = signals.asked() => {
             tracing::info!(reason, "draining");
@@ -71,11 +85,33 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         ended = running.ended() => Some(ended),
     };
     match ended {
-        Some(ended) => Err(failed(ended.to_string())),
+        Some(ended) => {
+            let code = match ended {
+                Ended::Dismissed(Dismissed::Removed) => EXIT_DENIED,
+                _ => 1,
+            };
+            Err(Failure::Daemon { code, message: ended.to_string() })
+        }
         None => {
             signals.next_kills();
             running.stop().await;
             Ok(())
         }
+    }
+}
+
+fn join_token(args: &Args) -> Result<Option<JoinToken>, Failure> {
+    secret::join_token(args.join_token_file.as_deref(), &args.data_dir)
+}
+
+fn start_exit_code(error: &StartError) -> u8 {
+    match error {
+        StartError::Credentials(CredentialError::Join(JoinError::Refused { .. })) => EXIT_DENIED,
+        StartError::Credentials(
+            CredentialError::NoIdentity { .. }
+            | CredentialError::Ended { .. }
+            | CredentialError::Join(JoinError::OtherKind { .. }),
+        ) => EXIT_CONFIG,
+        _ => 1,
     }
 }

@@ -4,7 +4,7 @@
 //! handing on costs: two of three hops of a token through three stages carry residuals, one carries the token.
 
 use ollamamax_worker::DeviceChoice;
-use ollamamax_worker::bench::ring::{BenchStage, Cut, RingBench, echo, hop};
+use ollamamax_worker::bench::ring::{BenchStage, Cut, RingBench, echo, hop, identities};
 use ollamamax_worker::bench::{EngineBench, Setting, Task};
 use std::fmt;
 use std::io::{BufRead, BufReader, Write};
@@ -35,6 +35,8 @@ pub struct StageOptions {
     threads: u32,
     stages: u32,
     index: usize,
+    /// Where the stages find who they are
+    identities: PathBuf,
 }
 
 /// Tries of one way to run the model, in seconds, by task.
@@ -99,7 +101,8 @@ struct Stages {
     children: Vec<Child>,
     /// Where one of them sends frames back.
     echo: String,
-    width: usize,
+    cut: Cut,
+    _identities: tempfile::TempDir,
 }
 
 impl Drop for Stages {
@@ -113,15 +116,19 @@ impl Drop for Stages {
 }
 
 async fn ring(options: &Options, stages: u32, steps: u32) -> Result<(Stages, RingBench), String> {
-    let mut cut = Cut::even(&options.model, stages)?;
+    let known = tempfile::tempdir().map_err(|error| error.to_string())?;
+    identities(known.path(), stages as usize)?;
+    let mut cut = Cut::even(&options.model, stages, known.path())?;
     cut.steps_in_flight = steps;
-    let mut stages_up = Stages { children: Vec::new(), echo: String::new(), width: cut.width };
+    let (children, echo) = (Vec::new(), String::new());
+    let mut stages_up = Stages { children, echo, cut: cut.clone(), _identities: known };
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
     for index in 0..stages as usize - 1 {
         let mut child = Command::new(&program)
             .arg("stage")
             .arg(&options.model)
             .args([options.threads.to_string(), stages.to_string(), index.to_string()])
+            .arg(&cut.identities)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -132,7 +139,9 @@ async fn ring(options: &Options, stages: u32, steps: u32) -> Result<(Stages, Rin
         BufReader::new(out).read_line(&mut line).map_err(|error| error.to_string())?;
         let (address, echo) = line.trim().split_once(' ').unwrap_or_default();
         address.clone_into(&mut cut.addresses[index]);
-        echo.clone_into(&mut stages_up.echo);
+        if index == 0 {
+            echo.clone_into(&mut stages_up.echo);
+        }
         if cut.addresses[index].is_empty() {
             return Err("a stage did not start; see its message".to_owned());
         }
@@ -173,16 +182,18 @@ pub async fn run(options: &Options) -> Result<Report, String> {
             }
         }
     }
-    let hop = rings.first().map(|(stages, _)| hop(&stages.echo, stages.width, 5_000));
-    let hop = hop.transpose()?.unwrap_or_default();
+    let hop = match rings.first() {
+        Some((stages, _)) => hop(&stages.cut, &stages.echo, 5_000).await?,
+        None => Duration::ZERO,
+    };
     Ok(Report { tasks, ways, hop })
 }
 
 /// Is one stage until its input closes.
 pub async fn stage(options: &StageOptions) -> Result<(), String> {
-    let cut = Cut::even(&options.model, options.stages)?;
+    let cut = Cut::even(&options.model, options.stages, &options.identities)?;
     let stage = BenchStage::start(&options.model, options.threads, &cut, options.index).await?;
-    println!("{} {}", stage.address, echo(cut.width)?);
+    println!("{} {}", stage.address, echo(&cut, options.index).await?);
     std::io::stdout().flush().map_err(|error| error.to_string())?;
     let ended = tokio::task::spawn_blocking(|| std::io::stdin().lines().count());
     ended.await.map_err(|error| error.to_string())?;

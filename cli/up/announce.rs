@@ -15,14 +15,18 @@ pub struct Ready {
     pub model: Option<String>,
     /// Where everything is kept.
     pub data_dir: String,
+    /// The file with the first user's API key.
+    pub key: Option<String>,
+    /// What programs on this machine may do without a credential; `None`: nothing.
+    pub anonymous: Option<String>,
 }
 
 impl Ready {
     /// One line of JSON.
     pub fn to_json(&self) -> String {
-        let Self { urls, workers, model, data_dir } = self;
+        let Self { urls, workers, model, data_dir, key, anonymous } = self;
         let ready = json!({"ready": true, "endpoints": urls, "workers": workers, "model": model,
-                           "data_dir": data_dir});
+                           "data_dir": data_dir, "admin_key_file": key, "anonymous": anonymous});
         format!("{ready}\n")
     }
 
@@ -37,7 +41,18 @@ impl Ready {
         }
         let model = self.model.as_deref();
         text.push_str(&format!("  {:<10} {}\n", "model", model.unwrap_or("none")));
-        text.push_str(&format!("  {:<10} {}\n\nTry:\n", "data", self.data_dir));
+        text.push_str(&format!("  {:<10} {}\n", "data", self.data_dir));
+        if let Some(key) = &self.key {
+            text.push_str(&format!("  {:<10} {key}  (of user `admin`)\n", "key"));
+        }
+        text.push_str(&match &self.anonymous {
+            Some(role) => format!(
+                "\nPROGRAMS ON THIS MACHINE NEED NO CREDENTIAL: they have the role `{role}`.\n"
+            ),
+            None => "\nEvery request needs a credential, e.g. the key above in OLLAMA_API_KEY.\n"
+                .to_owned(),
+        });
+        text.push_str("\nTry:\n");
         let first = self.urls.first().map_or("", String::as_str);
         let host = first.trim_start_matches("http://");
         let option = if host == format!("127.0.0.1:{DEFAULT_PORT}") {
@@ -69,6 +84,8 @@ mod tests {
             workers: 1,
             model: model.map(str::to_owned),
             data_dir: "/data".to_owned(),
+            key: Some("/data/node-1/admin.key".to_owned()),
+            anonymous: Some("developer".to_owned()),
         }
     }
 
@@ -77,7 +94,9 @@ mod tests {
         assert_eq!(
             ready(11434, Some("m:latest")).to_text(),
             "ready: 2 nodes, 1 worker\n\n  endpoints  http://127.0.0.1:11434\n             \
-             http://127.0.0.1:2\n  model      m:latest\n  data       /data\n\nTry:\n  \
+             http://127.0.0.1:2\n  model      m:latest\n  data       /data\n  key        /data/node-1/admin.key  \
+             (of user `admin`)\n\nPROGRAMS ON THIS MACHINE NEED NO CREDENTIAL: they have the role `developer`.\n\n\
+             Try:\n  \
              curl http://127.0.0.1:11434/api/chat -d '{\"model\":\"m:latest\",\"messages\":\
              [{\"role\":\"user\",\"content\":\"Why is the sky blue?\"}]}'\n  \
              ollamamax run m:latest\n  ollamamax cluster status\n\nCtrl-C stops everything.\n"

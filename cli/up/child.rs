@@ -8,6 +8,7 @@
 
 use super::log::{Log, ROTATE_BYTES};
 use crate::exit::Failure;
+use crate::secret::JOIN_TOKEN;
 use ollamamax_proto::backoff;
 use rustix::process::{Pid, Signal, kill_process};
 use std::ffi::OsString;
@@ -21,6 +22,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use zeroize::Zeroizing;
 
 /// A child that lived shorter than this died at once.
 const QUICK_DEATH: Duration = Duration::from_secs(5);
@@ -33,10 +35,10 @@ const LONGEST_WAIT_MS: u64 = 15_000;
 /// How long the rest of a dead child's output is waited for.
 const DRAIN_OUTPUT: Duration = Duration::from_millis(500);
 /// Exit codes after which the same start can only fail the same way.
-const HOPELESS_CODES: [i32; 3] = [2, 70, 78];
+const HOPELESS_CODES: [i32; 4] = [2, 70, 77, 78];
 
-/// What to start.
-#[derive(Clone, Debug)]
+/// What to start. Not to be shown: its environment may hold a join token.
+#[derive(Clone)]
 pub struct Spec {
     /// `node-1`, `worker-2`.
     pub name: String,
@@ -44,6 +46,8 @@ pub struct Spec {
     pub program: PathBuf,
     /// Its arguments.
     pub args: Vec<OsString>,
+    /// A join token, which goes into its environment.
+    pub join_token: Option<Zeroizing<String>>,
     /// Where its output goes.
     pub log: PathBuf,
 }
@@ -130,6 +134,8 @@ struct Running {
 fn spawn(spec: &Spec, log: &Arc<Mutex<Log>>) -> Result<Running, Failure> {
     let mut child = Command::new(&spec.program)
         .args(&spec.args)
+        .env_remove(JOIN_TOKEN)
+        .envs(spec.join_token.iter().map(|token| (JOIN_TOKEN, token.as_str())))
         // A terminal's Ctrl-C must reach only the supervisor, which stops the children in order.
         .process_group(0)
         .stdin(Stdio::piped())

@@ -10,6 +10,7 @@ fn shell(script: &str, directory: &std::path::Path) -> Spec {
         name: "child".to_owned(),
         program: "/bin/sh".into(),
         args: vec!["-c".into(), script.into()],
+        join_token: None,
         log: directory.join("child.log"),
     }
 }

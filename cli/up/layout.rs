@@ -94,6 +94,11 @@ impl Layout {
         SocketAddr::new(ip, address.port())
     }
 
+    /// Whether only programs on this machine reach the APIs.
+    pub fn is_local(&self) -> bool {
+        self.listen.ip().is_loopback()
+    }
+
     /// The nodes that are part of the cluster or are to join it.
     pub fn members(&self) -> Vec<usize> {
         (0..self.nodes.len()).filter(|index| !self.nodes[*index].left).collect()

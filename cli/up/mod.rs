@@ -7,6 +7,7 @@
 //!                                                     Ctrl-C: workers drain, then nodes stop
 //! ```
 
+mod access;
 mod announce;
 mod child;
 mod layout;

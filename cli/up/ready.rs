@@ -38,6 +38,10 @@ pub async fn until(
                 Look::Never(reason) => return Err(Failure::Other(reason)),
             },
             Err(Failure::Unreachable { .. } | Failure::BrokenOff { .. }) => what.to_owned(),
+            // The first user and its key are made right after the start.
+            Err(Failure::Refused { status: 401 | 429, .. }) => {
+                format!("{what} and knows its first API key")
+            }
             Err(failure) => return Err(failure),
         };
         told(&missing);

@@ -4,7 +4,7 @@ use super::Args;
 use super::announce::Ready;
 use super::child::{Death, KillHandle, QUICK_DEATHS_MAX, Spec, Supervised};
 use super::layout::{DEFAULT_MODEL, Layout, Model, member_directory, node_name, worker_name};
-use super::{describe, log, ports, ready};
+use super::{access, describe, log, ports, ready};
 use crate::client::Client;
 use crate::exit::Failure;
 use crate::host::Endpoint;
@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
+use zeroize::Zeroizing;
 
 /// How long nodes may take to elect a leader.
 const NODES_DEADLINE: Duration = Duration::from_secs(120);
@@ -29,6 +30,8 @@ const LEFTOVERS_DEADLINE: Duration = Duration::from_secs(45);
 const DRAIN: Duration = Duration::from_secs(10);
 /// What a process gets beyond that before it is killed.
 const GRACE: Duration = Duration::from_secs(15);
+/// What programs on this machine may do without a credential: all that Ollama's clients do.
+const ANONYMOUS: &str = "developer";
 /// Log lines shown of a process that does not start.
 const TAIL_LINES: usize = 15;
 
@@ -43,6 +46,8 @@ pub struct Cluster {
     workers: Vec<Supervised>,
     deaths: mpsc::UnboundedReceiver<Death>,
     deaths_sender: mpsc::UnboundedSender<Death>,
+    /// Of the first user; `None` until the first node has made it.
+    key: Option<Zeroizing<String>>,
 }
 
 impl Cluster {
@@ -69,6 +74,7 @@ impl Cluster {
             workers,
             deaths,
             deaths_sender,
+            key: None,
         })
     }
 
@@ -115,12 +121,18 @@ impl Cluster {
     /// Starts everything and waits until it serves; the name of the model it serves.
     pub async fn bring_up(&mut self, progress: &Progress) -> Result<Option<String>, Failure> {
         self.bring_up_nodes(progress).await?;
-        for index in 0..self.worker_count {
-            let spec = self.worker_spec(index);
-            self.workers.push(self.start(spec)?);
-        }
         let first = self.layout.members().first().copied().unwrap_or(0);
         let client = self.client(first)?;
+        // Workers that belong to the cluster already do not look at it.
+        let token = match self.worker_count {
+            0 => None,
+            count => Some(access::join_token(&client, "worker", count).await?),
+        };
+        for index in 0..self.worker_count {
+            let text = token.as_ref().map(|token| token.text.clone());
+            let spec = Spec { join_token: text, ..self.worker_spec(index) };
+            self.workers.push(self.start(spec)?);
+        }
         for index in 0..self.worker_count {
             let name = worker_name(index);
             let look = |status: &_| ready::worker_ready(status, &name);
@@ -128,6 +140,9 @@ impl Cluster {
             let told = |text: &str| progress.status(text);
             let waiting = ready::until(&client, &what, WORKERS_DEADLINE, &told, &look);
             Self::or_death(&mut self.deaths, &self.directory, waiting).await?;
+        }
+        if let Some(token) = token {
+            access::revoke(&client, &token).await;
         }
         let reference = match (&self.args.model, &self.layout.model) {
             (Some(reference), _) => reference.clone(),
@@ -151,8 +166,18 @@ impl Cluster {
         let mut started = Vec::new();
         for group in [first, later] {
             for index in &group {
-                let spec = self.node_spec(*index, new && *index == 0, &started);
+                let mut spec = self.node_spec(*index, new && *index == 0);
+                if let Some(up) = started.first() {
+                    let token = access::join_token(&self.client(*up)?, "node", 1).await?;
+                    spec.join_token = Some(token.text);
+                }
                 self.nodes.push(self.start(spec)?);
+            }
+            if self.key.is_none() {
+                progress.status("waiting for the first API key");
+                let waiting = access::key(&self.directory, &self.layout, NODES_DEADLINE);
+                let key = Self::or_death(&mut self.deaths, &self.directory, waiting).await?;
+                self.key = Some(key);
             }
             started.extend(&group);
             // Every node of the group must see the leader and all the voters there are by now.
@@ -233,21 +258,16 @@ impl Cluster {
         Supervised::start(spec, self.args.restart, self.deaths_sender.clone())
     }
 
-    fn node_spec(&self, index: usize, bootstrap: bool, started: &[usize]) -> Spec {
+    fn node_spec(&self, index: usize, bootstrap: bool) -> Spec {
         let (http, raft) = (self.layout.http(index), self.layout.nodes[index].raft);
         let mut args: Vec<OsString> = vec!["--listen".into(), http.to_string().into()];
         args.extend(["--raft-listen".into(), raft.to_string().into()]);
         args.extend(["--advertise-http".into(), self.layout.reached(index).to_string().into()]);
         if bootstrap {
             args.push("--bootstrap".into());
-        } else {
-            // A node that is part of the quorum already takes no notice.
-            let up = |other: &usize| started.is_empty() || started.contains(other);
-            let others = self.layout.members().into_iter().filter(|other| *other != index);
-            for other in others.filter(up) {
-                let url = format!("http://{}", self.layout.reached(other));
-                args.extend(["--join".into(), url.into()]);
-            }
+        }
+        if self.layout.is_local() {
+            args.extend(["--anonymous".into(), ANONYMOUS.into()]);
         }
         self.spec("control-plane", node_name(index), args)
     }
@@ -261,8 +281,6 @@ impl Cluster {
         args.extend(["--threads".into(), self.threads().to_string().into()]);
         args.extend(["--memory".into(), self.memory().to_string().into()]);
         for node in self.layout.members() {
-            let place = &self.layout.nodes[node];
-            args.extend(["--control-plane".into(), place.raft.to_string().into()]);
             let blobs = member_directory(&self.directory, &node_name(node)).join("blobs");
             args.extend(["--blob-hint".into(), blobs.into()]);
         }
@@ -275,7 +293,7 @@ impl Cluster {
         args.extend(["--data-dir".into(), data.into()]);
         args.extend(rest);
         let log = self.directory.join("logs").join(format!("{name}.log"));
-        Spec { name, program: self.program.clone(), args, log }
+        Spec { name, program: self.program.clone(), args, join_token: None, log }
     }
 
     /// Each worker's share of the cores.
@@ -303,7 +321,10 @@ impl Cluster {
             port: address.port(),
             path: String::new(),
         };
-        Client::alone(endpoint)
+        match &self.key {
+            Some(key) => Client::with_key(endpoint, key),
+            None => Client::alone(endpoint),
+        }
     }
 
     /// Prints where to send the first request.
@@ -314,6 +335,8 @@ impl Cluster {
             workers: self.worker_count,
             model: model.map(str::to_owned),
             data_dir: self.directory.display().to_string(),
+            key: access::path(&self.directory, &self.layout).map(|path| path.display().to_string()),
+            anonymous: self.layout.is_local().then(|| ANONYMOUS.to_owned()),
         };
         out::text(&if json { ready.to_json() } else { ready.to_text() });
     }

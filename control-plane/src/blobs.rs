@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use futures_util::{FutureExt, StreamExt};
+use ollamamax_core::record::NodeRecord;
 use ollamamax_gateway::ports::{BlobError, Blobs};
 use ollamamax_proto::wire::blobs_client::BlobsClient;
 use ollamamax_proto::wire::{BlobFetchRequest, BlobStatRequest};
@@ -49,6 +50,11 @@ impl NodeBlobs {
     ) -> Arc<Self> {
         let grace = Duration::from_millis(timings.blob_grace_ms);
         Arc::new(Self { store, node, published, peers, grace, fetching: Mutex::default() })
+    }
+
+    /// The state that says which are wanted.
+    pub fn published(&self) -> &Published {
+        &self.published
     }
 
     /// The files.
@@ -114,7 +120,7 @@ impl NodeBlobs {
         let others = state.nodes.values().filter(|node| node.id.0 != self.node);
         let mut last = BlobError::NotFound(digest);
         for node in others {
-            match self.fetch_from(digest, &node.raft).await {
+            match self.fetch_from(digest, node).await {
                 Ok(Some(path)) => {
                     tracing::info!(%digest, from = %node.id, "fetched a blob");
                     return Ok(path);
@@ -141,10 +147,10 @@ impl NodeBlobs {
     async fn fetch_from(
         &self,
         digest: Digest,
-        address: &str,
+        node: &NodeRecord,
     ) -> Result<Option<PathBuf>, BlobError> {
         let stall = Duration::from_millis(limits::BLOB_STALL_MS);
-        let mut client = self.client(address)?;
+        let mut client = self.client(node)?;
         let request = BlobStatRequest { digest: digest.to_string() };
         let stat =
             tokio::time::timeout(stall, client.stat(request)).await.map_err(|_| stalled())?;
@@ -189,8 +195,8 @@ impl NodeBlobs {
         commit(digest, writer).await.map(Some)
     }
 
-    fn client(&self, address: &str) -> Result<BlobsClient<Channel>, BlobError> {
-        let channel = self.peers.channel(address, Lane::Bulk).map_err(upload)?;
+    fn client(&self, node: &NodeRecord) -> Result<BlobsClient<Channel>, BlobError> {
+        let channel = self.peers.channel(node.id, &node.raft, Lane::Bulk).map_err(upload)?;
         Ok(BlobsClient::new(channel).max_decoding_message_size(limits::RPC_MESSAGE_BYTES))
     }
 

@@ -20,9 +20,10 @@ use crate::raft::peers::{Lane, Peers};
 use crate::watch::Published;
 use ollamamax_core::{Command, Outcome, Rejection, State, codec};
 use ollamamax_gateway::ports::ControlError;
-use ollamamax_proto::limits;
 use ollamamax_proto::wire::control_client::ControlClient;
 use ollamamax_proto::wire::{ProposeRequest, ReadIndexRequest};
+use ollamamax_proto::{NodeId, limits};
+use ollamamax_tls::says_removed;
 use openraft::ReadPolicy;
 pub use repeat::may_repeat;
 use std::sync::Arc;
@@ -100,11 +101,12 @@ impl Client {
     pub async fn propose_through_others(
         &self,
         command: &Command,
-        others: &[String],
+        others: &[(NodeId, String)],
     ) -> Option<Result<Outcome, Rejection>> {
-        for address in others {
+        for (node, address) in others {
             let deadline = self.inner.deadline(self.inner.timings.propose_ms);
-            let attempt = self.inner.attempt_there(address, command, false, deadline).await;
+            let attempt =
+                self.inner.attempt_there((*node, address), command, false, deadline).await;
             if let Attempt::Done(applied) = attempt {
                 return Some(applied.result);
             }
@@ -132,8 +134,8 @@ impl Client {
         loop {
             let attempt = match inner.leadership.current() {
                 Some(Leader::Me) => inner.attempt_here(&command, bytes, deadline).await,
-                Some(Leader::Other { address, .. }) => {
-                    inner.attempt_there(&address, &command, true, deadline).await
+                Some(Leader::Other { id, address }) => {
+                    inner.attempt_there((id, &address), &command, true, deadline).await
                 }
                 None => Attempt::Nothing("no leader".to_owned()),
             };
@@ -237,7 +239,7 @@ impl Inner {
 
     async fn attempt_there(
         &self,
-        address: &str,
+        (node, address): (NodeId, &str),
         command: &Command,
         forwarded: bool,
         deadline: Instant,
@@ -249,13 +251,17 @@ impl Inner {
             }
             Err(error) => return Attempt::Nothing(error.to_string()),
         };
-        let mut client = match self.control(address) {
+        let mut client = match self.control(node, address) {
             Ok(client) => client,
             Err(status) => return Attempt::Nothing(status.message().to_owned()),
         };
         let reply = match tokio::time::timeout_at(deadline.into(), client.propose(request)).await {
             Ok(Ok(reply)) => reply.into_inner(),
             Ok(Err(status)) if proposed_nothing(&status) => return refused(&status),
+            Ok(Err(status)) if says_removed(&status) => {
+                self.peers.cast_out();
+                return Attempt::Nothing(status.message().to_owned());
+            }
             Ok(Err(status)) => return Attempt::Unknown(status.message().to_owned()),
             Err(_) => {
                 return Attempt::Unknown(format!("the leader at `{address}` does not answer"));
@@ -272,7 +278,9 @@ impl Inner {
         loop {
             let attempt = match self.leadership.current() {
                 Some(Leader::Me) => self.confirm_here(deadline).await,
-                Some(Leader::Other { address, .. }) => self.confirm_there(&address, deadline).await,
+                Some(Leader::Other { id, address }) => {
+                    self.confirm_there((id, &address), deadline).await
+                }
                 None => Attempt::Nothing("no leader".to_owned()),
             };
             match attempt {
@@ -295,8 +303,12 @@ impl Inner {
         }
     }
 
-    async fn confirm_there(&self, address: &str, deadline: Instant) -> Attempt<u64> {
-        let mut client = match self.control(address) {
+    async fn confirm_there(
+        &self,
+        (node, address): (NodeId, &str),
+        deadline: Instant,
+    ) -> Attempt<u64> {
+        let mut client = match self.control(node, address) {
             Ok(client) => client,
             Err(status) => return Attempt::Nothing(status.message().to_owned()),
         };
@@ -308,8 +320,8 @@ impl Inner {
         }
     }
 
-    fn control(&self, address: &str) -> Result<ControlClient<Channel>, Status> {
-        Ok(ControlClient::new(self.peers.channel(address, Lane::Control)?)
+    fn control(&self, node: NodeId, address: &str) -> Result<ControlClient<Channel>, Status> {
+        Ok(ControlClient::new(self.peers.channel(node, address, Lane::Control)?)
             .max_decoding_message_size(limits::RPC_MESSAGE_BYTES)
             .max_encoding_message_size(limits::RPC_MESSAGE_BYTES))
     }

@@ -2,8 +2,9 @@
 
 use crate::error::StartError;
 pub use crate::http::tls::TlsFiles;
-use ollamamax_gateway::secrets::SealingKey;
+pub use ollamamax_gateway::secrets::SealingKey;
 use ollamamax_proto::limits;
+use ollamamax_tls::JoinToken;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -24,12 +25,10 @@ pub struct NodeConfig {
     pub raft_advertise: Option<String>,
     /// Start a new cluster with this node as its first.
     pub bootstrap: bool,
-    /// Join the cluster that answers at one of these gateway URLs.
-    pub join: Vec<String>,
+    /// Join the cluster of this token.
+    pub join: Option<JoinToken>,
     /// Name of a new cluster, for people.
     pub cluster_name: String,
-    /// Whether this node shall vote once it has caught up.
-    pub voter: bool,
     /// Where the cluster's sealing key is: in this file, or already here; else in `sealing.key` of the data directory, made at
     /// the start of a new cluster.
     pub sealing: SealingSource,
@@ -69,9 +68,8 @@ impl NodeConfig {
             http_advertise: None,
             raft_advertise: None,
             bootstrap: false,
-            join: Vec::new(),
+            join: None,
             cluster_name: "ollamamax".to_owned(),
-            voter: true,
             sealing: SealingSource::default(),
             tls: None,
             insecure_http: false,
@@ -106,7 +104,7 @@ impl NodeConfig {
     pub fn validate(&self) -> Result<(), StartError> {
         let invalid =
             |field: &'static str, reason: String| Err(StartError::Config { field, reason });
-        if self.bootstrap && !self.join.is_empty() {
+        if self.bootstrap && self.join.is_some() {
             return invalid("join", "a node bootstraps or joins, not both".to_owned());
         }
         for (field, listen, advertise) in [
@@ -137,10 +135,11 @@ impl NodeConfig {
             return invalid(field, reason);
         }
         self.connections.validate()?;
-        for url in &self.join {
-            if !(url.starts_with("http://") || url.starts_with("https://")) {
-                return invalid("join", format!("`{url}` is no URL, expected `http://host:port`"));
-            }
+        if self.gateway.anonymous.is_some() && !address.ip().to_canonical().is_loopback() {
+            let reason = format!(
+                "whoever needs no credential must be on this machine, and the API listens on `{address}`"
+            );
+            return invalid("anonymous", reason);
         }
         self.timings.validate()
     }
@@ -223,6 +222,12 @@ pub struct Timings {
     pub drain_ms: u64,
     /// How long bytes no model needs stay in the blob store.
     pub blob_grace_ms: u64,
+    /// How long a certificate of a node or worker is good.
+    pub certificate_ms: u64,
+    /// How long an authority is trusted before it signs.
+    pub authority_lead_ms: u64,
+    /// How long a key signs access tokens.
+    pub signing_key_rotation_ms: u64,
 }
 
 impl Default for Timings {
@@ -239,6 +244,9 @@ impl Default for Timings {
             quorum_lost_ms: limits::QUORUM_LOST_MS,
             drain_ms: limits::DRAIN_TIMEOUT_MS,
             blob_grace_ms: limits::BLOB_GRACE_MS,
+            certificate_ms: limits::TLS_LIFETIME_MS,
+            authority_lead_ms: limits::AUTHORITY_LEAD_MS,
+            signing_key_rotation_ms: limits::SIGNING_KEY_ROTATION_MS,
         }
     }
 }
@@ -262,16 +270,20 @@ impl Timings {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ollamamax_proto::Digest;
+    use ollamamax_tls::{Credential, Kind};
 
     #[test]
     fn contradictions_are_refused_by_field() {
         let good = NodeConfig::new("/tmp/x");
         assert!(good.validate().is_ok());
-        let both = NodeConfig {
-            bootstrap: true,
-            join: vec!["http://127.0.0.1:1".to_owned()],
-            ..good.clone()
+        let token = JoinToken {
+            kind: Kind::Node,
+            credential: Credential::generate().expect("random bytes"),
+            authority: Digest([0; 32]),
+            addresses: Vec::new(),
         };
+        let both = NodeConfig { bootstrap: true, join: Some(token), ..good.clone() };
         let anywhere =
             NodeConfig { raft_listen: SocketAddr::from(([0, 0, 0, 0], 0)), ..good.clone() };
         let no_port = NodeConfig { http_advertise: Some("host".to_owned()), ..good.clone() };
@@ -285,7 +297,8 @@ mod tests {
         };
         let mut no_host = good.clone();
         no_host.gateway.edge.allowed_hosts.push("https://x".to_owned());
-        let no_url = NodeConfig { join: vec!["127.0.0.1:1".to_owned()], ..good.clone() };
+        let mut open = NodeConfig { insecure_http: true, ..outside.clone() };
+        open.gateway.anonymous = Some(["user".to_owned()].into());
         let slow = Timings { heartbeat_ms: 400, ..Timings::default() };
         let slow = NodeConfig { timings: slow, ..good };
         for (config, field) in [
@@ -295,7 +308,7 @@ mod tests {
             (outside, "listen"),
             (nobody, "connections"),
             (no_host, "allowed_host"),
-            (no_url, "join"),
+            (open, "anonymous"),
             (slow, "timings"),
         ] {
             let error = config.validate().expect_err(field).to_string();

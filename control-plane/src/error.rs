@@ -1,6 +1,8 @@
 //! Why a node did not start, or stopped: each with what to do next and the exit code that says it to scripts.
 
+use crate::credentials::CredentialError;
 use ollamamax_storage::StorageError;
+use ollamamax_tls::JoinError;
 use std::io;
 use std::net::SocketAddr;
 
@@ -8,6 +10,8 @@ use std::net::SocketAddr;
 pub const EXIT_AMNESIA: u8 = 70;
 /// Exit code of a node whose disk failed or is full.
 pub const EXIT_IO: u8 = 74;
+/// Exit code of a process that the cluster does not let in.
+pub const EXIT_DENIED: u8 = 77;
 /// Exit code of a node that was told something impossible.
 pub const EXIT_CONFIG: u8 = 78;
 
@@ -45,20 +49,15 @@ pub enum StartError {
     },
     /// An empty directory and no word of what to do with it.
     #[error(
-        "`{0}` holds no node yet; start it with `--bootstrap` for a new cluster or `--join URL` for an existing one"
+        "`{0}` holds no node yet; start it with `--bootstrap` for a new cluster or with a join token for an existing one"
     )]
     NothingToOpen(String),
     /// The data directory cannot be used.
     #[error(transparent)]
     Storage(#[from] StorageError),
-    /// Nobody let this node in.
-    #[error("cannot join the cluster: {reason}; check that `{url}` is the URL of a running node")]
-    Join {
-        /// The last URL tried.
-        url: String,
-        /// What happened there.
-        reason: String,
-    },
+    /// It cannot prove who it is, or nobody let it in.
+    #[error(transparent)]
+    Credentials(#[from] CredentialError),
     /// Raft refused to run.
     #[error("cannot start raft: {0}")]
     Raft(String),
@@ -72,10 +71,21 @@ impl StartError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Config { .. } | Self::NothingToOpen(_) => EXIT_CONFIG,
+            Self::Credentials(error) => credential_exit_code(error),
             Self::Storage(error) if error.must_not_vote() => EXIT_AMNESIA,
             Self::Storage(StorageError::Io { .. }) => EXIT_IO,
             _ => 1,
         }
+    }
+}
+
+fn credential_exit_code(error: &CredentialError) -> u8 {
+    match error {
+        CredentialError::NoLog { .. } => EXIT_AMNESIA,
+        CredentialError::Io { .. } => EXIT_IO,
+        CredentialError::Join(JoinError::Refused { .. }) => EXIT_DENIED,
+        CredentialError::Join(JoinError::Nobody { .. }) => 1,
+        _ => EXIT_CONFIG,
     }
 }
 
@@ -88,6 +98,9 @@ pub enum NodeFailure {
     /// The cluster told this node to leave, and it has left.
     #[error("node {0} was removed from the cluster; its data directory is of no more use")]
     Removed(u64),
+    /// It cannot prove any more who it is.
+    #[error("{0}")]
+    Credentials(String),
     /// A server task ended by itself.
     #[error("the {0} server has stopped")]
     Server(&'static str),
@@ -99,6 +112,7 @@ impl NodeFailure {
         match self {
             Self::Raft(_) => EXIT_IO,
             Self::Removed(_) => 0,
+            Self::Credentials(_) => EXIT_CONFIG,
             Self::Server(_) => 1,
         }
     }

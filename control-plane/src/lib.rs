@@ -15,9 +15,10 @@
 pub mod blobs;
 pub mod client;
 pub mod config;
+pub mod credentials;
+mod doors;
 pub mod error;
 mod http;
-mod join;
 pub mod leader;
 mod life;
 mod membership;
@@ -29,6 +30,7 @@ pub mod running;
 mod service;
 mod status;
 mod telemetry;
+mod upkeep;
 pub mod watch;
 mod workers;
 

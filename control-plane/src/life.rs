@@ -1,13 +1,17 @@
 //! What a node does by itself at its start and while it runs: give a new cluster its first member, say where it is, and
 //! notice when it cannot go on.
 
+use crate::credentials::{CredentialError, Credentials};
 use crate::error::{NodeFailure, StartError};
-use crate::open::Addresses;
+use crate::open::{Addresses, FIRST_NODE};
 use crate::raft::Raft;
 use crate::status::NodeControl;
+use ollamamax_core::access::{AccessCommand, Hidden, KeyRecord, ROLE_ADMIN, UserRecord};
 use ollamamax_core::record::ClusterRecord;
 use ollamamax_core::{Command, Rejection};
+use ollamamax_gateway::credential::{self, PresentedKey};
 use ollamamax_gateway::ports::ControlError;
+use ollamamax_gateway::{seal_authority, unseal_authority};
 use ollamamax_proto::{Millis, NodeId, limits};
 use ollamamax_storage::Identity;
 use openraft::async_runtime::WatchReceiver;
@@ -30,8 +34,13 @@ pub(crate) async fn bootstrap(
     raft.initialize(members).await.map_err(|error| failed(error.to_string()))
 }
 
-/// Tells the cluster where this node is now; the first node of a new cluster gives it its identity before.
-pub(crate) async fn introduce(control: Arc<NodeControl>, cluster_name: Option<String>) {
+/// Tells the cluster where this node is now; the first node of a new cluster gives it its identity before, and afterwards its
+/// authority and its first user.
+pub(crate) async fn introduce(
+    control: Arc<NodeControl>,
+    credentials: Arc<Credentials>,
+    cluster_name: Option<String>,
+) {
     let (identity, addresses) = (&control.identity, &control.addresses);
     let mut commands = Vec::new();
     if let Some(name) = cluster_name {
@@ -47,10 +56,78 @@ pub(crate) async fn introduce(control: Arc<NodeControl>, cluster_name: Option<St
         pid: std::process::id(),
     });
     for command in commands {
-        while !introduced(&control, &command).await {
-            tokio::time::sleep(Duration::from_millis(limits::RAFT_ELECTION_MIN_MS)).await;
+        settled(&control, &command).await;
+    }
+    if identity.node == FIRST_NODE.0 {
+        while let Err(error) = set_up(&control, &credentials).await {
+            tracing::error!(%error, "the cluster is not set up yet");
+            tokio::time::sleep(Duration::from_millis(limits::ACCESS_CHECK_MS)).await;
         }
     }
+}
+
+/// Proposes until it has been decided.
+async fn settled(control: &NodeControl, command: &Command) {
+    while !introduced(control, command).await {
+        tokio::time::sleep(Duration::from_millis(limits::RAFT_ELECTION_MIN_MS)).await;
+    }
+}
+
+/// Gives a new cluster its authority, its first user and a key for that user. Whatever was given before a crash is refused as
+/// known, which is fine.
+async fn set_up(control: &NodeControl, credentials: &Credentials) -> Result<(), CredentialError> {
+    let files = &credentials.files;
+    if let Some(sealed) = files.authority()? {
+        let own = credentials.tls.identity();
+        let authority = unseal_authority(&credentials.sealing, &sealed);
+        let authority = authority.ok_or(CredentialError::OtherSealingKey)?;
+        let record = seal_authority(&credentials.sealing, &authority, Millis::now());
+        let (authority, lifetime_ms) = (record, limits::CERTIFICATE_MAX_MS);
+        tracing::info!(cluster = %own.cluster(), "the cluster gets its certificate authority");
+        settled(control, &access(AccessCommand::PutAuthority { authority, lifetime_ms })).await;
+        files.forget_authority();
+    }
+    while control.client.linearizable().await.is_err() {
+        tokio::time::sleep(Duration::from_millis(limits::RAFT_ELECTION_MIN_MS)).await;
+    }
+    if !files.admin_is_pending() && !control.published.state().access.users.is_empty() {
+        return Ok(());
+    }
+    // On disk before anybody has heard of it: a key that was made and lost would lock everybody out.
+    let (_, fresh, _) = credential::new_key();
+    let text = files.admin_key(&fresh)?;
+    let presented = PresentedKey::parse(&text);
+    let presented = presented.ok_or_else(|| CredentialError::SealingText {
+        path: files.admin_path(),
+        reason: "it is no API key; remove the file and start again".to_owned(),
+    })?;
+    let key = KeyRecord {
+        id: presented.id,
+        hash: Hidden(presented.hash()),
+        owner: ROLE_ADMIN.to_owned(),
+        label: "of the first start".to_owned(),
+        scope: None,
+        created_at: Millis(0),
+        expires_at: None,
+    };
+    let user = UserRecord {
+        name: ROLE_ADMIN.to_owned(),
+        service: false,
+        password: None,
+        roles: [ROLE_ADMIN.to_owned()].into(),
+        disabled: false,
+        created_at: Millis(0),
+        not_before: Millis(0),
+    };
+    settled(control, &access(AccessCommand::CreateUser { user })).await;
+    settled(control, &access(AccessCommand::CreateKey { key })).await;
+    files.forget_admin();
+    tracing::info!(key = %files.admin_path().display(), "user `admin` has an API key");
+    Ok(())
+}
+
+fn access(command: AccessCommand) -> Command {
+    Command::Access(Box::new(command))
 }
 
 /// Whether `command` has been decided: here, or through the others when nobody is known to lead.
@@ -62,7 +139,7 @@ async fn introduced(control: &NodeControl, command: &Command) -> bool {
             tracing::debug!(%error, "not introduced yet");
             let state = control.published.state();
             let others = state.nodes.values().filter(|node| node.id.0 != control.identity.node);
-            let others: Vec<String> = others.map(|node| node.raft.clone()).collect();
+            let others: Vec<_> = others.map(|node| (node.id, node.raft.clone())).collect();
             match control.client.propose_through_others(command, &others).await {
                 Some(Ok(_)) => return true,
                 Some(Err(rejection)) => rejection,
@@ -101,6 +178,7 @@ pub(crate) async fn watch_core(
             failed.send_if_modified(|failure| set_once(failure, NodeFailure::Raft(reason)));
             return;
         }
+        control.note_leader();
         let told = control.peers.is_cast_out();
         if told || (is_out(&control, me) && control.leadership.current().is_none()) {
             failed.send_if_modified(|failure| set_once(failure, NodeFailure::Removed(me.0)));

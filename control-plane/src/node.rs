@@ -1,53 +1,48 @@
-//! One node, wired: this file shows who knows whom.
+//! One node, wired: this file shows who knows whom; its doors are in `doors.rs`.
 //!
 //! ```text
 //! storage -- machine -- raft core -- network -> peers          (threads `raft`)
-//!               |         |    \--- raft, control, blobs services <- gRPC port
+//!               |         |    \--- raft, control, blobs, join services <- who may? <- TLS <- gRPC port
 //!           published   batcher
 //!               |         |
-//!               +--- client ---+--- reconcile, membership, workers, introduction
+//!               +--- client ---+--- reconcile, membership, workers, introduction, credentials, upkeep
 //!                              +--- gateway <- HTTP port       (the caller's runtime)
 //! ```
 
 use crate::blobs::NodeBlobs;
 use crate::client::Client;
 use crate::config::{NodeConfig, Timings};
+use crate::credentials::{Credentials, keep};
 use crate::error::{NodeFailure, StartError};
+use crate::http;
 use crate::http::tls::Certificates;
 use crate::leader::Leadership;
-use crate::life::{bootstrap, introduce, set_once, watch_core};
+use crate::life::{bootstrap, introduce, watch_core};
 use crate::membership::Keeper;
-use crate::open::{Addresses, blocking, listen, open};
+use crate::open::{Addresses, Found, blocking, listen, open};
 use crate::raft::batcher::{Batcher, SubmitError, Submitted};
 use crate::raft::machine::Machine;
 use crate::raft::network::Network;
 use crate::raft::peers::Peers;
-use crate::raft::server::RaftServer;
 use crate::raft::{self, Raft};
 use crate::reconcile::Reconciler;
 pub use crate::running::Running;
-use crate::service::blobs::BlobServer;
-use crate::service::control::ControlServer;
 use crate::status::NodeControl;
+use crate::upkeep::Upkeep;
 use crate::watch::Published;
 use crate::workers::Workers;
-use crate::{http, telemetry};
 use futures_util::FutureExt;
-use ollamamax_gateway::Gateway;
-use ollamamax_proto::limits;
-use ollamamax_proto::wire::blobs_server::BlobsServer as BlobsService;
-use ollamamax_proto::wire::control_server::ControlServer as ControlService;
-use ollamamax_proto::wire::raft_server::RaftServer as RaftService;
+use ollamamax_proto::{Millis, limits};
 use ollamamax_storage::{Batch, Identity, Opened};
+use ollamamax_tls::Role;
 use openraft::errors::{ClientWriteError, RaftError};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::TcpIncoming;
 
 /// A node of the control plane, before it runs.
 pub struct ControlPlaneNode;
@@ -62,12 +57,13 @@ impl ControlPlaneNode {
         let http = listen(config.http_listen, "the gateway").await?;
         let grpc = listen(config.raft_listen, "the gRPC services").await?;
         let addresses = Addresses::new(&config, &http, &grpc)?;
-        let (opened, first) = open(&config, &addresses).await?;
+        let Found { opened, first, credentials } = open(&config, &addresses).await?;
         for repair in &opened.repaired {
             tracing::warn!(repair, "storage repaired");
         }
         let raft_threads = Guard::new()?;
-        let core = Core::start(&raft_threads.handle(), &config.timings, opened).await?;
+        let core =
+            Core::start(&raft_threads.handle(), &config.timings, opened, credentials).await?;
         if first {
             bootstrap(&core.raft, &core.identity, &addresses).await?;
         }
@@ -84,14 +80,15 @@ struct Doors {
 }
 
 /// Raft and what is needed to talk to it.
-struct Core {
-    identity: Identity,
-    opened: Opened,
-    published: Arc<Published>,
-    peers: Arc<Peers>,
-    raft: Raft,
-    leadership: Leadership,
-    client: Client,
+pub(crate) struct Core {
+    pub identity: Identity,
+    pub credentials: Arc<Credentials>,
+    pub opened: Opened,
+    pub published: Arc<Published>,
+    pub peers: Arc<Peers>,
+    pub raft: Raft,
+    pub leadership: Leadership,
+    pub client: Client,
 }
 
 impl Core {
@@ -99,10 +96,12 @@ impl Core {
         threads: &Handle,
         timings: &Timings,
         opened: Opened,
+        credentials: Credentials,
     ) -> Result<Self, StartError> {
         let identity = opened.identity.clone();
+        let credentials = Arc::new(credentials);
         let published = Arc::new(Published::default());
-        let peers = Arc::new(Peers::default());
+        let peers = Arc::new(Peers::new(credentials.tls.clone()));
         let (opened, machine) = {
             let published = Arc::clone(&published);
             blocking(move || {
@@ -111,6 +110,15 @@ impl Core {
             })
             .await?
         };
+        // Before the first word to anybody: the certificate may have ended while this node was off.
+        let (state, now) = (published.state(), Millis::now());
+        credentials.check_sealing(&state, now)?;
+        credentials.follow(&state, now)?;
+        let removed = Arc::clone(&published);
+        credentials.tls.refuse(move |peer| match peer.role {
+            Role::Node(node) => removed.state().has_removed(node),
+            Role::Worker(_) => false,
+        });
         let settings = raft::settings(&identity.cluster, timings)?;
         let network = Network::new(&identity.cluster, identity.node, Arc::clone(&peers));
         let (log, node) = (opened.log.clone(), identity.node);
@@ -138,7 +146,7 @@ impl Core {
             &identity.cluster,
             timings.clone(),
         );
-        Ok(Self { identity, opened, published, peers, raft, leadership, client })
+        Ok(Self { identity, credentials, opened, published, peers, raft, leadership, client })
     }
 
     /// Opens the doors and sets everything in motion.
@@ -166,7 +174,6 @@ impl Core {
             Arc::clone(&self.peers),
             &timings,
         );
-        self.serve_grpc(&threads.handle(), grpc, &workers, &blobs, &stop_grpc, failed.clone())?;
         let control = Arc::new(NodeControl {
             identity: self.identity.clone(),
             addresses: addresses.clone(),
@@ -175,16 +182,30 @@ impl Core {
             published: Arc::clone(&self.published),
             peers: Arc::clone(&self.peers),
             workers: Arc::clone(&workers),
+            leaderless: Mutex::new(Some(Instant::now())),
         });
+        let gateway = self.gateway(&config, &control, &blobs);
+        let services = self.services(&workers, &blobs, &gateway);
+        self.serve_grpc(&threads.handle(), grpc, services, &stop_grpc, failed.clone())?;
         let name = first.then(|| config.cluster_name.clone());
-        let mut tasks = self.spawn_tasks(&timings, &control, &workers, &blobs, name, failed);
+        let mut tasks =
+            self.spawn_tasks(&timings, &control, &workers, &blobs, name, failed.clone());
+        let (credentials, published) = (&self.credentials, &self.published);
+        tasks.spawn(keep(Arc::clone(credentials), Arc::clone(published), failed));
+        let upkeep = Upkeep {
+            leadership: self.leadership.clone(),
+            published: Arc::clone(&self.published),
+            client: self.client.clone(),
+            gateway: Arc::clone(&gateway),
+            rotation_ms: timings.signing_key_rotation_ms,
+        };
+        tasks.spawn(upkeep.run());
         if let Some(certificates) = certificates.clone() {
             tasks.spawn(certificates.watch(config.connections.tls_reload));
         }
-        let router = self.router(&config, &control, &blobs);
         let server = http::Server {
             listener: http,
-            router,
+            router: gateway.router(),
             tls: certificates,
             limits: config.connections,
             trusted: config.gateway.edge.trusted_proxies,
@@ -216,80 +237,6 @@ impl Core {
         })
     }
 
-    fn serve_grpc(
-        &self,
-        threads: &Handle,
-        listener: TcpListener,
-        workers: &Arc<Workers>,
-        blobs: &Arc<NodeBlobs>,
-        stop: &CancellationToken,
-        failed: watch::Sender<Option<NodeFailure>>,
-    ) -> Result<(), StartError> {
-        let raft = RaftServer::new(
-            self.raft.clone(),
-            self.opened.snapshots.clone(),
-            Arc::clone(&self.peers),
-            Arc::clone(&self.published),
-            &self.identity.cluster,
-            self.identity.node,
-        );
-        let control = ControlServer::new(
-            self.client.clone(),
-            Arc::clone(&self.published),
-            Arc::clone(workers),
-            &self.identity.cluster,
-            Handle::current(),
-        );
-        let blobs = BlobServer::new(Arc::clone(blobs), Handle::current());
-        let size = limits::RPC_MESSAGE_BYTES;
-        let services = tonic::transport::Server::builder()
-            .initial_stream_window_size(limits::RPC_WINDOW_BYTES)
-            .initial_connection_window_size(limits::RPC_WINDOW_BYTES)
-            .http2_keepalive_interval(Some(Duration::from_millis(limits::HEADER_TIMEOUT_MS)))
-            .add_service(
-                RaftService::new(raft)
-                    .max_decoding_message_size(size)
-                    .max_encoding_message_size(size),
-            )
-            .add_service(
-                ControlService::new(control)
-                    .max_decoding_message_size(size)
-                    .max_encoding_message_size(size),
-            )
-            .add_service(BlobsService::new(blobs));
-        let _on_raft = threads.enter();
-        // A listener belongs to the runtime that registered it.
-        let listener = listener.into_std().map_err(StartError::Runtime)?;
-        let listener = TcpListener::from_std(listener).map_err(StartError::Runtime)?;
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-        let stop = stop.clone();
-        threads.spawn(async move {
-            let ended = stop.clone().cancelled_owned();
-            let served = services.serve_with_incoming_shutdown(incoming, ended).await;
-            if !stop.is_cancelled() {
-                tracing::error!(?served, "the gRPC server has ended");
-                failed.send_if_modified(|failure| set_once(failure, NodeFailure::Server("gRPC")));
-            }
-        });
-        Ok(())
-    }
-
-    /// The gateway over what this node offers.
-    fn router(
-        &self,
-        config: &NodeConfig,
-        control: &Arc<NodeControl>,
-        blobs: &Arc<NodeBlobs>,
-    ) -> axum::Router {
-        let mut gateway = config.gateway.clone();
-        gateway.metrics = telemetry::renderer(self.leadership.clone(), Arc::clone(&self.published));
-        let listened = control.addresses.http_local;
-        let listened = Some(listened).filter(|address| !address.ip().is_unspecified());
-        let own = listened.map(|address| address.to_string());
-        gateway.edge.allowed_hosts.extend(own.into_iter().chain([control.addresses.http.clone()]));
-        Gateway::new(Arc::clone(control) as _, Arc::clone(blobs) as _, gateway).router()
-    }
-
     fn spawn_tasks(
         &self,
         timings: &Timings,
@@ -302,7 +249,8 @@ impl Core {
         let mut tasks = JoinSet::new();
         let log_failed = self.opened.log.failed();
         tasks.spawn(watch_core(self.raft.clone(), Arc::clone(control), failed, log_failed));
-        tasks.spawn(introduce(Arc::clone(control), cluster_name));
+        let credentials = Arc::clone(&self.credentials);
+        tasks.spawn(introduce(Arc::clone(control), credentials, cluster_name));
         tasks.spawn(Arc::clone(workers).watch(self.client.clone()));
         let keeper = Keeper {
             raft: self.raft.clone(),

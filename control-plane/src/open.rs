@@ -1,10 +1,12 @@
-//! The first steps of a start: the ports, then the data directory, before anything runs.
+//! The first steps of a start: the ports, then the data directory and what proves who this node is, before anything runs.
 
 use crate::config::NodeConfig;
+use crate::credentials::{CredentialError, Credentials, Files, enter, found as found_cluster};
 use crate::error::StartError;
-use crate::join;
+use ollamamax_gateway::secrets::SealingKey;
 use ollamamax_proto::{NodeId, limits};
 use ollamamax_storage::{Expect, Identity, Node, Opened, Storage, StorageError};
+use ollamamax_tls::Role;
 use std::io;
 use std::net::SocketAddr;
 use tokio::net::{TcpListener, TcpSocket};
@@ -61,65 +63,90 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(limits::CONNECTIONS_WAITING_COUNT)
 }
 
-/// Opens the data directory, or makes it for a node that bootstraps or joins. The flag tells whether this is the first
-/// node of a new cluster.
-pub(crate) async fn open(
-    config: &NodeConfig,
-    addresses: &Addresses,
-) -> Result<(Opened, bool), StartError> {
+/// What a data directory holds, opened.
+pub(crate) struct Found {
+    pub opened: Opened,
+    /// Whether this is the first node of a new cluster.
+    pub first: bool,
+    pub credentials: Credentials,
+}
+
+/// Opens the data directory, or makes it for a node that bootstraps or joins.
+pub(crate) async fn open(config: &NodeConfig, addresses: &Addresses) -> Result<Found, StartError> {
     let dir = config.data_dir.clone();
+    let files = Files::new(&dir);
     let found = blocking({
         let dir = dir.clone();
         move || Storage::identity(&dir)
     })
     .await?;
-    if let Some(identity) = found {
-        stays_in_its_cluster(config, addresses, &identity).await?;
+    if let Some(log) = found {
+        files.settle()?;
+        let credentials = again(config, files, &log, addresses).await?;
         // Only the first node of a cluster may have to finish its bootstrap after a crash; its id is always 1.
-        let first = config.bootstrap && identity.node == FIRST_NODE.0;
-        return Ok((
-            blocking(move || Storage::open(&dir, &Expect::exactly(&identity))).await?,
-            first,
-        ));
+        let first = config.bootstrap && log.node == FIRST_NODE.0;
+        let opened = blocking(move || Storage::open(&dir, &Expect::exactly(&log))).await?;
+        return Ok(Found { opened, first, credentials });
     }
-    let (identity, first) = if config.bootstrap {
-        let cluster = format!("{:032x}", rand::random::<u128>());
-        (Identity { cluster, node: FIRST_NODE.0 }, true)
-    } else if config.join.is_empty() {
-        return Err(StartError::NothingToOpen(dir.display().to_string()));
-    } else {
-        let request = join::JoinRequest {
-            http: addresses.http.clone(),
-            raft: addresses.raft.clone(),
-            voter: config.voter,
-        };
-        (join::join(&config.join, &request).await?, false)
+    if let Some(role) = files.identity()?.map(|own| own.role()) {
+        return Err(CredentialError::NoLog { dir, role }.into());
+    }
+    let credentials = match (files.joining()?, &config.join) {
+        // A crash came between certificate and log.
+        (Some(own), _) => {
+            let sealing = sealing(config, &files)?;
+            Credentials::new(own, files, sealing, config)?
+        }
+        (None, _) if config.bootstrap => found_cluster(config, files, FIRST_NODE)?,
+        (None, Some(token)) => enter(config, files, token, addresses).await?,
+        (None, None) => return Err(StartError::NothingToOpen(dir.display().to_string())),
     };
-    Ok((blocking(move || Storage::create(&dir, &identity)).await?, first))
+    let own = credentials.tls.identity();
+    let Role::Node(node) = own.role() else {
+        let (node, role) = (0, own.role());
+        return Err(CredentialError::OtherMember { dir, node, role }.into());
+    };
+    let log = Identity { cluster: own.cluster().to_string(), node: node.0 };
+    let opened = blocking(move || Storage::create(&dir, &log)).await?;
+    credentials.files.settle()?;
+    Ok(Found { opened, first: config.bootstrap && node == FIRST_NODE, credentials })
 }
 
-/// Refuses a directory of one cluster for a node that was told to join another. When nobody answers, the directory is
-/// believed: a cluster that lost its power has to come back by itself.
-async fn stays_in_its_cluster(
+/// The credentials of a node that has a log. It may have lost its certificate: then a join token of its cluster gives it
+/// another one, as long as it is at the address it had.
+async fn again(
     config: &NodeConfig,
+    files: Files,
+    log: &Identity,
     addresses: &Addresses,
-    identity: &Identity,
-) -> Result<(), StartError> {
-    // This node's own port is bound already, but nobody answers there yet.
-    let own = format!("//{}", addresses.http);
-    let others = config.join.iter().filter(|url| !url.contains(&own)).cloned();
-    match join::cluster_at(&others.collect::<Vec<_>>()).await {
-        Some(expected) if expected != identity.cluster => Err(StorageError::WrongCluster {
-            dir: config.data_dir.clone(),
-            expected,
-            found: identity.cluster.clone(),
-        })?,
-        _ => Ok(()),
+) -> Result<Credentials, CredentialError> {
+    let (dir, node) = (config.data_dir.clone(), log.node);
+    let credentials = match (files.identity()?, &config.join) {
+        (Some(own), _) => {
+            let sealing = sealing(config, &files)?;
+            Credentials::new(own, files, sealing, config)?
+        }
+        (None, Some(token)) => {
+            let entered = enter(config, files, token, addresses).await?;
+            entered.files.settle()?;
+            entered
+        }
+        (None, None) => return Err(CredentialError::NoIdentity { dir, node }),
+    };
+    let own = credentials.tls.identity();
+    if own.role() == Role::Node(NodeId(node)) && own.cluster().as_str() == log.cluster {
+        return Ok(credentials);
     }
+    Err(CredentialError::OtherMember { dir, node, role: own.role() })
+}
+
+fn sealing(config: &NodeConfig, files: &Files) -> Result<SealingKey, CredentialError> {
+    let dir = config.data_dir.clone();
+    files.sealing(&config.sealing)?.ok_or(CredentialError::NoSealingKey { dir })
 }
 
 /// The id that bootstrapping a cluster gives its first node.
-const FIRST_NODE: NodeId = NodeId(1);
+pub(crate) const FIRST_NODE: NodeId = NodeId(1);
 
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StorageError> + Send + 'static,

@@ -16,8 +16,8 @@ use ollamamax_gateway::ports::{ControlError, ControlPlane, NodeStatus, QuorumSta
 use ollamamax_proto::{NodeId, Revision, limits};
 use ollamamax_storage::Identity;
 use openraft::ServerState;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// The gateway's view of this node.
@@ -29,6 +29,8 @@ pub(crate) struct NodeControl {
     pub published: Arc<Published>,
     pub peers: Arc<Peers>,
     pub workers: Arc<Workers>,
+    /// Since when no leader with a quorum was heard of; `None` while there is one.
+    pub leaderless: Mutex<Option<Instant>>,
 }
 
 impl ControlPlane for NodeControl {
@@ -52,6 +54,11 @@ impl ControlPlane for NodeControl {
         self.workers.observed()
     }
 
+    fn silence(&self) -> Duration {
+        let since = *self.leaderless.lock().unwrap_or_else(PoisonError::into_inner);
+        since.map(|since| since.elapsed()).unwrap_or_default()
+    }
+
     fn quorum(&self) -> QuorumStatus {
         let metrics = self.leadership.metrics();
         let leader = match self.leadership.current() {
@@ -73,6 +80,13 @@ impl ControlPlane for NodeControl {
 }
 
 impl NodeControl {
+    /// Looks whether there is a leader, for [`ControlPlane::silence`]; asked a few times a second.
+    pub fn note_leader(&self) {
+        let led = self.leadership.current().is_some();
+        let mut since = self.leaderless.lock().unwrap_or_else(PoisonError::into_inner);
+        *since = if led { None } else { Some(since.unwrap_or_else(Instant::now)) };
+    }
+
     fn node_status(
         &self,
         record: &NodeRecord,

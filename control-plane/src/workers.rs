@@ -79,10 +79,10 @@ impl Workers {
 
     /// Passes a heartbeat on to the leader.
     pub async fn forward(&self, request: HeartbeatRequest) -> Result<HeartbeatReply, Status> {
-        let Some(Leader::Other { address, .. }) = self.leadership.current() else {
+        let Some(Leader::Other { id, address }) = self.leadership.current() else {
             return Err(Status::unavailable("no leader is known"));
         };
-        let mut client = ControlClient::new(self.peers.channel(&address, Lane::Control)?);
+        let mut client = ControlClient::new(self.peers.channel(id, &address, Lane::Control)?);
         let request = HeartbeatRequest { forwarded: true, ..request };
         let wait = Duration::from_millis(limits::WORKER_HEARTBEAT_MS);
         match tokio::time::timeout(wait, client.heartbeat(request)).await {

@@ -39,10 +39,6 @@ pub const STAGE_FRAME_BYTES: usize = 512 * 1024 * 1024;
 pub const STAGE_JOIN_MS: u64 = 5_000;
 /// Between two tries to close a ring, in milliseconds: a peer that is just loading is ready soon.
 pub const STAGE_REJOIN_MS: u64 = 200;
-/// How long a new connection may take to say what it is, in milliseconds.
-pub const CONNECTION_PREFACE_MS: u64 = 5_000;
-/// Connections that may be about to say what they are; more wait to be accepted.
-pub const CONNECTION_PREFACES_COUNT: usize = 1_024;
 /// Least time without an answer after which a step of a ring is given up, in milliseconds: below it, a busy machine looks
 /// dead.
 pub const STAGE_PATIENCE_MS: u64 = 1_500;
@@ -664,3 +660,19 @@ pub const OIDC_KEYS_COUNT: usize = 64;
 pub const OIDC_KEY_ID_BYTES: usize = 256;
 /// Longest name it has for somebody.
 pub const OIDC_SUBJECT_BYTES: usize = 255;
+/// Largest message of who joins, and largest answer: a request for a certificate, or certificates and addresses.
+pub const JOIN_MESSAGE_BYTES: usize = 64 * 1_024;
+/// Requests to join that a node works on at once: each costs signatures, and who asks is not known yet.
+pub const JOINS_COUNT: usize = 8;
+/// How long a join token is good when nobody says otherwise, in milliseconds: until the machine beside has been started.
+pub const JOIN_TOKEN_MS: u64 = 15 * 60_000;
+/// How long an authority is trusted before it signs, in milliseconds: until then every member must have heard of it.
+pub const AUTHORITY_LEAD_MS: u64 = 60_000;
+/// How long a key signs access tokens before another one is made, in milliseconds.
+pub const SIGNING_KEY_ROTATION_MS: u64 = 30 * 24 * 3_600_000;
+/// Between two looks of the leader for what is due in access, in milliseconds: keys to make, things that have expired.
+pub const ACCESS_CHECK_MS: u64 = 1_000;
+/// Longest wait of a member until it looks again whether its certificate is to be renewed, in milliseconds.
+pub const RENEW_CHECK_MS: u64 = 60_000;
+/// Shortest such wait, and between two tries to renew, in milliseconds.
+pub const RENEW_RETRY_MS: u64 = 500;

@@ -1,6 +1,6 @@
 //! Who runs what: devices, stages, assignments and their states.
 
-use crate::ids::{AssignmentId, Digest, Generation, ModelName, ReplicaId};
+use crate::ids::{AssignmentId, Digest, Generation, ModelName, ReplicaId, WorkerId};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -133,6 +133,8 @@ pub struct Peer {
     pub assignment: AssignmentId,
     /// In which generation.
     pub generation: Generation,
+    /// Its worker.
+    pub worker: WorkerId,
     /// host:port of its worker.
     pub address: String,
     /// The part of the model.

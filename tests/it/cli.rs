@@ -45,6 +45,7 @@ fn help_names_every_command_and_the_exit_codes() {
         "worker",
         "cluster",
         "workers",
+        "join-token",
         "deploy",
         "placement",
         "rebalance",
@@ -79,8 +80,8 @@ fn wrong_usage_exits_with_2() {
         &["show", "m", "--license", "--system"],
         &["cluster", "remove", "x"],
         &["list", "--host", "ftp://x"],
-        &["control-plane", "--data-dir", "/nowhere", "--bootstrap", "--join", "http://x"],
-        &["worker", "--data-dir", "/nowhere"],
+        &["control-plane", "--data-dir", "/nowhere", "--bootstrap", "--join-token-file", "x"],
+        &["worker", "--data-dir", "/nowhere", "--control-plane"],
         &["up", "--nodes", "0", "--data-dir", "/tmp/ollamamax-never-made/x/../y"],
         &["run", "m", "--format", "{"],
     ] {
@@ -168,9 +169,15 @@ fn daemons_say_plainly_why_they_do_not_start() {
     let in_use = run(&[&args[..], &["--raft-listen", "127.0.0.1:0"]].concat(), "");
     assert_eq!(in_use.status.code(), Some(1), "{}", stderr(&in_use));
     assert!(stderr(&in_use).contains("in use"), "{}", stderr(&in_use));
-    let worker =
-        ["worker", "--data-dir", &data, "--listen", &address, "--control-plane", "127.0.0.1:1"];
-    let in_use = run(&worker, "");
+    let in_use = run(&["worker", "--data-dir", &data, "--listen", &address], "");
     assert_eq!(in_use.status.code(), Some(1), "{}", stderr(&in_use));
     assert!(stderr(&in_use).contains(&address), "{}", stderr(&in_use));
+    let unknown = run(&["worker", "--data-dir", &data, "--listen", "127.0.0.1:0"], "");
+    assert_eq!(unknown.status.code(), Some(78), "{}", stderr(&unknown));
+    assert!(stderr(&unknown).contains("join-token create"), "{}", stderr(&unknown));
+    let everywhere = ["control-plane", "--bootstrap", "--anonymous", "user", "--data-dir", &data];
+    let more = ["--listen", "0.0.0.0:0", "--advertise-http", "h:1", "--raft-listen", "127.0.0.1:0"];
+    let open = run(&[&everywhere[..], &more[..]].concat(), "");
+    assert_eq!(open.status.code(), Some(78), "{}", stderr(&open));
+    assert!(stderr(&open).contains("anonymous"), "{}", stderr(&open));
 }

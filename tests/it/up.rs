@@ -4,7 +4,7 @@ use crate::binary;
 use ollamamax_tests::{Api, Process, model, ports, wait_until};
 use serde_json::{Value, json};
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -14,19 +14,20 @@ const STOP: Duration = Duration::from_secs(60);
 struct Up {
     process: Process,
     port: u16,
+    data: PathBuf,
 }
 
 impl Up {
     async fn start(directory: &Path, port: u16, more: &[&str]) -> Self {
         let data = directory.join("data");
         let mut args: Vec<OsString> = vec!["up".into(), "--json".into()];
-        args.extend(["--data-dir".into(), data.into()]);
+        args.extend(["--data-dir".into(), data.clone().into()]);
         args.extend(["--listen".into(), format!("127.0.0.1:{port}").into()]);
         args.extend(more.iter().map(OsString::from));
         let log = directory.join("up.log");
         let _ = std::fs::remove_file(&log);
         let process = Process::start("up", binary(), args, home(directory), &log);
-        let mut up = Self { process: process.expect("started"), port };
+        let mut up = Self { process: process.expect("started"), port, data };
         up.wait_ready().await;
         up
     }
@@ -44,7 +45,9 @@ impl Up {
     }
 
     fn api(&self, node: u16) -> Api {
-        Api::new(&format!("http://127.0.0.1:{}", self.port + node)).expect("a client")
+        let api = Api::new(&format!("http://127.0.0.1:{}", self.port + node)).expect("a client");
+        let key = std::fs::read_to_string(self.data.join("node-1/admin.key")).expect("a key");
+        api.with_key(key.trim())
     }
 
     async fn stop(mut self) {

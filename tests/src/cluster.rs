@@ -30,6 +30,8 @@ pub struct ClusterOptions {
     pub memory_bytes: u64,
     /// Variables set for every process.
     pub env: Vec<(OsString, OsString)>,
+    /// Roles of who brings no credential; empty: nobody may.
+    pub anonymous: String,
 }
 
 impl ClusterOptions {
@@ -42,6 +44,7 @@ impl ClusterOptions {
             threads: 1,
             memory_bytes: 1 << 30,
             env: Vec::new(),
+            anonymous: "admin".to_owned(),
         }
     }
 
@@ -71,6 +74,9 @@ pub struct Cluster {
     nodes: Vec<Process>,
     workers: Vec<Process>,
     apis: Vec<Api>,
+    /// Of the first user.
+    key: String,
+    worker_token: String,
     directory: TempDir,
 }
 
@@ -86,11 +92,17 @@ impl Cluster {
         let apis = http.iter().map(|port| Api::new(&format!("http://127.0.0.1:{port}")));
         let apis = apis.collect::<Result<Vec<_>, _>>()?;
         let (nodes, workers) = (Vec::new(), Vec::new());
-        let mut cluster = Self { options, http, raft, nodes, workers, apis, directory };
+        let (key, worker_token) = (String::new(), String::new());
+        let mut cluster =
+            Self { options, http, raft, nodes, workers, apis, key, worker_token, directory };
         for index in 0..cluster.options.nodes {
-            cluster.start_node(index)?;
+            cluster.start_node(index).await?;
+            if index == 0 {
+                cluster.take_key().await?;
+            }
             cluster.wait_for_quorum(index + 1, START).await?;
         }
+        cluster.worker_token = cluster.apis[0].join_token("worker", 100).await?;
         for _ in 0..cluster.options.workers {
             cluster.add_worker()?;
         }
@@ -98,18 +110,42 @@ impl Cluster {
         Ok(cluster)
     }
 
-    fn start_node(&mut self, index: usize) -> Result<(), HarnessError> {
+    /// Waits for the key that the first node makes, and for the node to know it.
+    async fn take_key(&mut self) -> Result<(), HarnessError> {
+        let path = self.data_dir(Member::Node(0)).join("admin.key");
+        let read = async || {
+            let key = std::fs::read_to_string(&path).map_err(|error| error.to_string())?;
+            let key = key.trim().to_owned();
+            let known = self.apis[0].clone().with_key(&key).status().await;
+            known.map(|_| key).map_err(|error| error.to_string())
+        };
+        let key = self.wait("the first key", START, read).await?;
+        self.apis = self.apis.iter().map(|api| api.clone().with_key(&key)).collect();
+        self.key = key;
+        Ok(())
+    }
+
+    /// The first user's API key.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    async fn start_node(&mut self, index: usize) -> Result<(), HarnessError> {
         let mut args = self.common("control-plane", &format!("node-{}", index + 1));
         let listen = |port| OsString::from(format!("127.0.0.1:{port}"));
         args.extend(["--listen".into(), listen(self.http[index])]);
         args.extend(["--raft-listen".into(), listen(self.raft[index])]);
-        match index {
-            0 => args.push("--bootstrap".into()),
-            _ => {
-                args.extend(["--join".into(), format!("http://127.0.0.1:{}", self.http[0]).into()])
-            }
+        if !self.options.anonymous.is_empty() {
+            args.extend(["--anonymous".into(), self.options.anonymous.clone().into()]);
         }
-        let node = self.spawn(&format!("node-{}", index + 1), args)?;
+        let token = match index {
+            0 => None,
+            _ => Some(self.apis[0].join_token("node", 1).await?),
+        };
+        if token.is_none() {
+            args.push("--bootstrap".into());
+        }
+        let node = self.spawn(&format!("node-{}", index + 1), args, token)?;
         self.nodes.push(node);
         Ok(())
     }
@@ -143,10 +179,7 @@ impl Cluster {
         args.extend_from_slice(more);
         args.extend(["--threads".into(), self.options.threads.to_string().into()]);
         args.extend(["--memory".into(), self.options.memory_bytes.to_string().into()]);
-        for port in &self.raft {
-            args.extend(["--control-plane".into(), format!("127.0.0.1:{port}").into()]);
-        }
-        let worker = self.spawn(&name, args)?;
+        let worker = self.spawn(&name, args, Some(self.worker_token.clone()))?;
         self.workers.push(worker);
         Ok(self.workers.len() - 1)
     }
@@ -156,9 +189,29 @@ impl Cluster {
         vec![command.into(), "--exit-with-stdin".into(), "--data-dir".into(), data]
     }
 
-    fn spawn(&self, name: &str, args: Vec<OsString>) -> Result<Process, HarnessError> {
+    fn spawn(
+        &self,
+        name: &str,
+        args: Vec<OsString>,
+        join_token: Option<String>,
+    ) -> Result<Process, HarnessError> {
         let log = self.directory.path().join(format!("{name}.log"));
-        Process::start(name, &self.options.binary, args, self.options.env.clone(), &log)
+        let mut env = self.options.env.clone();
+        env.extend(join_token.map(|token| ("OLLAMAMAX_JOIN_TOKEN".into(), token.into())));
+        Process::start(name, &self.options.binary, args, env, &log)
+    }
+
+    /// Starts one more worker without a join token, in a directory that may hold one's certificate. Its index.
+    pub fn add_worker_without_token(&mut self) -> Result<usize, HarnessError> {
+        let token = std::mem::take(&mut self.worker_token);
+        let added = self.add_worker();
+        self.worker_token = token;
+        added
+    }
+
+    /// What lets workers in.
+    pub fn worker_token(&self) -> &str {
+        &self.worker_token
     }
 
     /// Where data and logs are.

@@ -18,6 +18,7 @@ const CONNECT: Duration = Duration::from_secs(2);
 pub struct Api {
     http: reqwest::Client,
     base: String,
+    key: Option<String>,
 }
 
 /// A checkpoint as it was read.
@@ -34,7 +35,7 @@ impl Api {
     pub fn new(base: &str) -> Result<Self, HarnessError> {
         let client = reqwest::Client::builder().no_proxy().connect_timeout(CONNECT).build();
         let http = client.map_err(|error| HarnessError::Other(error.to_string()))?;
-        Ok(Self { http, base: base.trim_end_matches('/').to_owned() })
+        Ok(Self { http, base: base.trim_end_matches('/').to_owned(), key: None })
     }
 
     /// The URL of a path.
@@ -42,9 +43,26 @@ impl Api {
         format!("{}{path}", self.base)
     }
 
+    /// The same client with an API key, which every request brings.
+    #[must_use]
+    pub fn with_key(mut self, key: &str) -> Self {
+        self.key = Some(key.to_owned());
+        self
+    }
+
     /// A request of any kind.
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.http.request(method, self.url(path))
+        let request = self.http.request(method, self.url(path));
+        self.key.iter().fold(request, |request, key| request.bearer_auth(key))
+    }
+
+    /// The text of a new join token.
+    pub async fn join_token(&self, role: &str, uses: u32) -> Result<String, HarnessError> {
+        let body = json!({"role": role, "uses": uses, "lifetime_s": 24 * 3_600});
+        let answer = self.post("/admin/v1/join-tokens", &body).await?;
+        let text = answer["token"].as_str().map(str::to_owned);
+        // What came may hold a secret, so it is not shown.
+        text.ok_or_else(|| HarnessError::Other("no join token came".to_owned()))
     }
 
     /// JSON from GET.

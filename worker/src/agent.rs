@@ -5,9 +5,10 @@
 //!
 //! ```text
 //! register --> heartbeat every heartbeat_ms, and at once when a report changes --> known: false -> register again
-//!          \-> watch: AssignmentSet -> Holder::apply                            \-> fenced: stop
+//!          \-> watch: AssignmentSet -> Holder::apply                            \-> fenced, removed: stop
 //! ```
 
+use crate::credentials::Credentials;
 use crate::desired::AssignmentSet;
 use crate::health::Health;
 use crate::holder::Holder;
@@ -18,6 +19,7 @@ use ollamamax_proto::wire::{
     self, HeartbeatReply, HeartbeatRequest, RegisterReply, RegisterRequest, WatchAssignmentsRequest,
 };
 use ollamamax_proto::{Incarnation, Revision, WorkerId, backoff, limits};
+use ollamamax_tls::says_removed;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -41,6 +43,8 @@ pub struct Agent {
     pub device: Device,
     /// Whom to report to.
     pub peers: Arc<Peers>,
+    /// What it is told of the cluster's members.
+    pub credentials: Arc<Credentials>,
     /// What is reported and changed.
     pub holder: Arc<Holder>,
     /// Nanoseconds to read a MiB of memory, as measured at the start; 0 until then.
@@ -53,28 +57,40 @@ pub struct Agent {
     pub told: watch::Sender<bool>,
 }
 
-/// A newer process took this worker's identity: this one must stop.
+/// Why this process must stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a newer process registered as this worker; this one stops")]
-pub struct Fenced;
+pub enum Dismissed {
+    /// A newer process took this worker's identity.
+    #[error("a newer process registered as this worker; this one stops")]
+    Fenced,
+    /// The cluster removed it.
+    #[error(
+        "this worker was removed from the cluster; create a join token with `ollamamax join-token create --role worker` and \
+         start it again with that"
+    )]
+    Removed,
+}
 
 impl Agent {
-    /// Runs until a newer process fences this one. Cancel by dropping.
-    pub async fn run(self) -> Fenced {
+    /// Runs until it is told to stop. Cancel by dropping.
+    pub async fn run(self) -> Dismissed {
         loop {
-            let reply = self.register().await;
+            let reply = match self.register().await {
+                Ok(reply) => reply,
+                Err(dismissed) => return dismissed,
+            };
             self.holder.registered(Revision(reply.revision));
-            let fenced = tokio::select! {
-                fenced = self.heartbeats(reply.heartbeat_ms) => fenced,
+            let dismissed = tokio::select! {
+                dismissed = self.heartbeats(reply.heartbeat_ms) => dismissed,
                 never = self.watch() => never,
             };
-            if fenced {
-                return Fenced;
+            if let Some(dismissed) = dismissed {
+                return dismissed;
             }
         }
     }
 
-    async fn register(&self) -> RegisterReply {
+    async fn register(&self) -> Result<RegisterReply, Dismissed> {
         let request = RegisterRequest {
             worker: self.worker.to_string(),
             incarnation: self.incarnation.0,
@@ -94,10 +110,11 @@ impl Agent {
             });
             match outcome.await {
                 Ok(reply) => {
-                    self.peers.learn(&reply.control_planes);
+                    self.learn(&reply.control_planes, reply.membership.clone());
                     tracing::info!(worker = %self.worker, revision = reply.revision, "registered");
-                    return reply;
+                    return Ok(reply);
                 }
+                Err(status) if says_removed(&status) => return Err(self.removed()),
                 Err(status) if attempt == 0 || status.code() == Code::InvalidArgument => {
                     tracing::warn!(%status, "not registered yet, trying on");
                 }
@@ -108,8 +125,20 @@ impl Agent {
         }
     }
 
-    /// Sends heartbeats until one is answered with "fenced" (true) or "unknown" (false).
-    async fn heartbeats(&self, period_ms: u32) -> bool {
+    fn learn(&self, addresses: &[String], membership: Option<wire::Membership>) {
+        self.peers.learn(addresses);
+        self.credentials.learn(addresses);
+        self.credentials.hear(membership);
+    }
+
+    fn removed(&self) -> Dismissed {
+        tracing::error!(worker = %self.worker, "{}", Dismissed::Removed);
+        self.credentials.forget();
+        Dismissed::Removed
+    }
+
+    /// Sends heartbeats until one is answered with a dismissal, or with "unknown" (`None`).
+    async fn heartbeats(&self, period_ms: u32) -> Option<Dismissed> {
         let period = Duration::from_millis(u64::from(period_ms).clamp(10, 60_000));
         let mut ticks = interval(period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -124,12 +153,12 @@ impl Agent {
             let (_, draining_now) = (reports.borrow_and_update(), *draining.borrow_and_update());
             match self.heartbeat(draining_now).await {
                 Ok(reply) if reply.fenced => {
-                    tracing::error!(worker = %self.worker, "{Fenced}");
-                    return true;
+                    tracing::error!(worker = %self.worker, "{}", Dismissed::Fenced);
+                    return Some(Dismissed::Fenced);
                 }
                 Ok(reply) if !reply.known => {
                     tracing::warn!(worker = %self.worker, "not known any more, registering again");
-                    return false;
+                    return None;
                 }
                 Ok(reply) => {
                     if silent {
@@ -137,8 +166,9 @@ impl Agent {
                     }
                     silent = false;
                     self.told.send_replace(draining_now);
-                    self.peers.learn(&reply.control_planes);
+                    self.learn(&reply.control_planes, reply.membership);
                 }
+                Err(status) if says_removed(&status) => return Some(self.removed()),
                 Err(status) => {
                     if !silent {
                         tracing::warn!(%status, "no control plane answers; serving what is held");
@@ -182,6 +212,8 @@ impl Agent {
                     self.peers.answered(&peer.address);
                     return Ok(reply.into_inner());
                 }
+                // A node that says so has asked the others.
+                Ok(Err(status)) if says_removed(&status) => return Err(status),
                 Ok(Err(status)) => last = status,
                 Err(_) => {
                     let words = format!("`{}` was silent for {limit_ms} ms", peer.address);
@@ -193,7 +225,7 @@ impl Agent {
     }
 
     /// Follows the assignments; never returns, but has the type of the other branch.
-    async fn watch(&self) -> bool {
+    async fn watch(&self) -> Option<Dismissed> {
         let mut current = self.peers.follow();
         let mut attempt: u32 = 0;
         loop {

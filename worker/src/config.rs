@@ -3,6 +3,7 @@
 use crate::device::DeviceChoice;
 use ollamamax_engine::cpu::KvType;
 use ollamamax_proto::limits;
+use ollamamax_tls::JoinToken;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -15,7 +16,9 @@ pub struct WorkerConfig {
     pub listen: SocketAddr,
     /// `host:port` that nodes and gateways reach it by; `None`: the listening address.
     pub advertise: Option<String>,
-    /// gRPC addresses (`host:port`) of control-plane nodes; one that answers is enough, the others are learned.
+    /// Lets it into a cluster; not looked at when it is in one already.
+    pub join: Option<JoinToken>,
+    /// gRPC addresses (`host:port`) of nodes beside those that are in the token or were learned; one that answers is enough.
     pub control_planes: Vec<String>,
     /// Shown to people.
     pub name: String,
@@ -50,6 +53,7 @@ impl WorkerConfig {
             data_dir: data_dir.into(),
             listen,
             advertise: None,
+            join: None,
             control_planes,
             name: "worker".to_owned(),
             threads: 0,

@@ -325,7 +325,7 @@ mod tests {
         let (dir, hint) = (tempfile::tempdir().expect("dir"), tempfile::tempdir().expect("dir"));
         let digest = Digest::of(b"the blob");
         fs::write(hint.path().join(digest.hex()), b"the blub").expect("written");
-        let peers = Arc::new(Peers::new(&[]).expect("no addresses"));
+        let peers = Arc::new(Peers::new(crate::peers::test_tls(), &[]).expect("no addresses"));
         let fetcher =
             Fetcher::new(dir.path().join("blobs"), vec![hint.path().to_owned()], 0, peers)
                 .expect("a directory");
@@ -344,7 +344,7 @@ mod tests {
     #[tokio::test]
     async fn the_longest_unused_blob_goes_first_and_needed_ones_stay() {
         let dir = tempfile::tempdir().expect("dir");
-        let peers = Arc::new(Peers::new(&[]).expect("no addresses"));
+        let peers = Arc::new(Peers::new(crate::peers::test_tls(), &[]).expect("no addresses"));
         let fetcher = Fetcher::new(dir.path().to_owned(), vec![], 10, peers).expect("a directory");
         let put = |age_s: u64, bytes: &[u8]| {
             let digest = Digest::of(bytes);

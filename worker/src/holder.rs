@@ -90,9 +90,9 @@ impl Holder {
         memory_bytes: u64,
         sequences_max: u32,
         drain: Duration,
+        links: Arc<Links>,
     ) -> Self {
         let (table, changes) = (Mutex::default(), watch::Sender::new(0));
-        let links = Arc::default();
         Self { fetcher, loader, memory_bytes, sequences_max, drain, links, table, changes }
     }
 
@@ -117,6 +117,7 @@ impl Holder {
             if table.closed || !table.fence.admit(set.revision) {
                 return;
             }
+            self.links.expect(&set.assignments);
             let held = table.held.iter().map(|(id, held)| (*id, held.generation()));
             for action in diff(&held.collect(), &set.assignments) {
                 match action {

@@ -60,8 +60,13 @@ struct Record {
 }
 
 impl Identity {
-    /// Takes the identity kept in `dir`, or becomes a new worker there. `now` names this life.
-    pub fn take(dir: &Path, now: Millis) -> Result<Self, IdentityError> {
+    /// Takes the identity kept in `dir`, or becomes a new worker there: the one that a certificate there names, if one does.
+    /// `now` names this life.
+    pub fn take(
+        dir: &Path,
+        certified: Option<WorkerId>,
+        now: Millis,
+    ) -> Result<Self, IdentityError> {
         let io_at = |path: &Path| {
             let path = path.to_owned();
             move |source| IdentityError::Io { path, source }
@@ -80,9 +85,16 @@ impl Identity {
         }
         let path = dir.join(FILE);
         let last = read(&path)?;
+        let kept = last.as_ref().map(|last| last.worker);
+        if let (Some(certified), Some(kept)) = (certified, kept)
+            && certified != kept
+        {
+            let reason = format!("it names worker {kept}, the certificate worker {certified}");
+            return Err(IdentityError::Malformed { path, reason });
+        }
         let record = Record {
             format: FORMAT,
-            worker: last.as_ref().map_or_else(|| WorkerId(rand::random()), |last| last.worker),
+            worker: kept.or(certified).unwrap_or_else(|| WorkerId(rand::random())),
             incarnation: Incarnation(last.map_or(0, |last| last.incarnation.0 + 1).max(now.0)),
         };
         write(dir, &path, &record).map_err(io_at(&path))?;
@@ -121,11 +133,11 @@ mod tests {
     #[test]
     fn the_id_stays_and_the_incarnation_grows_even_when_the_clock_goes_back() {
         let dir = tempfile::tempdir().expect("a directory");
-        let first = Identity::take(dir.path(), Millis(1_000)).expect("a new identity");
+        let first = Identity::take(dir.path(), None, Millis(1_000)).expect("a new identity");
         let (worker, incarnation) = (first.worker, first.incarnation);
         assert_eq!(incarnation, Incarnation(1_000));
         drop(first);
-        let second = Identity::take(dir.path(), Millis(10)).expect("the same identity");
+        let second = Identity::take(dir.path(), None, Millis(10)).expect("the same identity");
         assert_eq!(second.worker, worker);
         assert!(second.incarnation > incarnation);
     }
@@ -133,8 +145,8 @@ mod tests {
     #[test]
     fn two_holders_of_one_directory_are_refused() {
         let dir = tempfile::tempdir().expect("a directory");
-        let _first = Identity::take(dir.path(), Millis(1)).expect("a new identity");
-        let error = Identity::take(dir.path(), Millis(2)).expect_err("it is taken");
+        let _first = Identity::take(dir.path(), None, Millis(1)).expect("a new identity");
+        let error = Identity::take(dir.path(), None, Millis(2)).expect_err("it is taken");
         assert!(matches!(error, IdentityError::Locked { .. }), "{error}");
     }
 
@@ -147,7 +159,7 @@ mod tests {
             r#"{"format":9,"worker":"00000000000000000000000000000001","incarnation":1}"#,
         ] {
             fs::write(dir.path().join(FILE), text).expect("written");
-            let error = Identity::take(dir.path(), Millis(2)).expect_err("not an identity");
+            let error = Identity::take(dir.path(), None, Millis(2)).expect_err("not an identity");
             assert!(matches!(error, IdentityError::Malformed { .. }), "{error}");
             assert_eq!(fs::read_to_string(dir.path().join(FILE)).expect("there"), text);
         }

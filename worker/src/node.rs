@@ -1,7 +1,8 @@
 //! The wiring of a worker process: identity, socket, holder, agent and service, and their orderly end.
 
-use crate::agent::{Agent, Fenced};
+use crate::agent::{Agent, Dismissed};
 use crate::config::WorkerConfig;
+use crate::credentials::{CredentialError, Credentials, certified};
 use crate::device::{self, Chosen, DeviceError};
 use crate::fetch::Fetcher;
 use crate::health::Health;
@@ -10,11 +11,13 @@ use crate::identity::{Identity, IdentityError};
 use crate::llama::{Failures, LlamaLoader};
 use crate::machine::Loader;
 use crate::peers::{InvalidAddress, Peers};
+use crate::renewal;
 use crate::service::InferenceService;
-use crate::stage::{Accepted, accept};
+use crate::stage::Links;
 use ollamamax_proto::placement::Device;
 use ollamamax_proto::wire::inference_server::InferenceServer;
 use ollamamax_proto::{Incarnation, Millis, WorkerId, limits};
+use ollamamax_tls::{Allow, Incoming, Who};
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -22,6 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -32,11 +36,14 @@ pub enum StartError {
     /// Who it is.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// What proves who it is.
+    #[error(transparent)]
+    Credentials(#[from] CredentialError),
     /// Whom it should report to.
     #[error(transparent)]
     ControlPlane(#[from] InvalidAddress),
     /// Nobody to report to.
-    #[error("no control-plane address was given; name at least one as `host:port`")]
+    #[error("no node is known to report to; name one with `--control-plane HOST:PORT`")]
     NoControlPlane,
     /// The device it should compute on.
     #[error(transparent)]
@@ -75,9 +82,9 @@ pub enum StartError {
 /// Why a worker ended by itself.
 #[derive(Debug, thiserror::Error)]
 pub enum Ended {
-    /// Another process is this worker now.
+    /// It was told to stop.
     #[error(transparent)]
-    Fenced(#[from] Fenced),
+    Dismissed(#[from] Dismissed),
     /// The gRPC server gave up.
     #[error("the gRPC server ended: {0}")]
     Server(String),
@@ -85,6 +92,9 @@ pub enum Ended {
     #[error("{0}; the process ends, since only a new one gets over that")]
     Device(String),
 }
+
+/// What gateways ask a worker for.
+const INFERENCE: &str = "ollamamax.v1.Inference";
 
 /// Starts workers.
 #[derive(Clone, Copy, Debug)]
@@ -101,7 +111,8 @@ pub struct Running {
     draining: watch::Sender<bool>,
     told: watch::Receiver<bool>,
     shutdown: CancellationToken,
-    agent: JoinHandle<Fenced>,
+    agent: JoinHandle<Dismissed>,
+    renewal: JoinHandle<()>,
     server: JoinHandle<Result<(), tonic::transport::Error>>,
     failures: watch::Receiver<Option<String>>,
     // Keeps the data directory locked until everything else has ended.
@@ -148,12 +159,16 @@ impl WorkerNode {
         device: Device,
         (health, failures): (Health, Failures),
     ) -> Result<Running, StartError> {
-        if config.control_planes.is_empty() {
+        let dir = &config.data_dir;
+        let identity = Identity::take(dir, certified(dir)?, Millis::now())?;
+        let (listener, address) = listen(config.listen).await?;
+        let credentials = Credentials::open(dir, identity.worker, config.join.as_ref()).await?;
+        let credentials = Arc::new(credentials);
+        let addresses = [config.control_planes.clone(), credentials.addresses()].concat();
+        if addresses.is_empty() {
             return Err(StartError::NoControlPlane);
         }
-        let peers = Arc::new(Peers::new(&config.control_planes)?);
-        let identity = Identity::take(&config.data_dir, Millis::now())?;
-        let (listener, address) = listen(config.listen).await?;
+        let peers = Arc::new(Peers::new(credentials.tls.clone(), &addresses)?);
         let advertised = match &config.advertise {
             Some(address) => address.clone(),
             None if address.ip().is_unspecified() => {
@@ -170,12 +185,16 @@ impl WorkerNode {
         measure(&loader, &ns_per_mib);
         let drain = Duration::from_millis(config.drain_ms);
         let (memory, sequences) = (device.memory_bytes, config.sequences_max);
-        let holder = Arc::new(Holder::new(fetcher, loader, memory, sequences, drain));
+        let links = Arc::new(Links::new(credentials.tls.clone(), Handle::current()));
+        let holder = Holder::new(fetcher, loader, memory, sequences, drain, Arc::clone(&links));
+        let holder = Arc::new(holder);
         let draining = watch::Sender::new(false);
         let shutdown = CancellationToken::new();
         let service = InferenceService::new(Arc::clone(&holder), draining.subscribe());
-        let incoming = accept(listener, Arc::clone(holder.links()));
-        let server = tokio::spawn(serve(incoming, service, shutdown.clone()));
+        let incoming = credentials.tls.incoming(listener, Some(links.door()));
+        let allow = Allow::new(credentials.tls.clone()).service(INFERENCE, Who::Node);
+        let server = tokio::spawn(serve(incoming, allow, service, shutdown.clone()));
+        let renewing = renewal::run(identity.worker, Arc::clone(&credentials), Arc::clone(&peers));
         tracing::info!(worker = %identity.worker, %address, device = device.name, "worker started");
         let told = watch::Sender::new(false);
         let told_draining = told.subscribe();
@@ -186,6 +205,7 @@ impl WorkerNode {
             address: advertised,
             device,
             peers,
+            credentials,
             holder: Arc::clone(&holder),
             ns_per_mib,
             health,
@@ -202,6 +222,7 @@ impl WorkerNode {
             told: told_draining,
             shutdown,
             agent: tokio::spawn(agent.run()),
+            renewal: tokio::spawn(renewing),
             server,
             failures: failures.subscribe(),
             _identity: identity,
@@ -234,7 +255,7 @@ impl Running {
     pub async fn ended(&mut self) -> Ended {
         tokio::select! {
             agent = &mut self.agent => match agent {
-                Ok(fenced) => Ended::Fenced(fenced),
+                Ok(dismissed) => Ended::Dismissed(dismissed),
                 Err(error) => Ended::Server(error.to_string()),
             },
             server = &mut self.server => match server {
@@ -261,6 +282,7 @@ impl Running {
         if broken_off > 0 {
             tracing::warn!(broken_off, "sequences did not finish before the deadline");
         }
+        self.renewal.abort();
         self.shutdown.cancel();
         self.holder.close().await;
         // Clients that keep idle connections get a moment to see the goodbye.
@@ -308,7 +330,8 @@ async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartE
 }
 
 async fn serve(
-    incoming: Accepted,
+    incoming: Incoming,
+    allow: Allow,
     service: InferenceService,
     shutdown: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
@@ -322,6 +345,7 @@ async fn serve(
         .max_concurrent_streams(limits::WORKER_STREAMS_COUNT)
         .http2_keepalive_interval(Some(ping))
         .http2_keepalive_timeout(Some(ping))
+        .layer(allow)
         .add_service(service)
         .serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned())
         .await

@@ -4,6 +4,7 @@
 //! on it fails within about a second instead of hanging.
 
 use ollamamax_proto::limits;
+use ollamamax_tls::{Expect, Kind, Tls};
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -22,6 +23,7 @@ pub struct Peer {
 /// All nodes known.
 #[derive(Debug)]
 pub struct Peers {
+    tls: Tls,
     configured: BTreeSet<String>,
     known: Mutex<Vec<Peer>>,
     current: watch::Sender<String>,
@@ -36,16 +38,17 @@ pub struct InvalidAddress {
 }
 
 impl Peers {
-    /// Starts with the `configured` addresses; each must be `host:port`.
-    pub fn new(configured: &[String]) -> Result<Self, InvalidAddress> {
+    /// Starts with the `configured` addresses; each must be `host:port`. Whoever answers there must be a node.
+    pub fn new(tls: Tls, configured: &[String]) -> Result<Self, InvalidAddress> {
         let mut known = Vec::new();
         for address in configured {
             if !known.iter().any(|peer: &Peer| peer.address == *address) {
-                known.push(peer(address)?);
+                known.push(peer(&tls, address)?);
             }
         }
         let first = configured.first().cloned().unwrap_or_default();
         Ok(Self {
+            tls,
             configured: configured.iter().cloned().collect(),
             known: Mutex::new(known),
             current: watch::Sender::new(first),
@@ -80,7 +83,7 @@ impl Peers {
         for address in addresses {
             let room = known.len() < limits::WORKER_CONTROL_PLANES_COUNT;
             if room && !known.iter().any(|peer| peer.address == *address) {
-                match peer(address) {
+                match peer(&self.tls, address) {
                     Ok(peer) => known.push(peer),
                     Err(error) => tracing::warn!(%error, "a node told an address that is none"),
                 }
@@ -105,23 +108,29 @@ impl Peers {
     }
 }
 
-fn peer(address: &str) -> Result<Peer, InvalidAddress> {
+fn peer(tls: &Tls, address: &str) -> Result<Peer, InvalidAddress> {
     let invalid = || InvalidAddress { address: address.to_owned() };
     let (host, port) = address.rsplit_once(':').ok_or_else(invalid)?;
     if host.is_empty() || port.parse::<u16>().is_err() {
         return Err(invalid());
     }
     let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|_| invalid())?;
-    let channel = endpoint
+    let endpoint = endpoint
         .connect_timeout(Duration::from_millis(limits::CONNECT_TIMEOUT_MS))
         .tcp_nodelay(true)
         .http2_keep_alive_interval(Duration::from_millis(limits::WORKER_PING_PERIOD_MS))
         .keep_alive_timeout(Duration::from_millis(limits::WORKER_PING_TIMEOUT_MS))
         .keep_alive_while_idle(true)
         .initial_stream_window_size(limits::RPC_WINDOW_BYTES)
-        .initial_connection_window_size(limits::RPC_WINDOW_BYTES)
-        .connect_lazy();
+        .initial_connection_window_size(limits::RPC_WINDOW_BYTES);
+    let channel = tls.channel(&endpoint, Expect::Any(Kind::Node));
     Ok(Peer { address: address.to_owned(), channel })
+}
+
+/// Connections of some worker.
+#[cfg(test)]
+pub(crate) fn test_tls() -> Tls {
+    ollamamax_tls::testing::TestCluster::new("test").worker(1)
 }
 
 #[cfg(test)]
@@ -134,7 +143,8 @@ mod tests {
 
     #[tokio::test]
     async fn the_node_that_answered_comes_first_and_former_members_are_forgotten() {
-        let peers = Peers::new(&["a:1".to_owned(), "b:2".to_owned()]).expect("addresses");
+        let peers =
+            Peers::new(test_tls(), &["a:1".to_owned(), "b:2".to_owned()]).expect("addresses");
         peers.learn(&["b:2".to_owned(), "c:3".to_owned(), "not an address".to_owned()]);
         assert_eq!(addresses(&peers), ["a:1", "b:2", "c:3"]);
         peers.answered("c:3");
@@ -147,7 +157,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_no_address_is_refused() {
         for text in ["", "host", "host:", ":1", "host:99999", "a b:1"] {
-            assert!(Peers::new(&[text.to_owned()]).is_err(), "{text:?} was accepted");
+            assert!(Peers::new(test_tls(), &[text.to_owned()]).is_err(), "{text:?} was accepted");
         }
     }
 }

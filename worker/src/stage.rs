@@ -15,8 +15,10 @@
 //! The driver closes the ring: it greets the first stage, which greets the next, and so on until the driver is greeted itself.
 //! A link that breaks breaks the links beside it, so that the driver hears of it at once; its sequences go on elsewhere, and it
 //! closes the ring anew. Stages keep nothing between rings but their weights.
+//!
+//! Connections are those of the cluster (TLS, on the port of the gRPC service). A stage is let in when its worker holds a part
+//! of the same replica, as the control plane says it, whatever the greeting says.
 
-mod accept;
 mod depth;
 mod door;
 pub(crate) mod frame;
@@ -28,7 +30,6 @@ mod ring;
 mod runner;
 mod session;
 
-pub use accept::{Accepted, accept};
 pub use links::{LinkError, Links};
 pub use machine::RingMachine;
 pub use ring::{Driver, Local, RingBackend};

@@ -125,6 +125,7 @@ impl ReplicaRecord {
             Some(Peer {
                 assignment: member.assignment,
                 generation: placement.assignment.generation,
+                worker: worker.id,
                 address: worker.address.clone(),
                 stage: placement.assignment.stage,
                 first_head: member.first_head,

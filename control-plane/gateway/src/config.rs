@@ -5,6 +5,7 @@ use crate::edge::EdgeConfig;
 use crate::secrets::SealingKey;
 use ollamamax_core::route::Policy;
 use ollamamax_proto::{ModelName, limits};
+use ollamamax_tls::Tls;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
@@ -53,6 +54,12 @@ pub struct Config {
     pub sealing: SealingKey,
     /// An OpenID provider whose tokens are believed, too.
     pub oidc: Option<OidcConfig>,
+    /// What workers are called with; the node fills it in.
+    pub tls: Option<Tls>,
+    /// How long a certificate of a node or worker is good, in milliseconds.
+    pub certificate_ms: u64,
+    /// How long an authority is trusted before it signs, in milliseconds.
+    pub authority_lead_ms: u64,
     /// How long an access token is good, in milliseconds.
     pub access_token_ms: u64,
     /// How long after this node last heard of the others it still believes access tokens.
@@ -81,6 +88,9 @@ impl Default for Config {
             anonymous: None,
             sealing: SealingKey::random(),
             oidc: None,
+            tls: None,
+            certificate_ms: limits::TLS_LIFETIME_MS,
+            authority_lead_ms: limits::AUTHORITY_LEAD_MS,
             access_token_ms: limits::ACCESS_TOKEN_MAX_MS,
             stale_after: Duration::from_millis(limits::STALE_VIEW_MS),
             edge: EdgeConfig::default(),

@@ -25,6 +25,7 @@ mod health;
 mod keep_alive;
 mod logprobs;
 mod names;
+mod node;
 mod ollama;
 mod openai;
 mod options;
@@ -39,6 +40,9 @@ mod telemetry;
 mod versions;
 pub mod workers;
 
+pub use admin::authorities::{seal as seal_authority, unseal as unseal_authority};
+pub use admin::joins::id_of as join_token_id;
+pub use auth::credential;
 pub use config::Config;
 
 use auth::guard::Policy::{Known, Needs, Open};
@@ -81,12 +85,13 @@ impl Gateway {
     pub fn new(control: Arc<dyn ControlPlane>, blobs: Arc<dyn Blobs>, config: Config) -> Arc<Self> {
         let tokens = auth::jwt::Tokens::new(config.sealing.clone());
         let oidc = config.oidc.clone().and_then(|oidc| auth::oidc::Oidc::new(oidc).ok());
+        let workers = workers::Workers::new(config.tls.clone());
         Arc::new(Self {
             control,
             blobs,
             edge: edge::Edge::new(&config.edge),
             config,
-            workers: workers::Workers::default(),
+            workers,
             demands: demand::Demands::default(),
             versions: versions::Versions::default(),
             streams: streams::Book::default(),

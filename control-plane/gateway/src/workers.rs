@@ -1,4 +1,4 @@
-//! The workers as this gateway uses them: one channel per address, how much is in flight on each, how they do, and the way to
+//! The workers as this gateway uses them: one channel per worker and address, how much is in flight on each, how they do, and the way to
 //! each model.
 //!
 //! ```text
@@ -20,6 +20,7 @@ use ollamamax_core::record::{ModelRecord, Placement, WorkerRecord};
 use ollamamax_core::serving::serving;
 use ollamamax_proto::wire::inference_client::InferenceClient;
 use ollamamax_proto::{Digest, Incarnation, Millis, ModelName, WorkerId, limits};
+use ollamamax_tls::{Expect, Tls};
 use route::Route;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -59,29 +60,46 @@ type Key = (ModelName, Digest);
 /// Channels, loads and routes.
 #[derive(Debug, Default)]
 pub struct Workers {
-    channels: Mutex<HashMap<String, Channel>>,
+    /// Whose connections these are; without it none can be made.
+    tls: Option<Tls>,
+    channels: Mutex<HashMap<(WorkerId, String), Channel>>,
     loads: Mutex<HashMap<WorkerId, Arc<Load>>>,
     routes: ArcSwap<HashMap<Key, Arc<Route>>>,
     /// Held while a route is built, so that it is built once.
     building: Mutex<()>,
 }
 
+/// Why a worker cannot even be dialed.
+#[derive(Debug, thiserror::Error)]
+pub enum Undialable {
+    /// Its address is none.
+    #[error(transparent)]
+    Address(#[from] tonic::transport::Error),
+    /// This gateway has no certificate to show.
+    #[error("this gateway has no identity to call workers with")]
+    NoIdentity,
+}
+
 impl Workers {
-    /// A client of the worker at `address`; connects when first used, again after a break.
-    pub fn client(
-        &self,
-        address: &str,
-    ) -> Result<InferenceClient<Channel>, tonic::transport::Error> {
+    /// Workers that are called with the identity of `tls`.
+    pub fn new(tls: Option<Tls>) -> Self {
+        Self { tls, ..Self::default() }
+    }
+
+    /// A client of that worker and no other; connects when first used, again after a break.
+    pub fn client(&self, worker: &WorkerRecord) -> Result<InferenceClient<Channel>, Undialable> {
+        let key = (worker.id, worker.address.clone());
         let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
-        let channel = match channels.get(address) {
+        let channel = match channels.get(&key) {
             Some(channel) => channel.clone(),
             None => {
                 // Addresses come and go with restarts; forgetting all of them only costs reconnects.
                 if channels.len() >= 2 * limits::WORKERS_COUNT {
                     channels.clear();
                 }
-                let channel = endpoint(address)?.connect_lazy();
-                channels.insert(address.to_owned(), channel.clone());
+                let tls = self.tls.as_ref().ok_or(Undialable::NoIdentity)?;
+                let channel = tls.channel(&endpoint(&worker.address)?, Expect::Worker(worker.id));
+                channels.insert(key, channel.clone());
                 channel
             }
         };

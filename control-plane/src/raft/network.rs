@@ -4,10 +4,11 @@
 //! was meant for its predecessor.
 
 use super::peers::{Lane, Peers};
-use ollamamax_proto::limits;
 use ollamamax_proto::wire::raft_client::RaftClient;
 use ollamamax_proto::wire::{RaftRequest, SnapshotChunk};
+use ollamamax_proto::{NodeId, limits};
 use ollamamax_storage::{Entry, EntryPayload, Node, Snapshot, SnapshotFile, TypeConfig, Vote};
+use ollamamax_tls::says_removed;
 use openraft::RPCTypes;
 use openraft::errors::{
     NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable,
@@ -26,7 +27,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
-use tonic::{Code, Response, Status};
+use tonic::{Response, Status};
 
 type RpcError = RPCError<TypeConfig>;
 
@@ -77,7 +78,7 @@ impl Link {
     fn client(&self) -> Result<RaftClient<Channel>, Status> {
         let known = self.network.peers.address(self.to);
         let address = known.as_deref().unwrap_or(&self.address);
-        let channel = self.network.peers.channel(address, self.lane)?;
+        let channel = self.network.peers.channel(NodeId(self.to), address, self.lane)?;
         Ok(RaftClient::new(channel)
             .max_decoding_message_size(limits::RPC_MESSAGE_BYTES)
             .max_encoding_message_size(limits::RPC_MESSAGE_BYTES))
@@ -126,7 +127,7 @@ impl Link {
     }
 
     fn unreachable(&self, status: &Status) -> RpcError {
-        if status.code() == Code::PermissionDenied {
+        if says_removed(status) {
             self.network.peers.cast_out();
         }
         let text = format!("node {} at `{}`: {}", self.to, self.address, status.message());

@@ -1,8 +1,9 @@
-//! Connections to the other nodes, when each was last heard, and whether one has said that this node is out.
+//! Connections to the other nodes, each to one node and no other, when each was last heard, and whether one has said that this node is out.
 //!
 //! Every peer has a channel per purpose, so that a large append or a snapshot cannot stand in the way of a heartbeat.
 
-use ollamamax_proto::limits;
+use ollamamax_proto::{NodeId, limits};
+use ollamamax_tls::{Expect, Tls};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -23,9 +24,10 @@ pub enum Lane {
 }
 
 /// All connections of one node.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Peers {
-    channels: Mutex<HashMap<(String, Lane), Channel>>,
+    tls: Tls,
+    channels: Mutex<HashMap<(NodeId, String, Lane), Channel>>,
     heard: Mutex<HashMap<u64, Instant>>,
     /// Where each node said it is. The library keeps a replication stream, with the address it began with, when a
     /// node's address changes; so addresses are looked up here at every call.
@@ -34,14 +36,26 @@ pub struct Peers {
 }
 
 impl Peers {
-    /// The channel to `address` (`host:port`). It connects when first used, and again when it broke.
-    pub fn channel(&self, address: &str, lane: Lane) -> Result<Channel, tonic::Status> {
+    /// Connections as the node of `tls`.
+    pub fn new(tls: Tls) -> Self {
+        let (channels, heard, addresses) = Default::default();
+        Self { tls, channels, heard, addresses, cast_out: AtomicBool::new(false) }
+    }
+
+    /// The channel to `node` at `address` (`host:port`). It connects when first used, and again when it broke.
+    pub fn channel(
+        &self,
+        node: NodeId,
+        address: &str,
+        lane: Lane,
+    ) -> Result<Channel, tonic::Status> {
+        let key = (node, address.to_owned(), lane);
         let mut channels = lock(&self.channels);
-        if let Some(channel) = channels.get(&(address.to_owned(), lane)) {
+        if let Some(channel) = channels.get(&key) {
             return Ok(channel.clone());
         }
-        let channel = connect(address)?;
-        channels.insert((address.to_owned(), lane), channel.clone());
+        let channel = self.tls.channel(&endpoint(address)?, Expect::Node(node));
+        channels.insert(key, channel.clone());
         Ok(channel)
     }
 
@@ -76,17 +90,16 @@ impl Peers {
     }
 }
 
-fn connect(address: &str) -> Result<Channel, tonic::Status> {
+fn endpoint(address: &str) -> Result<Endpoint, tonic::Status> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|error| tonic::Status::invalid_argument(format!("`{address}`: {error}")))?;
-    let endpoint = endpoint
+    Ok(endpoint
         .connect_timeout(Duration::from_millis(limits::CONNECT_TIMEOUT_MS))
         .tcp_nodelay(true)
         .http2_keep_alive_interval(Duration::from_millis(limits::CONNECT_TIMEOUT_MS))
         .keep_alive_timeout(Duration::from_millis(limits::CONNECT_TIMEOUT_MS))
         .initial_stream_window_size(limits::RPC_WINDOW_BYTES)
-        .initial_connection_window_size(limits::RPC_WINDOW_BYTES);
-    Ok(endpoint.connect_lazy())
+        .initial_connection_window_size(limits::RPC_WINDOW_BYTES))
 }
 
 /// A poisoned lock only says that another thread panicked while it held plain data that is replaced as a whole.

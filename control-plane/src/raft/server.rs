@@ -2,11 +2,11 @@
 
 use super::Raft;
 use super::peers::Peers;
-use crate::watch::Published;
 use ollamamax_proto::wire::raft_server::Raft as RaftService;
 use ollamamax_proto::wire::{RaftReply, RaftRequest, SnapshotChunk};
 use ollamamax_proto::{NodeId, limits};
 use ollamamax_storage::{Snapshot, SnapshotMeta, SnapshotStore, TypeConfig, Vote};
+use ollamamax_tls::{Peer, Role};
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -20,7 +20,6 @@ pub struct RaftServer {
     raft: Raft,
     snapshots: SnapshotStore,
     peers: Arc<Peers>,
-    published: Arc<Published>,
     cluster: String,
     node: u64,
 }
@@ -31,28 +30,32 @@ impl RaftServer {
         raft: Raft,
         snapshots: SnapshotStore,
         peers: Arc<Peers>,
-        published: Arc<Published>,
         cluster: &str,
         node: u64,
     ) -> Self {
-        Self { raft, snapshots, peers, published, cluster: cluster.to_owned(), node }
+        Self { raft, snapshots, peers, cluster: cluster.to_owned(), node }
     }
 
     /// Refuses what was meant for somebody else before looking inside.
-    fn open<T: DeserializeOwned>(&self, request: &RaftRequest) -> Result<T, Status> {
+    fn open<T: DeserializeOwned>(
+        &self,
+        caller: Option<Peer>,
+        request: &RaftRequest,
+    ) -> Result<T, Status> {
+        let sender = Role::Node(NodeId(request.from));
+        match caller {
+            Some(caller) if caller.role == sender => {}
+            Some(Peer { role, .. }) => {
+                let text = format!("{role} sent a message in the name of {sender}");
+                return Err(Status::permission_denied(text));
+            }
+            None => return Err(Status::unauthenticated("raft is for nodes")),
+        }
         check_cluster(&self.cluster, &request.cluster)?;
         if request.to != self.node {
             return Err(Status::failed_precondition(format!(
                 "this is node {}, the message is for node {}",
                 self.node, request.to
-            )));
-        }
-        // A removed node may never see its own removal committed, because the others stop sending it the log; so it is
-        // told when it asks.
-        if self.published.state().has_removed(NodeId(request.from)) {
-            return Err(Status::permission_denied(format!(
-                "node {} was removed from the cluster",
-                request.from
             )));
         }
         self.peers.hear(request.from);
@@ -62,6 +65,7 @@ impl RaftServer {
 
     async fn receive(
         &self,
+        caller: Option<Peer>,
         mut chunks: Streaming<SnapshotChunk>,
     ) -> Result<(Vote, Snapshot), Status> {
         let first = next(&mut chunks)
@@ -71,7 +75,7 @@ impl RaftServer {
             .header
             .as_ref()
             .ok_or_else(|| Status::invalid_argument("the first snapshot chunk lacks its header"))?;
-        let (vote, meta): (Vote, SnapshotMeta) = self.open(header)?;
+        let (vote, meta): (Vote, SnapshotMeta) = self.open(caller, header)?;
         let mut file = self.snapshots.receive().map_err(failed)?;
         let mut chunk = first;
         let mut received = 0u64;
@@ -107,6 +111,11 @@ pub fn check_cluster(mine: &str, meant: &str) -> Result<(), Status> {
     )))
 }
 
+/// Who sent a request: the door lets in nobody without a certificate.
+pub fn caller<T>(request: &Request<T>) -> Option<Peer> {
+    request.extensions().get::<Peer>().copied()
+}
+
 async fn next(chunks: &mut Streaming<SnapshotChunk>) -> Result<Option<SnapshotChunk>, Status> {
     let wait = Duration::from_millis(limits::BLOB_STALL_MS);
     tokio::time::timeout(wait, chunks.message())
@@ -126,12 +135,14 @@ fn reply(payload: &impl Serialize) -> Result<Response<RaftReply>, Status> {
 #[tonic::async_trait]
 impl RaftService for RaftServer {
     async fn append(&self, request: Request<RaftRequest>) -> Result<Response<RaftReply>, Status> {
-        let request: AppendEntriesRequest<TypeConfig> = self.open(request.get_ref())?;
+        let request: AppendEntriesRequest<TypeConfig> =
+            self.open(caller(&request), request.get_ref())?;
         reply(&self.raft.append_entries(request).await.map_err(failed)?)
     }
 
     async fn vote(&self, request: Request<RaftRequest>) -> Result<Response<RaftReply>, Status> {
-        let (pre, request): (bool, VoteRequest<TypeConfig>) = self.open(request.get_ref())?;
+        let (pre, request): (bool, VoteRequest<TypeConfig>) =
+            self.open(caller(&request), request.get_ref())?;
         let answer =
             if pre { self.raft.pre_vote(request).await } else { self.raft.vote(request).await };
         reply(&answer.map_err(failed)?)
@@ -141,7 +152,8 @@ impl RaftService for RaftServer {
         &self,
         request: Request<RaftRequest>,
     ) -> Result<Response<RaftReply>, Status> {
-        let request: TransferLeaderRequest<TypeConfig> = self.open(request.get_ref())?;
+        let request: TransferLeaderRequest<TypeConfig> =
+            self.open(caller(&request), request.get_ref())?;
         reply(&self.raft.handle_transfer_leader(request).await.map_err(failed)?)
     }
 
@@ -149,7 +161,7 @@ impl RaftService for RaftServer {
         &self,
         request: Request<Streaming<SnapshotChunk>>,
     ) -> Result<Response<RaftReply>, Status> {
-        let (vote, snapshot) = self.receive(request.into_inner()).await?;
+        let (vote, snapshot) = self.receive(caller(&request), request.into_inner()).await?;
         tracing::info!(snapshot = %snapshot.meta, "received a snapshot");
         reply(&self.raft.install_full_snapshot(vote, snapshot).await.map_err(failed)?)
     }

@@ -1,5 +1,6 @@
 //! Blobs by range, for workers and other nodes.
 
+use super::members::known;
 use crate::blobs::NodeBlobs;
 use futures_util::stream::BoxStream;
 use ollamamax_gateway::ports::Blobs as _;
@@ -64,6 +65,7 @@ impl Blobs for BlobServer {
         &self,
         request: Request<BlobStatRequest>,
     ) -> Result<Response<BlobStatReply>, Status> {
+        known(&request, self.blobs.published())?;
         let bytes = self.blobs.stat(parse(&request.get_ref().digest)?);
         Ok(Response::new(BlobStatReply { present: bytes.is_some(), bytes: bytes.unwrap_or(0) }))
     }
@@ -74,6 +76,7 @@ impl Blobs for BlobServer {
         &self,
         request: Request<BlobFetchRequest>,
     ) -> Result<Response<Self::FetchStream>, Status> {
+        known(&request, self.blobs.published())?;
         let request = request.into_inner();
         let digest = parse(&request.digest)?;
         let bytes = self

@@ -2,7 +2,9 @@
 //!
 //! Any node answers. What only the leader can do is passed on once.
 
+use super::members::{enrolled, in_own_name, known, membership};
 use crate::client::{Client, NOTHING_PROPOSED};
+use crate::credentials::{CredentialError, Credentials, certificates};
 use crate::raft::server::check_cluster;
 use crate::watch::{News, Published};
 use crate::workers::Workers;
@@ -14,10 +16,11 @@ use ollamamax_proto::placement::{Assigned, AssignmentReport, Device};
 use ollamamax_proto::wire::control_server::Control;
 use ollamamax_proto::wire::{
     AssignmentSet, HeartbeatReply, HeartbeatRequest, ProposeReply, ProposeRequest, ReadIndexReply,
-    ReadIndexRequest, RegisterReply, RegisterRequest, StateEvent, WatchAssignmentsRequest,
-    WatchStateRequest,
+    ReadIndexRequest, RegisterReply, RegisterRequest, RenewReply, RenewRequest, StateEvent,
+    WatchAssignmentsRequest, WatchStateRequest,
 };
-use ollamamax_proto::{Incarnation, Revision, WorkerId, limits};
+use ollamamax_proto::{Incarnation, Millis, Revision, WorkerId, limits};
+use ollamamax_tls::Role;
 use std::sync::Arc;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -33,6 +36,7 @@ pub struct ControlServer {
     client: Client,
     published: Arc<Published>,
     workers: Arc<Workers>,
+    credentials: Arc<Credentials>,
     cluster: String,
     /// Streams live outside the runtime that carries Raft.
     runtime: Handle,
@@ -44,10 +48,12 @@ impl ControlServer {
         client: Client,
         published: Arc<Published>,
         workers: Arc<Workers>,
+        credentials: Arc<Credentials>,
         cluster: &str,
         runtime: Handle,
     ) -> Self {
-        Self { client, published, workers, cluster: cluster.to_owned(), runtime }
+        let cluster = cluster.to_owned();
+        Self { client, published, workers, credentials, cluster, runtime }
     }
 
     /// Another cluster's node must neither be answered from this state nor change it.
@@ -122,8 +128,10 @@ impl Control for ControlServer {
         &self,
         request: Request<RegisterRequest>,
     ) -> Result<Response<RegisterReply>, Status> {
+        let id: WorkerId = request.get_ref().worker.parse().map_err(invalid)?;
+        in_own_name(&request, id)?;
+        enrolled(&self.client, &self.published, id).await?;
         let request = request.into_inner();
-        let id: WorkerId = request.worker.parse().map_err(invalid)?;
         let device = request
             .device
             .ok_or_else(|| Status::invalid_argument("`RegisterRequest` lacks `device`"))?;
@@ -136,10 +144,12 @@ impl Control for ControlServer {
             pid: request.pid,
         };
         let outcome = self.client.propose(command).await.map_err(status)?;
+        let state = self.published.state();
         Ok(Response::new(RegisterReply {
             revision: outcome.revision().0,
             heartbeat_ms: u32::try_from(limits::WORKER_HEARTBEAT_MS).unwrap_or(u32::MAX),
-            control_planes: control_planes(&self.published.state()),
+            control_planes: control_planes(&state),
+            membership: Some(membership(&state)),
         }))
     }
 
@@ -147,8 +157,9 @@ impl Control for ControlServer {
         &self,
         request: Request<HeartbeatRequest>,
     ) -> Result<Response<HeartbeatReply>, Status> {
+        let id: WorkerId = request.get_ref().worker.parse().map_err(invalid)?;
+        in_own_name(&request, id)?;
         let request = request.into_inner();
-        let id: WorkerId = request.worker.parse().map_err(invalid)?;
         let incarnation = Incarnation(request.incarnation);
         if !request.forwarded && !self.workers.leads() {
             return self.workers.forward(request).await.map(Response::new);
@@ -156,6 +167,7 @@ impl Control for ControlServer {
         if !self.workers.leads() {
             return Err(Status::unavailable("this node does not lead"));
         }
+        enrolled(&self.client, &self.published, id).await?;
         let reports: Vec<AssignmentReport> =
             request.reports.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
         let state = self.published.state();
@@ -171,7 +183,8 @@ impl Control for ControlServer {
             self.workers.heard(id, incarnation, reports, draining, speed, health);
         }
         let control_planes = control_planes(&state);
-        Ok(Response::new(HeartbeatReply { known, fenced, control_planes }))
+        let membership = Some(membership(&state));
+        Ok(Response::new(HeartbeatReply { known, fenced, control_planes, membership }))
     }
 
     type WatchAssignmentsStream = BoxStream<'static, Result<AssignmentSet, Status>>;
@@ -180,8 +193,10 @@ impl Control for ControlServer {
         &self,
         request: Request<WatchAssignmentsRequest>,
     ) -> Result<Response<Self::WatchAssignmentsStream>, Status> {
+        let id: WorkerId = request.get_ref().worker.parse().map_err(invalid)?;
+        in_own_name(&request, id)?;
+        known(&request, &self.published)?;
         let request = request.into_inner();
-        let id: WorkerId = request.worker.parse().map_err(invalid)?;
         let (events, stream) = mpsc::channel(EVENTS_QUEUED);
         let published = Arc::clone(&self.published);
         self.runtime.spawn(watch_assignments(
@@ -191,6 +206,21 @@ impl Control for ControlServer {
             events,
         ));
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewReply>, Status> {
+        let id: WorkerId = request.get_ref().worker.parse().map_err(invalid)?;
+        in_own_name(&request, id)?;
+        enrolled(&self.client, &self.published, id).await?;
+        let request = request.into_inner().request;
+        ollamamax_tls::Request::check(&request).map_err(invalid)?;
+        let state = self.published.state();
+        let signed = self.credentials.sign(&state, &request, Role::Worker(id), Millis::now());
+        let unsigned = |error: CredentialError| Status::unavailable(error.to_string());
+        let certificate = signed.map_err(unsigned)?.der().to_vec().into();
+        let authorities = certificates(&state).map_err(|error| unsigned(error.into()))?;
+        let authorities = authorities.iter().map(|one| one.der().to_vec().into()).collect();
+        Ok(Response::new(RenewReply { certificate, authorities }))
     }
 
     type WatchStateStream = BoxStream<'static, Result<StateEvent, Status>>;
@@ -212,7 +242,7 @@ fn invalid(error: impl std::fmt::Display) -> Status {
 }
 
 /// gRPC addresses of all nodes that stay.
-fn control_planes(state: &State) -> Vec<String> {
+pub fn control_planes(state: &State) -> Vec<String> {
     state.nodes.values().filter(|node| !node.leaving).map(|node| node.raft.clone()).collect()
 }
 

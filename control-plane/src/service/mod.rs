@@ -2,3 +2,5 @@
 
 pub mod blobs;
 pub mod control;
+pub mod join;
+pub mod members;

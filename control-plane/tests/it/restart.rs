@@ -4,7 +4,9 @@ use crate::support::{Cluster, eventually, value};
 use ollamamax_control_plane::error::EXIT_CONFIG;
 use ollamamax_control_plane::{ControlPlaneNode, NodeConfig};
 use ollamamax_core::Command;
+use ollamamax_core::access::JoinRole;
 use ollamamax_proto::NodeId;
+use ollamamax_tls::JoinToken;
 use std::net::TcpListener;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -155,30 +157,26 @@ async fn what_cannot_start_says_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_told_to_join_another_cluster_than_its_directorys_is_refused() {
+async fn a_node_that_is_in_a_cluster_looks_at_no_join_token() {
     let (ours, theirs) = (Cluster::start(1).await, Cluster::start(1).await);
     let dir = TempDir::new().expect("a temporary directory");
-    let join = |cluster: &Cluster| NodeConfig {
-        join: vec![format!("http://{}", cluster.nodes[&1].http_addr())],
-        ..NodeConfig::new(dir.path())
-    };
-    let node = ControlPlaneNode::start(join(&ours)).await.expect("it joins");
+    let token = ours.token(JoinRole::Node { voter: true }).await;
+    let join =
+        |token: &JoinToken| NodeConfig { join: Some(token.clone()), ..NodeConfig::new(dir.path()) };
+    let node = ControlPlaneNode::start(join(&token)).await.expect("it joins");
     let (id, cluster) = (node.node_id(), node.cluster().to_owned());
     node.stop().await;
-    let before = std::fs::read(dir.path().join("highwater")).expect("readable");
-    let refused = ControlPlaneNode::start(join(&theirs)).await.err().expect("another cluster");
-    let words =
-        format!("belongs to cluster `{cluster}`, expected `{}`", theirs.nodes[&1].cluster());
-    assert!(refused.to_string().contains(&words), "{refused}");
-    let after = std::fs::read(dir.path().join("highwater")).expect("readable");
-    assert_eq!(after, before, "the directory is left alone");
-    let node = ControlPlaneNode::start(join(&ours)).await.expect("it goes on in its own");
-    assert_eq!(node.node_id(), id);
+    // The token is used up, the other one is for another cluster.
+    let foreign = theirs.token(JoinRole::Node { voter: true }).await;
+    for token in [token, foreign] {
+        let node = ControlPlaneNode::start(join(&token)).await.expect("it goes on in its own");
+        assert_eq!((node.node_id(), node.cluster()), (id, cluster.as_str()));
+        node.stop().await;
+    }
+    assert_eq!(theirs.control(1).state().nodes.len(), 1);
     // With nobody there to ask, the directory is believed.
-    node.stop().await;
-    let config = join(&ours);
     ours.stop().await;
-    let node = ControlPlaneNode::start(config).await.expect("it waits for the others");
-    node.kill().await;
+    let node = ControlPlaneNode::start(NodeConfig::new(dir.path())).await;
+    node.expect("it waits for the others").kill().await;
     theirs.stop().await;
 }

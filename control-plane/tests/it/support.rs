@@ -1,18 +1,22 @@
 //! A cluster in this process, and waiting with a deadline.
 
 use ollamamax_control_plane::{ControlPlaneNode, NodeConfig, Running};
+use ollamamax_core::access::{self, AccessCommand, Hidden, JoinRole};
 use ollamamax_core::{Command, Outcome, State};
+use ollamamax_gateway::join_token_id;
 use ollamamax_gateway::ports::{ControlError, ControlPlane};
 use ollamamax_proto::model::{ModelFacts, ModelVersion};
-use ollamamax_proto::{Digest, ModelName, NodeId};
+use ollamamax_proto::{Digest, Millis, ModelName, NodeId, WorkerId};
+use ollamamax_tls::{Credential, Expect, Identity, JoinToken, Joining, Kind, Tls, join};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
+use tonic::transport::{Channel, Endpoint};
 
 pub const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -36,6 +40,11 @@ impl Cluster {
             cluster.add().await;
         }
         cluster.settle(count).await;
+        eventually("there is a first user with a key", || {
+            let state = cluster.control(1).state();
+            !state.access.users.is_empty() && !state.access.keys.is_empty()
+        })
+        .await;
         cluster
     }
 
@@ -47,19 +56,79 @@ impl Cluster {
     /// One more node, which votes or only listens.
     pub async fn add_as(&mut self, voter: bool) -> u64 {
         let data = self.dir.path().join(format!("node-{}", self.places.len()));
-        let mut config = NodeConfig { voter, ..NodeConfig::new(&data) };
+        let mut config = NodeConfig::new(&data);
         let own = SocketAddr::new(loopback(), 0);
         (config.http_listen, config.raft_listen) = (own, own);
         (self.tune)(&mut config);
-        match self.nodes.values().next() {
+        match self.nodes.keys().next() {
             None => config.bootstrap = true,
-            Some(node) => config.join = vec![format!("http://{}", node.http_addr())],
+            Some(_) => config.join = Some(self.token(JoinRole::Node { voter }).await),
         }
         let node = ControlPlaneNode::start(config).await.expect("the node starts");
         let id = node.node_id().0;
         self.places.insert(id, (node.http_addr(), node.raft_addr(), data));
         self.nodes.insert(id, node);
         id
+    }
+
+    /// A join token for one, good for a minute.
+    pub async fn token(&self, role: JoinRole) -> JoinToken {
+        self.token_with(role, 1, 60_000).await
+    }
+
+    pub async fn token_with(&self, role: JoinRole, uses: u32, lifetime_ms: u64) -> JoinToken {
+        let id = *self.nodes.keys().next().expect("a node");
+        let control = self.control(id);
+        eventually("there is an authority", || {
+            control.state().access.certifies(Millis::now()).is_some()
+        })
+        .await;
+        let kind = match role {
+            JoinRole::Node { .. } => Kind::Node,
+            JoinRole::Worker { .. } => Kind::Worker,
+        };
+        let credential = Credential::generate().expect("random bytes");
+        let token = access::JoinToken {
+            id: join_token_id(&credential),
+            hash: Hidden(credential.hash().0),
+            role,
+            uses_left: uses,
+            created_at: Millis(0),
+            expires_at: Millis::now().plus(lifetime_ms),
+        };
+        let create = AccessCommand::CreateJoinToken { token };
+        let create = || control.propose(Command::Access(Box::new(create.clone())));
+        retried("a join token", PATIENCE, create).await;
+        let state = control.state();
+        let authority = state.access.certifies(Millis::now()).expect("there is one");
+        let authority = Digest(authority.fingerprint);
+        let addresses = self.nodes.values().map(|node| node.raft_addr().to_string()).collect();
+        JoinToken { kind, credential, authority, addresses }
+    }
+
+    /// The connections of a worker that was let in.
+    pub async fn enrol(&self, id: u128) -> Tls {
+        let token = self.token(JoinRole::Worker { labels: BTreeMap::new() }).await;
+        let joined = join(&token, &Joining::Worker(WorkerId(id)), || 0.5).await;
+        Tls::new(joined.expect("it is let in").identity).expect("usable")
+    }
+
+    /// The connections of a node, as who reads its directory could make them.
+    pub fn node_tls(&self, id: u64) -> Tls {
+        let identity = Identity::load(&self.data_dir(id).join("identity"));
+        Tls::new(identity.expect("readable").expect("there is one")).expect("usable")
+    }
+
+    /// A gRPC channel to a node.
+    pub fn channel(&self, tls: &Tls, id: u64) -> Channel {
+        let address = format!("http://{}", self.nodes[&id].raft_addr());
+        let endpoint = Endpoint::from_shared(address).expect("an address");
+        tls.channel(&endpoint, Expect::Node(NodeId(id)))
+    }
+
+    /// Where a node keeps everything.
+    pub fn data_dir(&self, id: u64) -> &Path {
+        &self.places[&id].2
     }
 
     /// The node will be restarted on free ports.

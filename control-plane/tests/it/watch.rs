@@ -1,6 +1,6 @@
 //! Watchers that rebuild the state and resume.
 
-use crate::support::{Cluster, PATIENCE};
+use crate::support::{Cluster, PATIENCE, eventually};
 use ollamamax_core::{State, codec};
 use ollamamax_proto::wire::control_client::ControlClient;
 use ollamamax_proto::wire::{StateEvent, WatchStateRequest};
@@ -33,8 +33,10 @@ async fn follow(events: &mut Streaming<StateEvent>, state: &mut State, until: u6
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watcher_rebuilds_the_state_and_resumes_where_it_was() {
     let cluster = Cluster::start(1).await;
-    let address = format!("http://{}", cluster.nodes[&1].raft_addr());
-    let mut client = ControlClient::connect(address).await.expect("connects");
+    let mut client = ControlClient::new(cluster.channel(&cluster.node_tls(1), 1));
+    // What the cluster does by itself at its start would come in between.
+    let control = cluster.control(1);
+    eventually("a key signs", || !control.state().access.signing_keys.is_empty()).await;
     for n in 0..10 {
         cluster.put(1, &format!("k/{n}"), "v").await.expect("accepted");
     }

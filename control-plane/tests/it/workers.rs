@@ -24,11 +24,12 @@ struct Fake {
 }
 
 impl Fake {
-    async fn start(id: u128, node: std::net::SocketAddr) -> Self {
+    async fn start(cluster: &Cluster, id: u128, node: u64) -> Self {
+        let tls = cluster.enrol(id).await;
         let id = WorkerId(id);
         let port = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = port.local_addr().expect("an address").to_string();
-        let mut client = ControlClient::connect(format!("http://{node}")).await.expect("connects");
+        let mut client = ControlClient::new(cluster.channel(&tls, node));
         let device = Device {
             kind: "cpu".to_owned(),
             name: "test".to_owned(),
@@ -122,9 +123,8 @@ async fn assigned(
 #[tokio::test(flavor = "multi_thread")]
 async fn members_of_a_replica_hear_of_each_other_and_of_each_restart() {
     let cluster = Cluster::start(1).await;
-    let address = cluster.nodes[&1].raft_addr();
-    let first = Fake::start(1, address).await;
-    let second = Fake::start(2, address).await;
+    let first = Fake::start(&cluster, 1, 1).await;
+    let second = Fake::start(&cluster, 2, 1).await;
     let Command::PutModel { name, mut version } = model("big", b"weights") else {
         unreachable!("it is put")
     };
@@ -168,7 +168,7 @@ async fn members_of_a_replica_hear_of_each_other_and_of_each_restart() {
         pid: 2,
         forwarded: false,
     };
-    client.register(again).await.expect("registered");
+    second.client.clone().register(again).await.expect("registered");
     let moved = |held: &[Assignment]| {
         let ring = held.first().and_then(|assignment| assignment.ring.as_ref());
         ring.is_some_and(|ring| ring.peers[1].address == "127.0.0.1:9")
@@ -206,10 +206,10 @@ async fn demand(cluster: &Cluster) {
 async fn a_dead_worker_is_down_soon_and_its_model_moves() {
     let cluster = Cluster::start(3).await;
     let follower = cluster.follower().await;
-    let mut first = Fake::start(1, cluster.nodes[&follower].raft_addr()).await;
+    let mut first = Fake::start(&cluster, 1, follower).await;
     demand(&cluster).await;
     eventually("the model is served", || served_by(&cluster) == [first.id]).await;
-    let second = Fake::start(2, cluster.nodes[&follower].raft_addr()).await;
+    let second = Fake::start(&cluster, 2, follower).await;
     eventually("both are ready", || status(&cluster, second.id) == Some(WorkerStatus::Ready)).await;
     first.die();
     within("it is down", Duration::from_secs(3), || {
@@ -227,7 +227,7 @@ async fn a_dead_worker_is_down_soon_and_its_model_moves() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_worker_is_suspect_then_down_and_ready_when_heard_again() {
     let cluster = Cluster::start(1).await;
-    let mut worker = Fake::start(7, cluster.nodes[&1].raft_addr()).await;
+    let mut worker = Fake::start(&cluster, 7, 1).await;
     let control = cluster.control(1);
     let celsius = || control.observed().health.get(&worker.id).and_then(|health| health.celsius);
     eventually("how its GPU is has been heard", || celsius() == Some(61)).await;
@@ -258,8 +258,10 @@ async fn a_silent_worker_is_suspect_then_down_and_ready_when_heard_again() {
 
     let older = heartbeat(&mut worker.client, &id, 0, &[]).await.expect("answered");
     assert!(older.fenced, "an older life is told to stop");
+    let stranger = cluster.enrol(99).await;
+    let mut client = ControlClient::new(cluster.channel(&stranger, 1));
     let stranger = WorkerId(99).to_string();
-    let unknown = heartbeat(&mut worker.client, &stranger, 1, &[]).await.expect("answered");
+    let unknown = heartbeat(&mut client, &stranger, 1, &[]).await.expect("answered");
     assert!(!unknown.known, "a stranger is told to register");
     cluster.stop().await;
 }
@@ -269,7 +271,7 @@ async fn a_new_leader_does_not_bury_the_living() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.leader().await;
     let follower = cluster.follower().await;
-    let worker = Fake::start(3, cluster.nodes[&follower].raft_addr()).await;
+    let worker = Fake::start(&cluster, 3, follower).await;
     demand(&cluster).await;
     eventually("the model is served", || served_by(&cluster) == [worker.id]).await;
     cluster.nodes.remove(&leader).expect("it runs").kill().await;

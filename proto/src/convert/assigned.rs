@@ -47,6 +47,7 @@ impl From<&Peer> for wire::Peer {
             stage: Some((&peer.stage).into()),
             first_head: peer.first_head,
             end_head: peer.end_head,
+            worker: peer.worker.to_string(),
         }
     }
 }
@@ -64,9 +65,13 @@ impl TryFrom<wire::Peer> for Peer {
             let got = format!("{}..{}", peer.first_head, peer.end_head);
             return Err(out_of_range("heads", got, "at least one"));
         }
+        let worker = peer.worker.parse();
+        let worker = worker
+            .map_err(|_| out_of_range("worker", peer.worker.clone(), "the id of a worker"))?;
         Ok(Self {
             assignment: AssignmentId(peer.assignment),
             generation: Generation(peer.generation),
+            worker,
             address: peer.address,
             stage: peer.stage.ok_or(lacks)?.try_into()?,
             first_head: peer.first_head,

@@ -1,6 +1,7 @@
 //! Whatever is sound survives the wire; whatever is not is refused by its name.
 
 use super::*;
+use crate::WorkerId;
 use crate::ids::{Digest, ReplicaId};
 use crate::inference::{
     EmbedInput, EmbedRequest, Embedding, Logprob, Mirostat, MirostatVersion, Options, OutputFormat,
@@ -221,6 +222,7 @@ fn an_assignment_in_a_ring_survives_the_wire_and_a_ring_without_a_driver_does_no
     let peer = |id: u64, stage: Stage| Peer {
         assignment: AssignmentId(id),
         generation: Generation(id + 1),
+        worker: WorkerId(id.into()),
         address: format!("10.0.0.{id}:1"),
         stage,
         first_head: stage.shard,

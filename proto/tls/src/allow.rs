@@ -2,7 +2,7 @@
 //!
 //! What is not in the table nobody may call. Handlers find the [`Peer`] in the extensions of their request.
 
-use crate::role::Kind;
+use crate::role::{Kind, Role};
 use crate::stream::{ConnectInfo, Peer};
 use crate::tls::Tls;
 use futures_util::future::{Either, Ready, ready};
@@ -92,10 +92,7 @@ impl Allow {
         };
         let role = peer.role;
         if self.tls.refuses(peer) {
-            let mut status =
-                Status::permission_denied(format!("{role} was removed from the cluster"));
-            status.metadata_mut().insert(REMOVED, MetadataValue::from_static("removed"));
-            return Err(status);
+            return Err(removed(role));
         }
         match rule {
             Some(who) if who.includes(role.kind()) => Ok(()),
@@ -111,6 +108,13 @@ impl Allow {
 
 /// Marks the refusal of a member that was removed; it is no other refusal by mistake.
 const REMOVED: &str = "ollamamax-member";
+
+/// Tells a member that it was removed from the cluster; it ends then, so whoever says it must be sure.
+pub fn removed(role: Role) -> Status {
+    let mut status = Status::permission_denied(format!("{role} was removed from the cluster"));
+    status.metadata_mut().insert(REMOVED, MetadataValue::from_static("removed"));
+    status
+}
 
 /// Whether `status` says that the caller was removed from the cluster.
 pub fn says_removed(status: &Status) -> bool {

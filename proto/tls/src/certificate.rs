@@ -79,6 +79,19 @@ impl Certificate {
         Ok(Self { der, names, public, not_before, not_after })
     }
 
+    /// Reads the only one of a PEM text, as [`Certificate::pem`] writes it.
+    pub fn from_pem(pem: &[u8]) -> Result<Self, CertificateError> {
+        let max = limits::TLS_FILE_BYTES;
+        if pem.len() > max {
+            return Err(CertificateError::TooLong { got: pem.len(), max });
+        }
+        let sections = key::Sections::read(pem).ok_or(CertificateError::Malformed)?;
+        match (&sections.keys[..], &sections.certificates[..]) {
+            ([], [der]) => Self::from_der(der),
+            _ => Err(CertificateError::Malformed),
+        }
+    }
+
     /// As it is sent.
     pub fn der(&self) -> &[u8] {
         &self.der

@@ -66,6 +66,13 @@ impl From<KeyError> for IdentityError {
     }
 }
 
+/// Changes whenever other authorities are trusted or another one signs: members with another mark have to renew.
+pub fn trust_mark(mut trusted: Vec<Digest>, signer: Option<Digest>) -> Digest {
+    trusted.sort();
+    let bytes: Vec<[u8; 32]> = trusted.into_iter().chain(signer).map(|digest| digest.0).collect();
+    Digest::of(&bytes.concat())
+}
+
 /// What a member is and whom it believes. It may have ended: that is a question of the time.
 #[derive(Clone, Debug)]
 pub struct Identity {
@@ -167,6 +174,12 @@ impl Identity {
     /// Whoever shows a certificate signed by one of these is believed.
     pub fn trusted(&self) -> &[Certificate] {
         &self.trusted
+    }
+
+    /// [`trust_mark`] of what it trusts and who signed it.
+    pub fn trust_mark(&self) -> Digest {
+        let trusted = self.trusted.iter().map(Certificate::fingerprint).collect();
+        trust_mark(trusted, Some(self.trusted[self.issuer].fingerprint()))
     }
 
     /// From when on it should be renewed: after [`limits::TLS_RENEW_PERCENT`] of its life.

@@ -81,6 +81,11 @@ impl Request {
         &self.der
     }
 
+    /// Whether `der` could be signed: whoever signs asks before it does what cannot be undone.
+    pub fn check(der: &[u8]) -> Result<(), RequestError> {
+        Requested::check(der).map(drop)
+    }
+
     /// Takes the certificate that was given for this request. `trusted` are the authorities of the cluster; one of them
     /// must have signed it.
     pub fn identity(

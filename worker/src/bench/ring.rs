@@ -5,19 +5,23 @@ use crate::llama::{Failures, LlamaLoader};
 use crate::machine::Loader;
 use crate::pace::Paced;
 use crate::stage::frame::{self, Frame};
-use crate::stage::{Driver, Links, StageRunner, accept};
+use crate::stage::{Driver, Links, StageRunner};
 use ollamamax_engine::backend::{BlockId, Logits, Slice, StepBatch};
 use ollamamax_engine::cpu::KvType;
 use ollamamax_engine::engine::{Engine, TextModel};
 use ollamamax_engine::weights::Mapping;
 use ollamamax_gguf::Gguf;
 use ollamamax_proto::placement::{Activations, Assigned, Assignment, Peer, Ring, Stage};
-use ollamamax_proto::{AssignmentId, Digest, Generation, ReplicaId, limits};
-use std::io::BufReader;
-use std::path::Path;
+use ollamamax_proto::{AssignmentId, Digest, Generation, Millis, ReplicaId, WorkerId, limits};
+use ollamamax_tls::{
+    Authority, Blocking, Expect, Identity, Incoming, OnStage, Protocol, Request, Role, Stream, Tls,
+};
+use std::io::{self, BufReader};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 
 /// How a model is cut, and where its stages listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,11 +36,43 @@ pub struct Cut {
     pub width: usize,
     /// Steps on their way at once.
     pub steps_in_flight: u32,
+    /// Where the stages find who they are, as [`identities`] made it.
+    pub identities: PathBuf,
+}
+
+fn bench_worker(index: usize) -> WorkerId {
+    WorkerId(index as u128 + 1)
+}
+
+/// Makes a cluster of `count` workers in `dir`, so that stages in processes of their own know each other.
+pub fn identities(dir: &Path, count: usize) -> Result<(), String> {
+    let failed = |error: &dyn std::error::Error| error.to_string();
+    let (cluster, now) = ("bench".parse(), Millis::now());
+    let cluster = cluster.map_err(|error: ollamamax_tls::InvalidCluster| failed(&error))?;
+    let authority = Authority::create(&cluster, now).map_err(|error| failed(&error))?;
+    for index in 0..count {
+        let request = Request::new().map_err(|error| failed(&error))?;
+        let role = Role::Worker(bench_worker(index));
+        let signed = authority.sign(request.der(), role, limits::TLS_LIFETIME_MS, now);
+        let signed = signed.map_err(|error| failed(&error))?;
+        let identity = request.identity(signed, vec![authority.certificate().clone()]);
+        let saved = identity.and_then(|identity| identity.save(&dir.join(index.to_string())));
+        saved.map_err(|error| failed(&error))?;
+    }
+    Ok(())
+}
+
+/// The connections of worker `index` of [`identities`].
+fn tls(dir: &Path, index: usize) -> Result<Tls, String> {
+    let identity = Identity::load(&dir.join(index.to_string()));
+    let identity = identity.map_err(|error| error.to_string())?;
+    let identity = identity.ok_or_else(|| format!("stage {index} has no identity"))?;
+    Tls::new(identity).map_err(|error| error.to_string())
 }
 
 impl Cut {
     /// A model in `stages` parts with about as much to do for each: the head counts as some layers.
-    pub fn even(path: &Path, stages: u32) -> Result<Self, String> {
+    pub fn even(path: &Path, stages: u32, identities: &Path) -> Result<Self, String> {
         let words = |error: &dyn std::error::Error| format!("`{}`: {error}", path.display());
         let mapping = Mapping::open(path).map_err(|error| words(&error))?;
         let gguf = Gguf::parse(mapping.bytes()).map_err(|error| words(&error))?;
@@ -59,7 +95,8 @@ impl Cut {
         }
         let addresses = vec!["127.0.0.1:1".to_owned(); stages as usize];
         let width = facts.embedding_length as usize;
-        Ok(Self { layers, addresses, heads, width, steps_in_flight: 1 })
+        let identities = identities.to_owned();
+        Ok(Self { layers, addresses, heads, width, steps_in_flight: 1, identities })
     }
 
     fn ring(&self) -> Ring {
@@ -67,6 +104,7 @@ impl Cut {
         let peer = |(index, (cut, address)): (usize, (&[u32], &String))| Peer {
             assignment: AssignmentId(index as u64 + 1),
             generation: Generation(1),
+            worker: bench_worker(index),
             address: address.clone(),
             stage: Stage {
                 first_layer: cut[0],
@@ -127,15 +165,17 @@ pub struct BenchStage {
     /// Where it listens.
     pub address: String,
     _runner: StageRunner,
-    _incoming: crate::stage::Accepted,
+    _incoming: Incoming,
 }
 
 impl BenchStage {
     /// Loads stage `index` of a cut.
     pub async fn start(path: &Path, threads: u32, cut: &Cut, index: usize) -> Result<Self, String> {
         let (listener, address) = listen().await?;
-        let links = Arc::<Links>::default();
-        let incoming = accept(listener, Arc::clone(&links));
+        let tls = tls(&cut.identities, index)?;
+        let links = Arc::new(Links::new(tls.clone(), Handle::current()));
+        let incoming = tls.incoming(listener, Some(links.door()));
+        links.expect(&[cut.assigned(index)?]);
         let (assigned, loader, path) = (cut.assigned(index)?, loader(threads), path.to_owned());
         let (assignment, kv) = (Arc::new(assigned.assignment.clone()), loader.kv_type().to_owned());
         let load = move || -> Result<Paced, String> {
@@ -151,7 +191,7 @@ impl BenchStage {
 pub struct RingBench {
     timed: Timed,
     _driver: Driver,
-    _incoming: crate::stage::Accepted,
+    _incoming: Incoming,
 }
 
 impl RingBench {
@@ -159,13 +199,15 @@ impl RingBench {
     pub async fn close(path: &Path, threads: u32, mut cut: Cut) -> Result<Self, String> {
         let words = |error: &dyn std::error::Error| format!("`{}`: {error}", path.display());
         let (listener, address) = listen().await?;
-        let links = Arc::<Links>::default();
-        let incoming = accept(listener, Arc::clone(&links));
         let last = cut.addresses.len().saturating_sub(1);
+        let tls = tls(&cut.identities, last)?;
+        let links = Arc::new(Links::new(tls.clone(), Handle::current()));
+        let incoming = tls.incoming(listener, Some(links.door()));
         if let Some(own) = cut.addresses.last_mut() {
             *own = address;
         }
         let assigned = cut.assigned(last)?;
+        links.expect(std::slice::from_ref(&assigned));
         let loader = loader(threads);
         let backend = loader.load_stage(path, &assigned).map_err(|error| error.to_string())?;
         let text = {
@@ -195,41 +237,46 @@ impl RingBench {
     }
 }
 
-/// Sends every frame of residuals of `width` back over the connections of a listener, whose address it returns.
-pub fn echo(width: usize) -> Result<String, String> {
-    let failed = |error: std::io::Error| error.to_string();
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").map_err(failed)?;
-    let address = listener.local_addr().map_err(failed)?.to_string();
-    std::thread::spawn(move || {
-        for mut stream in listener.incoming().flatten() {
+/// Sends every frame of residuals of the cut's width back over the connections of a listener, whose address it returns.
+pub async fn echo(cut: &Cut, index: usize) -> Result<String, String> {
+    let (listener, address) = listen().await?;
+    let (tls, width) = (tls(&cut.identities, index)?, cut.width);
+    let on_stage: OnStage = Arc::new(move |stream: Stream, _| {
+        let Ok(stream) = stream.into_blocking() else { return };
+        std::thread::spawn(move || {
             let (mut read, mut written) = (Vec::new(), Vec::new());
-            let Ok(input) = stream.set_nodelay(true).and_then(|()| stream.try_clone()) else {
-                continue;
-            };
-            let mut input = BufReader::new(input);
-            let mut turn = || -> std::io::Result<()> {
-                let Frame { step, batch, residuals } = frame::read(&mut input, &mut read, width)?;
+            let mut stream = BufReader::new(stream);
+            let mut turn = || -> io::Result<()> {
+                let Frame { step, batch, residuals } = frame::read(&mut stream, &mut read, width)?;
                 let rows = residuals.unwrap_or_default();
-                frame::write(
-                    &mut stream,
-                    &mut written,
-                    (step, &batch),
-                    Some((&rows, Activations::F32)),
-                )
+                let rows = Some((&rows[..], Activations::F32));
+                frame::write(stream.get_mut(), &mut written, (step, &batch), rows)
             };
             while turn().is_ok() {}
-        }
+        });
     });
+    let incoming = tls.incoming(listener, Some(on_stage));
+    // Accepting ends with it; the process does not need that.
+    std::mem::forget(incoming);
     Ok(address)
 }
 
-/// Half of the median time that the residual of one token takes there and back, from process to process: what a hop costs
+/// Half of the median time that `rounds` residuals of one token take there and back, from process to process: what a hop costs
 /// when nothing is computed.
-pub fn hop(address: &str, width: usize, rounds: usize) -> Result<Duration, String> {
-    let failed = |error: std::io::Error| error.to_string();
-    let mut stream = std::net::TcpStream::connect(address).map_err(failed)?;
-    stream.set_nodelay(true).map_err(failed)?;
-    let mut input = BufReader::new(stream.try_clone().map_err(failed)?);
+pub async fn hop(cut: &Cut, address: &str, rounds: usize) -> Result<Duration, String> {
+    let tls = tls(&cut.identities, cut.addresses.len() - 1)?;
+    let expect = Expect::Worker(bench_worker(0));
+    let stream = tls.dial(address, expect, Protocol::Stage).await;
+    let stream = stream.map_err(|error| error.to_string())?;
+    let stream = stream.into_blocking().map_err(|error| error.to_string())?;
+    let width = cut.width;
+    let timed = tokio::task::spawn_blocking(move || turns(stream, width, rounds));
+    timed.await.map_err(|error| error.to_string())?
+}
+
+fn turns(stream: Blocking, width: usize, rounds: usize) -> Result<Duration, String> {
+    let failed = |error: io::Error| error.to_string();
+    let mut stream = BufReader::new(stream);
     let slice = Slice {
         start: 0,
         tokens: vec![0],
@@ -241,8 +288,8 @@ pub fn hop(address: &str, width: usize, rounds: usize) -> Result<Duration, Strin
     for step in 0..rounds as u32 {
         let begun = Instant::now();
         let residuals = Some((&rows[..], Activations::F32));
-        frame::write(&mut stream, &mut written, (step, &batch), residuals).map_err(failed)?;
-        frame::read(&mut input, &mut read, width).map_err(failed)?;
+        frame::write(stream.get_mut(), &mut written, (step, &batch), residuals).map_err(failed)?;
+        frame::read(&mut stream, &mut read, width).map_err(failed)?;
         times.push(begun.elapsed() / 2);
     }
     times.sort();

@@ -83,7 +83,8 @@ pub fn write(
         return Err(io::Error::new(io::ErrorKind::InvalidInput, words));
     };
     buffer[..4].copy_from_slice(&len.to_le_bytes());
-    to.write_all(buffer)
+    to.write_all(buffer)?;
+    to.flush()
 }
 
 /// Appends floats.

@@ -5,8 +5,8 @@
 
 use super::frame::{put_f32, take_f32};
 use ollamamax_engine::backend::Shards;
+use ollamamax_tls::Blocking;
 use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -19,7 +19,7 @@ const BOTH_WRITE_BYTES: usize = 32 * 1024;
 pub struct Mesh {
     rank: usize,
     /// By rank; none for this one.
-    peers: Vec<Option<TcpStream>>,
+    peers: Vec<Option<Blocking>>,
     /// How long to wait for the others, in milliseconds.
     patience_ms: Arc<AtomicU64>,
     /// What the connections have been told of it.
@@ -30,7 +30,7 @@ pub struct Mesh {
 
 impl Mesh {
     /// Connections by rank, with none for `rank` itself.
-    pub fn new(rank: usize, peers: Vec<Option<TcpStream>>, patience_ms: Arc<AtomicU64>) -> Self {
+    pub fn new(rank: usize, peers: Vec<Option<Blocking>>, patience_ms: Arc<AtomicU64>) -> Self {
         let others = peers.iter().map(|_| Vec::new()).collect();
         Self { rank, peers, patience_ms, set_ms: 0, bytes: Vec::new(), others }
     }
@@ -39,8 +39,8 @@ impl Mesh {
         let patience_ms = self.patience_ms.load(Ordering::Relaxed).max(1);
         if patience_ms != self.set_ms {
             for peer in self.peers.iter().flatten() {
-                peer.set_read_timeout(Some(Duration::from_millis(patience_ms)))?;
-                peer.set_write_timeout(Some(Duration::from_millis(patience_ms)))?;
+                peer.tcp().set_read_timeout(Some(Duration::from_millis(patience_ms)))?;
+                peer.tcp().set_write_timeout(Some(Duration::from_millis(patience_ms)))?;
             }
             self.set_ms = patience_ms;
         }
@@ -49,6 +49,7 @@ impl Mesh {
         if short {
             for peer in self.peers.iter_mut().flatten() {
                 peer.write_all(&self.bytes)?;
+                peer.flush()?;
             }
         }
         for (rank, (peer, other)) in self.peers.iter_mut().zip(&mut self.others).enumerate() {
@@ -57,10 +58,12 @@ impl Mesh {
             // Of two shards one writes first and the other reads first, pair after pair in one order for all.
             if !short && self.rank < rank {
                 peer.write_all(&self.bytes)?;
+                peer.flush()?;
             }
             peer.read_exact(other)?;
             if !short && self.rank > rank {
                 peer.write_all(&self.bytes)?;
+                peer.flush()?;
             }
         }
         Ok(())

@@ -11,9 +11,9 @@ use ollamamax_engine::backend::{Backend, BackendError, SliceLogits, StageBackend
 use ollamamax_engine::embed::Pooling;
 use ollamamax_proto::placement::{Peer, Ring};
 use ollamamax_proto::{AssignmentId, Generation, Millis, limits};
+use ollamamax_tls::Blocking;
 use std::collections::VecDeque;
 use std::io::{self, BufReader};
-use std::net::TcpStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -94,16 +94,18 @@ impl Driver {
         };
         let mut outputs = Vec::new();
         for to in first {
-            outputs.push((to, links::greet(&Greeting { to, ..greeting.clone() }, deadline)?));
+            let greeting = Greeting { to, ..greeting.clone() };
+            outputs.push((to, self.links.greet(&greeting, deadline)?));
         }
-        let mesh = session::sums(&greeting, me, &self.queue, &mut self.kept, deadline)?;
+        let mesh =
+            session::sums(&self.links, &greeting, me, &self.queue, &mut self.kept, deadline)?;
         let input = match alone {
             true => None,
-            false => Some(self.greeted(&greeting, &outputs, deadline)?),
+            false => Some(self.greeted(&greeting, &mut outputs, deadline)?),
         };
         let mut blocks = self.own.blocks;
         let used = outputs.iter().map(|(_, out)| out).chain(mesh.iter().flatten()).chain(&input);
-        self.door.using(self.session, used);
+        self.door.using(self.session, used.map(Blocking::tcp));
         for (to, output) in &mut outputs {
             let address = &ring.peers[*to].address;
             blocks = blocks.min(links::welcomed(output, address, deadline)?);
@@ -143,9 +145,9 @@ impl Driver {
     fn greeted(
         &mut self,
         greeting: &Greeting,
-        outputs: &[(usize, TcpStream)],
+        outputs: &mut [(usize, Blocking)],
         deadline: Instant,
-    ) -> Result<TcpStream, LinkError> {
+    ) -> Result<Blocking, LinkError> {
         let fits = |incoming: &Incoming| {
             incoming.greeting.session == greeting.session && !incoming.greeting.sums
         };
@@ -157,7 +159,7 @@ impl Driver {
             match self.queue.recv_timeout(look) {
                 Ok(incoming) => self.kept.push(incoming),
                 Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => {
-                    for (to, output) in outputs {
+                    for (to, output) in &mut *outputs {
                         let address = &greeting.ring.peers[*to].address;
                         early_answer(output, address, deadline)?;
                     }
@@ -187,21 +189,25 @@ fn first_stage(peers: &[Peer]) -> Vec<usize> {
 }
 
 /// An answer of the first stage before the ring is closed can only be a refusal.
-fn early_answer(output: &TcpStream, address: &str, deadline: Instant) -> Result<(), LinkError> {
+fn early_answer(output: &mut Blocking, address: &str, deadline: Instant) -> Result<(), LinkError> {
     let failed = |source| LinkError::Io { address: address.to_owned(), source };
-    output.set_nonblocking(true).map_err(failed)?;
-    let peeked = output.peek(&mut [0]);
-    output.set_nonblocking(false).map_err(failed)?;
-    match peeked {
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
-        Err(error) => Err(failed(error)),
-        Ok(0) => Err(failed(io::ErrorKind::UnexpectedEof.into())),
-        Ok(_) => {
-            let mut output = output.try_clone().map_err(failed)?;
-            links::welcomed(&mut output, address, deadline)?;
-            Err(LinkError::Malformed(format!("`{address}` answered before the ring was closed")))
-        }
+    let tcp = output.tcp();
+    tcp.set_nonblocking(true).map_err(failed)?;
+    let peeked = tcp.peek(&mut [0]);
+    tcp.set_nonblocking(false).map_err(failed)?;
+    let answered = match peeked {
+        _ if output.has_unread().map_err(failed)? => true,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+        Err(error) => return Err(failed(error)),
+        Ok(0) => return Err(failed(io::ErrorKind::UnexpectedEof.into())),
+        Ok(_) => true,
+    };
+    if answered {
+        links::welcomed(output, address, deadline)?;
+        let words = format!("`{address}` answered before the ring was closed");
+        return Err(LinkError::Malformed(words));
     }
+    Ok(())
 }
 
 /// A closed ring, as what computes steps.
@@ -209,9 +215,9 @@ fn early_answer(output: &TcpStream, address: &str, deadline: Instant) -> Result<
 pub struct RingBackend {
     local: Local,
     /// The shards of the first stage; where there is only one stage, its other shards.
-    outputs: Vec<TcpStream>,
+    outputs: Vec<Blocking>,
     /// From the stage before the driver's; `None` where the driver's is the only one.
-    input: Option<BufReader<TcpStream>>,
+    input: Option<BufReader<Blocking>>,
     blocks: u32,
     pooling: Pooling,
     resident_bytes: u64,
@@ -244,7 +250,7 @@ impl RingBackend {
             self.patience.learn(tokens, begun.elapsed());
             return Ok(logits);
         };
-        let set = input.get_ref().set_read_timeout(Some(patience));
+        let set = input.get_ref().tcp().set_read_timeout(Some(patience));
         let width = local.width();
         let frame = set.and_then(|()| frame::read(input, &mut self.buffer, width));
         let frame = frame.map_err(|error| match error.kind() {

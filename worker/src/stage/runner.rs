@@ -8,8 +8,8 @@ use crate::pace::{Pace, Paced};
 use crate::runner::RunnerState;
 use ollamamax_engine::backend::{Backend, StageBackend};
 use ollamamax_proto::placement::Assignment;
+use ollamamax_tls::Blocking;
 use std::io::{self, BufReader};
-use std::net::TcpStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
@@ -62,7 +62,8 @@ impl StageRunner {
             if loaded_tx.send(Ok((backend.resident_bytes(), backend.pace()))).is_ok() {
                 let own = Own { blocks: backend.blocks_count(), kv_type };
                 let backend = Box::new(backend);
-                let mut work = Work { backend, own, door: &thread_door, queue, kept: Vec::new() };
+                let (doors, kept) = ((&*links, &*thread_door), Vec::new());
+                let mut work = Work { backend, own, doors, queue, kept };
                 let state = catch_unwind(AssertUnwindSafe(|| work.run())).unwrap_or_else(|_| {
                     RunnerState::Failed("the stage panicked, see the panic message".to_owned())
                 });
@@ -128,7 +129,7 @@ impl Drop for StageRunner {
 struct Work<'a> {
     backend: Box<dyn StageBackend>,
     own: Own,
-    door: &'a Door,
+    doors: (&'a Links, &'a Door),
     queue: Receiver<Incoming>,
     /// Connections that came before what they belong to.
     kept: Vec<Incoming>,
@@ -152,7 +153,8 @@ impl Work<'_> {
             };
             let (session, replica) = (incoming.greeting.session, incoming.greeting.ring.replica);
             self.kept.retain(|kept| kept.greeting.session >= session);
-            let joined = session::join(incoming, &self.own, self.door, &self.queue, &mut self.kept);
+            let joined =
+                session::join(incoming, &self.own, self.doors, &self.queue, &mut self.kept);
             match joined {
                 Ok(session) => {
                     tracing::info!(%replica, "in a ring");
@@ -162,7 +164,7 @@ impl Work<'_> {
                 Err(error) => tracing::warn!(%replica, %error, "no ring"),
             }
             self.backend.join(None);
-            self.door.unused();
+            self.doors.1.unused();
         }
     }
 
@@ -175,7 +177,7 @@ impl Work<'_> {
         let mut input = BufReader::with_capacity(READ_BYTES, input);
         let width = self.backend.width();
         let (mut read, mut written) = (Vec::new(), Vec::new());
-        let mut step = |outputs: &mut Vec<TcpStream>| -> io::Result<()> {
+        let mut step = |outputs: &mut Vec<Blocking>| -> io::Result<()> {
             let frame = frame::read(&mut input, &mut read, width)?;
             let rows = self
                 .backend

@@ -1,11 +1,11 @@
 //! A stage's place in a closed ring: its connections, and how they come about.
 
 use super::door::Door;
-use super::links::{self, Greeting, Incoming, LinkError};
+use super::links::{self, Greeting, Incoming, LinkError, Links};
 use super::mesh::Mesh;
 use ollamamax_proto::limits;
 use ollamamax_proto::placement::{Activations, Ring};
-use std::net::TcpStream;
+use ollamamax_tls::Blocking;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::Receiver;
@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub struct Session {
     /// Where steps come from.
-    pub input: TcpStream,
+    pub input: Blocking,
     /// The shards of the next stage; none of the last stage, nor of other shards than the first.
-    pub outputs: Vec<TcpStream>,
+    pub outputs: Vec<Blocking>,
     /// The other shards of this stage, where there are any.
     pub mesh: Option<Mesh>,
     /// What goes to the next stage.
@@ -52,29 +52,29 @@ pub fn next(ring: &Ring, me: usize) -> Vec<usize> {
 pub fn join(
     incoming: Incoming,
     own: &Own,
-    door: &Door,
+    (links, door): (&Links, &Door),
     queue: &Receiver<Incoming>,
     kept: &mut Vec<Incoming>,
 ) -> Result<Session, LinkError> {
     let Incoming { greeting, stream: mut input } = incoming;
     let deadline = Instant::now() + Duration::from_millis(limits::STAGE_JOIN_MS);
-    door.using(greeting.session, std::iter::once(&input));
-    let joined = connect(&greeting, own, door, queue, kept, deadline);
+    door.using(greeting.session, std::iter::once(input.tcp()));
+    let joined = connect(&greeting, own, (links, door), queue, kept, deadline);
     let address = || greeting.ring.peers[greeting.from].address.clone();
     let answer = joined.as_ref().map(|(_, blocks)| *blocks).map_err(ToString::to_string);
     links::welcome(&mut input, answer)
-        .and_then(|()| input.set_read_timeout(None))
+        .and_then(|()| input.tcp().set_read_timeout(None))
         .map_err(|source| LinkError::Io { address: address(), source })?;
     let ((outputs, mesh), _) = joined?;
     Ok(Session { input, outputs, mesh, activations: greeting.ring.activations })
 }
 
-type Connected = ((Vec<TcpStream>, Option<Mesh>), u32);
+type Connected = ((Vec<Blocking>, Option<Mesh>), u32);
 
 fn connect(
     greeting: &Greeting,
     own: &Own,
-    door: &Door,
+    (links, door): (&Links, &Door),
     queue: &Receiver<Incoming>,
     kept: &mut Vec<Incoming>,
     deadline: Instant,
@@ -89,7 +89,7 @@ fn connect(
     let mut blocks = greeting.blocks.min(own.blocks);
     let greet = |to, sums| {
         let greeting = Greeting { from: me, to, sums, blocks, ..greeting.clone() };
-        links::greet(&greeting, deadline)
+        links.greet(&greeting, deadline)
     };
     let mut outputs = Vec::new();
     if ring.peers[me].stage.shard == 0 {
@@ -97,8 +97,9 @@ fn connect(
             outputs.push((to, greet(to, false)?));
         }
     }
-    let mesh = sums(greeting, me, queue, kept, deadline)?;
-    door.using(greeting.session, mesh.iter().flatten().chain(outputs.iter().map(|(_, out)| out)));
+    let mesh = sums(links, greeting, me, queue, kept, deadline)?;
+    let used = mesh.iter().flatten().chain(outputs.iter().map(|(_, output)| output));
+    door.using(greeting.session, used.map(Blocking::tcp));
     for (to, output) in &mut outputs {
         let address = &ring.peers[*to].address;
         blocks = blocks.min(links::welcomed(output, address, deadline)?);
@@ -113,19 +114,20 @@ fn connect(
 
 /// Connects `me` with the other shards of its stage: it greets those after it, those before it greet.
 pub fn sums(
+    links: &Links,
     greeting: &Greeting,
     me: usize,
     queue: &Receiver<Incoming>,
     kept: &mut Vec<Incoming>,
     deadline: Instant,
-) -> Result<Vec<Option<TcpStream>>, LinkError> {
+) -> Result<Vec<Option<Blocking>>, LinkError> {
     let mut mesh = Vec::new();
     for peer in shards(&greeting.ring, me) {
         mesh.push(if peer == me {
             None
         } else if peer > me {
             let greeting = Greeting { from: me, to: peer, sums: true, ..greeting.clone() };
-            Some(links::greet(&greeting, deadline)?)
+            Some(links.greet(&greeting, deadline)?)
         } else {
             let fits = |incoming: &Incoming| {
                 let Greeting { session, from, sums, .. } = incoming.greeting;

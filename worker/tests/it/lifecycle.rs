@@ -1,9 +1,11 @@
 //! Start, changes of assignment, failures and the end of a worker.
 
 use crate::support::{
-    FakeNode, Knobs, assignment, collect, expected_tokens, generate, request, start, start_in,
-    until,
+    FakeNode, Knobs, assignment, collect, enrol, expected_tokens, generate, request, start,
+    start_in, until,
 };
+use ollamamax_worker::agent::Dismissed;
+use ollamamax_worker::credentials::CredentialError;
 use ollamamax_worker::{Ended, StartError, WorkerConfig, WorkerNode};
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
@@ -33,7 +35,7 @@ async fn a_newer_life_of_the_same_worker_ends_this_one() {
     until("registered", || node.registrations() == 1).await;
     node.script.fenced.store(true, SeqCst);
     let ended = tokio::time::timeout(Duration::from_secs(5), worker.running.ended()).await;
-    assert!(matches!(ended, Ok(Ended::Fenced(_))), "{ended:?}");
+    assert!(matches!(ended, Ok(Ended::Dismissed(Dismissed::Fenced))), "{ended:?}");
     worker.running.stop().await;
 }
 
@@ -223,6 +225,12 @@ async fn what_keeps_it_from_starting_is_said_plainly() {
     let error = WorkerNode::start(WorkerConfig::new(worker.dir.path(), free, nodes)).await;
     let error = error.expect_err("the directory is taken");
     assert!(error.to_string().contains("another worker process"), "{error}");
+    let error = WorkerNode::start(WorkerConfig::new(other.path(), free, vec![])).await;
+    let error = error.expect_err("nobody has let it in");
+    assert!(matches!(error, StartError::Credentials(CredentialError::NoIdentity { .. })));
+    assert!(error.to_string().contains("join-token create"), "{error}");
+    std::fs::remove_file(other.path().join("worker.json")).expect("removed");
+    enrol(other.path());
     let error = WorkerNode::start(WorkerConfig::new(other.path(), free, vec![])).await;
     assert!(matches!(error, Err(StartError::NoControlPlane)));
 }

@@ -1,6 +1,6 @@
 //! The same worker with the real engine and the real model, over real sockets.
 
-use crate::support::{FakeNode, TestWorker, generate, until};
+use crate::support::{FakeNode, TestWorker, enrol, generate, until};
 use ollamamax_engine::architecture::Architecture;
 use ollamamax_engine::synth::Synth;
 use ollamamax_proto::inference::{
@@ -39,6 +39,7 @@ async fn ready() -> Ready {
     node.assign(2, std::slice::from_ref(&held));
     let dir = tempfile::tempdir().expect("a directory");
     let listen = "127.0.0.1:0".parse().expect("an address");
+    enrol(dir.path());
     let mut config = WorkerConfig::new(dir.path(), listen, vec![node.address.clone()]);
     config.memory_bytes = 1 << 30;
     config.blob_hints = vec![hints.path().to_owned()];
@@ -164,6 +165,7 @@ async fn bytes_that_are_no_model_are_reported_with_the_reason() {
     node.assign(2, std::slice::from_ref(&held));
     let dir = tempfile::tempdir().expect("a directory");
     let listen = "127.0.0.1:0".parse().expect("an address");
+    enrol(dir.path());
     let config = WorkerConfig::new(dir.path(), listen, vec![node.address.clone()]);
     let running = WorkerNode::start(config).await.expect("the worker starts");
     until("failed", || node.phase(&held).as_deref() == Some("failed")).await;
@@ -187,6 +189,7 @@ async fn an_encoder_embeds_and_does_not_generate() {
         node.assign(2, std::slice::from_ref(&held));
         let dir = tempfile::tempdir().expect("a directory");
         let listen = "127.0.0.1:0".parse().expect("an address");
+        enrol(dir.path());
         let mut config = WorkerConfig::new(dir.path(), listen, vec![node.address.clone()]);
         // The weights and a little more.
         config.memory_bytes = blob.len() as u64 + 1_000;

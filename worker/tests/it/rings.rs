@@ -1,7 +1,7 @@
 //! Models spread over several workers, with the real engine and real sockets: what comes out, and what happens when a stage
 //! goes.
 
-use crate::support::{Answer, FakeNode, TestWorker, generate, until};
+use crate::support::{Answer, FakeNode, TestWorker, enrol, generate, until};
 use ollamamax_proto::inference::{GenerateRequest, Options, Predict, Prompt};
 use ollamamax_proto::placement::{Activations, Assigned, Assignment, Peer, Ring, Stage};
 use ollamamax_proto::{AssignmentId, Digest, Generation, ReplicaId, wire};
@@ -50,6 +50,7 @@ impl Ringed {
     async fn join(&mut self) -> usize {
         let node = FakeNode::start();
         let dir = tempfile::tempdir().expect("a directory");
+        enrol(dir.path());
         let listen = "127.0.0.1:0".parse().expect("an address");
         let mut config = WorkerConfig::new(dir.path(), listen, vec![node.address.clone()]);
         config.memory_bytes = 1 << 30;
@@ -75,6 +76,7 @@ impl Ringed {
                     .fold(*at as u64 + 1, |id, part| 100 * id + u64::from(*part)),
             ),
             generation: Generation(1),
+            worker: self.members[*at].worker.running.worker(),
             address: self.members[*at].worker.running.address().to_string(),
             stage: Stage {
                 first_layer: layers.start,

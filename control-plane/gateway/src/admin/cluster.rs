@@ -2,16 +2,14 @@
 
 use crate::auth::Caller;
 use crate::error::{Failure, Problem};
-use crate::{Gateway, body, stream};
-use axum::body::Body;
+use crate::{Gateway, stream};
 use axum::extract::{Path, State};
 use axum::response::Response;
 use ollamamax_core::access::Action;
 use ollamamax_core::plan::Observed;
 use ollamamax_core::record::WorkerRecord;
-use ollamamax_core::{Command, Outcome, State as Snapshot};
+use ollamamax_core::{Command, State as Snapshot};
 use ollamamax_proto::NodeId;
-use serde::Deserialize;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -95,39 +93,6 @@ pub(super) fn worker(
         "slow": observed.slow.contains(&worker.id),
         "outstanding_tokens": gateway.workers.outstanding_tokens(worker.id),
     })
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Join {
-    http: String,
-    raft: String,
-    #[serde(default = "yes")]
-    voter: bool,
-}
-
-fn yes() -> bool {
-    true
-}
-
-/// `POST /admin/v1/cluster/nodes`: a process wants to become a node.
-pub(crate) async fn admit(
-    State(gateway): State<Arc<Gateway>>,
-    caller: Caller,
-    body: Body,
-) -> Result<Response, Problem> {
-    let Join { http, raft, voter } = body::json(body, gateway.config.body_bytes).await?;
-    let shown = raft.clone();
-    let command = Command::AdmitNode { http, raft, voter };
-    match caller.propose(&gateway, "node.admit", shown, command).await? {
-        Outcome::Admitted { node, cluster, revision } => {
-            let admitted = json!({"node": node, "cluster": cluster, "revision": revision});
-            Ok(stream::plain_json(&admitted))
-        }
-        Outcome::Done { .. } | Outcome::Reused { .. } => {
-            Err(Failure::Internal("the cluster admitted the node without an id".to_owned()).into())
-        }
-    }
 }
 
 /// `DELETE /admin/v1/cluster/nodes/{id}`: a node shall leave.

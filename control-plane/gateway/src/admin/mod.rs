@@ -1,8 +1,10 @@
 //! Our own endpoints under `/admin/v1/`, and who may ask for them.
 
 pub mod audit;
+pub mod authorities;
 pub mod checkpoints;
 pub mod cluster;
+pub mod joins;
 pub mod keys;
 pub mod models;
 pub mod placement;
@@ -29,8 +31,12 @@ pub(crate) fn routes(routes: Routes) -> Routes {
     let (access, see_access) = (Needs(Action::ManageAccess), Needs(Action::ReadAccess));
     routes
         .get("/admin/v1/cluster", see_cluster, cluster::get)
-        .post("/admin/v1/cluster/nodes", cluster, cluster::admit)
         .delete("/admin/v1/cluster/nodes/{id}", cluster, cluster::remove)
+        .get("/admin/v1/join-tokens", cluster, joins::list)
+        .post("/admin/v1/join-tokens", cluster, joins::create)
+        .delete("/admin/v1/join-tokens/{id}", cluster, joins::revoke)
+        .get("/admin/v1/authorities", see_cluster, authorities::list)
+        .post("/admin/v1/authorities/rotate", cluster, authorities::rotate)
         .get("/admin/v1/workers", see_nodes, cluster::list_workers)
         .get("/admin/v1/workers/{id}", see_nodes, workers::get)
         .delete("/admin/v1/workers/{id}", nodes, workers::remove)

@@ -147,8 +147,8 @@ impl Gateway {
         seat: &Seat,
         attempt: u32,
     ) -> Result<Vec<Embedding>, End> {
-        let address = &seat.candidate.worker.address;
-        let client = self.workers.client(address);
+        let worker = &seat.candidate.worker;
+        let (client, address) = (self.workers.client(worker), &worker.address);
         let mut client = client.map_err(|error| End::Broken(format!("`{address}`: {error}")))?;
         let assignment = &seat.candidate.placement.assignment;
         let request = wire::EmbedRequest::from(&EmbedRequest {

@@ -66,8 +66,8 @@ impl Opening {
         started: &mut Option<(Instant, Started)>,
         head: &mut Vec<TokenChunk>,
     ) -> Result<Streaming<wire::TokenChunk>, End> {
-        let address = &self.seat.candidate.worker.address;
-        let client = self.gateway.workers.client(address);
+        let worker = &self.seat.candidate.worker;
+        let (client, address) = (self.gateway.workers.client(worker), &worker.address);
         let mut client = client.map_err(|error| End::Broken(format!("`{address}`: {error}")))?;
         let request = wire::GenerateRequest::from(&self.request);
         if request.encoded_len() > limits::RPC_MESSAGE_BYTES {

@@ -15,7 +15,7 @@ use tonic::transport::Channel;
 pub(super) fn listen(workers: &Workers, seat: &Seat, kept: &Arc<Kept>) {
     let candidate = &seat.candidate;
     let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-    let Ok(client) = workers.client(&candidate.worker.address) else { return };
+    let Ok(client) = workers.client(&candidate.worker) else { return };
     let assignment = &candidate.placement.assignment;
     let request = wire::CacheEventsRequest {
         assignment: assignment.id.0,

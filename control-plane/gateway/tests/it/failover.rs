@@ -124,7 +124,7 @@ async fn a_killed_worker_process_and_a_later_placement() {
     // The planner notices later, and has another worker by then.
     tokio::time::sleep(Duration::from_millis(300)).await;
     bench.control.set_worker(1, WorkerStatus::Down);
-    let second = FakeWorker::start(Script::Answer);
+    let second = FakeWorker::start_as(2, Script::Answer);
     bench.control.add_worker(2, &second.address);
     bench.control.place("m", 2, Phase::Ready);
     let bytes = reading.await.unwrap().unwrap().to_bytes();

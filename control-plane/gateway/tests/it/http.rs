@@ -1,7 +1,7 @@
 //! Requests against a router, answers as values.
 
 use crate::control::{FakeBlobs, FakeControl};
-use crate::worker::{FakeWorker, Script};
+use crate::worker::{CLUSTER, FakeWorker, Script};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
@@ -62,6 +62,7 @@ pub fn quick() -> Config {
         stall: Duration::from_millis(300),
         resume_timeout: Duration::from_secs(5),
         anonymous: Some(BTreeSet::from(["admin".to_owned()])),
+        tls: Some(CLUSTER.node(1)),
         ..Config::default()
     }
 }
@@ -85,10 +86,12 @@ impl Bench {
     pub fn with(scripts: &[Script], config: Config) -> Self {
         let (control, blobs) = (FakeControl::new(), FakeBlobs::new());
         control.put_model("m");
-        let workers: Vec<FakeWorker> =
-            scripts.iter().map(|script| FakeWorker::start(script.clone())).collect();
-        for (index, worker) in workers.iter().enumerate() {
-            control.add_worker(index as u128 + 1, &worker.address);
+        let workers: Vec<FakeWorker> = (1..)
+            .zip(scripts)
+            .map(|(id, script)| FakeWorker::start_as(id, script.clone()))
+            .collect();
+        for (id, worker) in (1..).zip(&workers) {
+            control.add_worker(id, &worker.address);
         }
         let router = local(Gateway::new(control.clone(), blobs.clone(), config).router());
         Self { control, blobs, router, workers }

@@ -7,16 +7,21 @@ use ollamamax_proto::inference::{
 };
 use ollamamax_proto::wire::inference_server::{Inference, InferenceServer};
 use ollamamax_proto::wire::{self, TokenizeReply, TokenizeRequest};
+use ollamamax_tls::testing::TestCluster;
+use ollamamax_tls::{Allow, Who};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio_stream::Stream;
 use tokio_stream::StreamExt;
-use tokio_stream::wrappers::{TcpListenerStream, WatchStream};
+use tokio_stream::wrappers::WatchStream;
 use tonic::{Code, Request, Response, Status};
+
+/// Whose members gateways and workers of these tests are.
+pub static CLUSTER: LazyLock<TestCluster> = LazyLock::new(|| TestCluster::new("test"));
 
 /// What the next calls do.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,7 +75,8 @@ pub struct FakeWorker {
 }
 
 impl FakeWorker {
-    pub fn start(script: Script) -> Self {
+    /// As the worker with that id.
+    pub fn start_as(id: u128, script: Script) -> Self {
         let shared = Arc::new(Shared {
             script: Mutex::new(script),
             requests: Mutex::default(),
@@ -90,10 +96,11 @@ impl FakeWorker {
         let service = Service(Arc::clone(&shared));
         runtime.spawn(async move {
             let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-            let server = tonic::transport::Server::builder();
-            let mut server = server.tcp_nodelay(true);
+            let tls = CLUSTER.worker(id);
+            let allow = Allow::new(tls.clone()).service("ollamamax.v1.Inference", Who::Node);
+            let mut server = tonic::transport::Server::builder().layer(allow);
             let service = InferenceServer::new(service);
-            server.add_service(service).serve_with_incoming(TcpListenerStream::new(listener)).await
+            server.add_service(service).serve_with_incoming(tls.incoming(listener, None)).await
         });
         Self { address, shared, runtime: Some(runtime) }
     }

@@ -6,8 +6,13 @@ pub mod node;
 use ollamamax_proto::inference::{Options, Predict, Prompt};
 use ollamamax_proto::placement::{Assignment, Stage};
 use ollamamax_proto::wire::inference_client::InferenceClient;
-use ollamamax_proto::{AssignmentId, Digest, Generation, inference, wire};
+use ollamamax_proto::{AssignmentId, Digest, Generation, WorkerId, inference, wire};
+use ollamamax_tls::testing::TestCluster;
+use ollamamax_tls::{Expect, Role};
 use ollamamax_worker::{Running, WorkerConfig, WorkerNode};
+use std::path::Path;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
@@ -45,6 +50,19 @@ pub struct TestWorker {
     pub dir: TempDir,
 }
 
+/// Whose members the nodes and workers of these tests are.
+pub static CLUSTER: LazyLock<TestCluster> = LazyLock::new(|| TestCluster::new("test"));
+
+/// Leaves a certificate for a new worker in `dir`, unless there is one.
+pub fn enrol(dir: &Path) {
+    static WORKERS: AtomicU64 = AtomicU64::new(1);
+    let dir = dir.join("identity");
+    if !dir.exists() {
+        let id = WorkerId(WORKERS.fetch_add(1, Ordering::Relaxed).into());
+        CLUSTER.identity(Role::Worker(id)).save(&dir).expect("saved");
+    }
+}
+
 /// Starts a worker with the obedient engine that reports to `nodes`.
 pub async fn start(nodes: &[&FakeNode], knobs: &Knobs) -> TestWorker {
     start_in(tempfile::tempdir().expect("a directory"), nodes, knobs, |_| {}).await
@@ -58,6 +76,7 @@ pub async fn start_in(
     change: impl FnOnce(&mut WorkerConfig),
 ) -> TestWorker {
     let addresses = nodes.iter().map(|node| node.address.clone()).collect();
+    enrol(dir.path());
     let listen = "127.0.0.1:0".parse().expect("an address");
     let mut config = WorkerConfig::new(dir.path(), listen, addresses);
     config.memory_bytes = 1 << 30;
@@ -69,7 +88,8 @@ pub async fn start_in(
 impl TestWorker {
     pub async fn client(&self) -> InferenceClient<Channel> {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.running.address()));
-        InferenceClient::new(endpoint.expect("a url").connect().await.expect("connected"))
+        let expect = Expect::Worker(self.running.worker());
+        InferenceClient::new(CLUSTER.node(99).channel(&endpoint.expect("a url"), expect))
     }
 }
 

@@ -1,11 +1,13 @@
 //! A control-plane node in this process: it serves scripted assignment sets and blobs, records what it hears, and
 //! misbehaves on request. It has a runtime of its own so that it can die like a process.
 
+use super::CLUSTER;
 use ollamamax_proto::placement::{Assigned, Assignment};
 use ollamamax_proto::wire::blobs_server::{Blobs, BlobsServer};
 use ollamamax_proto::wire::control_server::{Control, ControlServer};
 use ollamamax_proto::wire::{self, *};
-use ollamamax_proto::{AssignmentId, Digest};
+use ollamamax_proto::{AssignmentId, Digest, Millis, limits};
+use ollamamax_tls::{Allow, Role, Who, removed};
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
@@ -13,7 +15,6 @@ use std::sync::{Arc, Mutex};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio_stream::{Stream, StreamExt, wrappers::WatchStream};
-use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
 /// How a node serves blobs.
@@ -38,6 +39,11 @@ pub struct Script {
     pub revision: AtomicU64,
     pub unknown: AtomicBool,
     pub fenced: AtomicBool,
+    /// Whether it says that the worker was removed from the cluster.
+    pub removed: AtomicBool,
+    /// What it tells of the members.
+    pub membership: Mutex<Option<Membership>>,
+    pub renewed: AtomicU64,
     /// Bytes that were asked for.
     pub fetched_bytes: AtomicU64,
     pub silent: AtomicBool,
@@ -60,6 +66,11 @@ struct Service(Arc<Script>);
 
 impl FakeNode {
     pub fn start() -> Self {
+        static NODES: AtomicU64 = AtomicU64::new(1);
+        Self::start_as(NODES.fetch_add(1, SeqCst))
+    }
+
+    pub fn start_as(id: u64) -> Self {
         let script = Arc::new(Script {
             sets: watch::Sender::new(None),
             blobs: Mutex::default(),
@@ -71,6 +82,9 @@ impl FakeNode {
             revision: AtomicU64::new(1),
             unknown: AtomicBool::new(false),
             fenced: AtomicBool::new(false),
+            removed: AtomicBool::new(false),
+            membership: Mutex::default(),
+            renewed: AtomicU64::new(0),
             fetched_bytes: AtomicU64::new(0),
             silent: AtomicBool::new(false),
             others: Mutex::default(),
@@ -86,10 +100,15 @@ impl FakeNode {
         let service = Service(Arc::clone(&script));
         runtime.spawn(async move {
             let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
+            let tls = CLUSTER.node(id);
+            let allow = Allow::new(tls.clone())
+                .service("ollamamax.v1.Control", Who::NodeOrWorker)
+                .service("ollamamax.v1.Blobs", Who::NodeOrWorker);
             tonic::transport::Server::builder()
+                .layer(allow)
                 .add_service(ControlServer::new(service.clone()))
                 .add_service(BlobsServer::new(service))
-                .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)))
+                .serve_with_incoming(tls.incoming(listener, None))
                 .await
         });
         Self { address, script, runtime: Some(runtime) }
@@ -186,7 +205,9 @@ impl Control for Service {
         self.0.unknown.store(false, SeqCst);
         let control_planes = self.0.others.lock().expect("a lock").clone();
         let revision = self.0.revision.load(SeqCst);
-        Ok(Response::new(RegisterReply { revision, heartbeat_ms: 50, control_planes }))
+        let membership = self.0.membership.lock().expect("a lock").clone();
+        let heartbeat_ms = 50;
+        Ok(Response::new(RegisterReply { revision, heartbeat_ms, control_planes, membership }))
     }
 
     async fn heartbeat(
@@ -194,10 +215,26 @@ impl Control for Service {
         request: Request<HeartbeatRequest>,
     ) -> Result<Response<HeartbeatReply>, Status> {
         self.answer_or_hang().await;
-        self.0.heartbeats.lock().expect("a lock").push(request.into_inner());
+        let request = request.into_inner();
+        if self.0.removed.load(SeqCst) {
+            return Err(removed(Role::Worker(request.worker.parse().expect("an id"))));
+        }
+        self.0.heartbeats.lock().expect("a lock").push(request);
         let known = !self.0.unknown.load(SeqCst);
         let fenced = self.0.fenced.load(SeqCst);
-        Ok(Response::new(HeartbeatReply { known, fenced, control_planes: vec![] }))
+        let membership = self.0.membership.lock().expect("a lock").clone();
+        Ok(Response::new(HeartbeatReply { known, fenced, control_planes: vec![], membership }))
+    }
+
+    async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewReply>, Status> {
+        let RenewRequest { worker, request } = request.into_inner();
+        let role = Role::Worker(worker.parse().expect("an id"));
+        let signed = CLUSTER.0.sign(&request, role, limits::TLS_LIFETIME_MS, Millis::now());
+        self.0.renewed.fetch_add(1, SeqCst);
+        Ok(Response::new(RenewReply {
+            certificate: signed.expect("signed").der().to_vec().into(),
+            authorities: vec![CLUSTER.0.certificate().der().to_vec().into()],
+        }))
     }
 
     async fn watch_assignments(

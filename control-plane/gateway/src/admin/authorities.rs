@@ -1,0 +1,94 @@
+//! `/admin/v1/authorities`: what signs the certificates of nodes and workers.
+
+use super::users::access;
+use crate::auth::Caller;
+use crate::error::{Failure, Problem};
+use crate::{Gateway, secrets, stream};
+use axum::extract::State;
+use axum::response::Response;
+use ollamamax_core::access::{AccessCommand, AuthorityRecord, Hidden};
+use ollamamax_proto::{Digest, Millis, limits};
+use ollamamax_tls::{Authority, Certificate, Cluster};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// What an authority's private key is sealed for.
+const SEALED_FOR: &str = "authority 1";
+
+/// An authority as it is replicated: its certificate for everybody, its key sealed.
+pub fn seal(
+    sealing: &secrets::SealingKey,
+    authority: &Authority,
+    signs_from: Millis,
+) -> AuthorityRecord {
+    AuthorityRecord {
+        fingerprint: authority.fingerprint().0,
+        certificate: authority.certificate().pem(),
+        sealed: Hidden(sealing.seal(SEALED_FOR, authority.to_pem().as_bytes())),
+        created_at: Millis(0),
+        signs_from,
+        trusted_until: None,
+    }
+}
+
+/// What [`seal`] sealed; `None` when another key sealed it.
+pub fn unseal(sealing: &secrets::SealingKey, sealed: &[u8]) -> Option<Authority> {
+    let pem = sealing.unseal(SEALED_FOR, sealed)?;
+    Authority::from_pem(&pem).ok()
+}
+
+/// `GET /admin/v1/authorities`.
+pub(crate) async fn list(State(gateway): State<Arc<Gateway>>) -> Response {
+    let state = gateway.control.state();
+    let now = Millis::now();
+    let active = state.access.certifies(now).map(|record| record.fingerprint);
+    let authorities = state.access.authorities.values().map(|record| {
+        let phase = match () {
+            () if active == Some(record.fingerprint) => "active",
+            () if record.signs_from > now => "next",
+            () => "retiring",
+        };
+        let certificate = Certificate::from_pem(record.certificate.as_bytes());
+        json!({
+            "fingerprint": Digest(record.fingerprint),
+            "state": phase,
+            "created_at": record.created_at,
+            "signs_from": record.signs_from,
+            "trusted_until": record.trusted_until,
+            "expires_at": certificate.map(|certificate| certificate.not_after()).ok(),
+            "certificate": record.certificate,
+        })
+    });
+    let authorities: Vec<Value> = authorities.collect();
+    stream::plain_json(&json!({"revision": state.revision(), "authorities": authorities}))
+}
+
+/// `POST /admin/v1/authorities/rotate`: another authority is trusted at once and signs a little later; the present one is
+/// trusted until what it signed has ended.
+pub(crate) async fn rotate(
+    State(gateway): State<Arc<Gateway>>,
+    caller: Caller,
+) -> Result<Response, Problem> {
+    let state = gateway.control.state();
+    let now = Millis::now();
+    if state.access.authorities.values().any(|record| record.signs_from > now) {
+        let text = "an authority is on its way already; wait until it signs";
+        return Err(Failure::Conflict(text.to_owned()).into());
+    }
+    let cluster = state.cluster.as_ref().and_then(|cluster| cluster.id.parse::<Cluster>().ok());
+    let cluster = cluster.ok_or_else(|| Failure::unavailable("there is no cluster yet"))?;
+    let authority = Authority::create(&cluster, now);
+    let authority = authority.map_err(|error| Failure::Internal(error.to_string()))?;
+    let signs_from = now.plus(gateway.config.authority_lead_ms);
+    let record = seal(&gateway.config.sealing, &authority, signs_from);
+    let fingerprint = Digest(record.fingerprint);
+    // Certificates begin before they are made, and clocks differ: what is left of those of the present one is believed.
+    let lifetime_ms = gateway.config.certificate_ms + limits::TLS_SKEW_MS;
+    let command = access(AccessCommand::PutAuthority { authority: record, lifetime_ms });
+    let outcome = caller.propose(&gateway, "authority.rotate", fingerprint, command).await?;
+    Ok(stream::plain_json(&json!({
+        "fingerprint": fingerprint,
+        "signs_from": signs_from,
+        "revision": outcome.revision(),
+    })))
+}
