@@ -2,6 +2,7 @@
 
 use crate::http::Bench;
 use crate::worker::Script;
+use ollamamax_core::Command;
 use ollamamax_gateway::ports::ControlPlane as _;
 use serde_json::json;
 use std::sync::atomic::Ordering;
@@ -30,20 +31,21 @@ async fn the_cluster_at_a_glance() {
 }
 
 #[tokio::test]
-async fn nodes_join_and_leave() {
+async fn nodes_leave_but_the_last() {
     let bench = Bench::new(&[]);
-    let join = json!({"http": "127.0.0.1:11435", "raft": "127.0.0.1:7401", "voter": true});
-    let joined = bench.post("/admin/v1/cluster/nodes", join).await.json();
-    assert_eq!(joined["node"], 2);
-    assert_eq!(joined["cluster"], "0123456789abcdef0123456789abcdef");
+    bench.control.apply(Command::AdmitNode {
+        http: "127.0.0.1:11435".to_owned(),
+        raft: "127.0.0.1:7401".to_owned(),
+        voter: true,
+    });
     assert_eq!(bench.send("DELETE", "/admin/v1/cluster/nodes/2", "").await.status, 200);
     assert_eq!(bench.send("DELETE", "/admin/v1/cluster/nodes/9", "").await.status, 404);
     assert_eq!(bench.send("DELETE", "/admin/v1/cluster/nodes/x", "").await.status, 400);
     let last = bench.send("DELETE", "/admin/v1/cluster/nodes/1", "").await;
     assert_eq!(last.status, 409);
     assert_eq!(last.headers["content-type"], "application/problem+json");
-    let bad = bench.post("/admin/v1/cluster/nodes", json!({"http": 7})).await;
-    assert!(bad.error().contains("`http`"), "{}", bad.text);
+    let bad = bench.post("/admin/v1/join-tokens", json!({"role": 7})).await;
+    assert!(bad.error().contains("`role`"), "{}", bad.text);
 }
 
 #[tokio::test]
