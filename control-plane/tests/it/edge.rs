@@ -23,6 +23,7 @@ impl Door {
         let dir = TempDir::new().expect("a temporary directory");
         let mut config = NodeConfig::new(dir.path().join("node"));
         config.bootstrap = true;
+        config.gateway.anonymous = Some(["admin".to_owned()].into());
         tune(&mut config);
         Self { node: ControlPlaneNode::start(config).await.expect("the node starts"), _dir: dir }
     }

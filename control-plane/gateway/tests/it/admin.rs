@@ -31,7 +31,7 @@ async fn the_cluster_at_a_glance() {
 }
 
 #[tokio::test]
-async fn nodes_leave() {
+async fn nodes_leave_but_the_last() {
     let bench = Bench::new(&[]);
     bench.control.apply(Command::AdmitNode {
         http: "127.0.0.1:11435".to_owned(),
@@ -44,9 +44,8 @@ async fn nodes_leave() {
     let last = bench.send("DELETE", "/admin/v1/cluster/nodes/1", "").await;
     assert_eq!(last.status, 409);
     assert_eq!(last.headers["content-type"], "application/problem+json");
-    let join = json!({"http": "127.0.0.1:11436", "raft": "127.0.0.1:7402", "voter": true});
-    let joined = bench.post("/admin/v1/cluster/nodes", join).await;
-    assert_eq!(joined.status, 404, "nobody joins over HTTP");
+    let bad = bench.post("/admin/v1/join-tokens", json!({"role": 7})).await;
+    assert!(bad.error().contains("`role`"), "{}", bad.text);
 }
 
 #[tokio::test]

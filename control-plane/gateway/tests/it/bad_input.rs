@@ -75,12 +75,12 @@ async fn bytes_that_are_no_json_object_are_400() {
         ("many lists", deep(128, "[", "]")),
         ("many objects", deep(128, "{\"a\":", "}")),
         ("a million lists", deep(1_000_000, "[", "]")),
-        ("lists that do not end", b"[".repeat(1_000_000)),
+        ("lists that do not end", b"[".repeat(60_000)),
     ];
     for (what, body) in table {
         // What is wrong inside of a field is seen by who reads that field.
         let inside = ["half a character", "a number too large"].contains(&what);
-        let others = ["/api/show", "/admin/v1/cluster/nodes"].into_iter().filter(|_| !inside);
+        let others = ["/api/show", "/admin/v1/workers/w1/label"].into_iter().filter(|_| !inside);
         for path in [OLLAMA[0], OLLAMA[1], OPENAI].into_iter().chain(others) {
             expect(&bench, path, body.clone(), 400, what).await;
         }

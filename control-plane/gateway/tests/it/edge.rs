@@ -6,6 +6,7 @@ use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::http::{Request, Version};
 use bytes::Bytes;
+use ollamamax_core::Command;
 use ollamamax_gateway::Config;
 use ollamamax_gateway::edge::{EdgeConfig, LocalAddress};
 use ollamamax_proto::limits;
@@ -26,8 +27,11 @@ async fn status(bench: &Bench, request: Request<Body>) -> u16 {
 async fn only_requests_for_names_of_this_node_are_answered() {
     let allowed_hosts = vec!["models.example.com".to_owned(), "*.lan".to_owned()];
     let bench = with(EdgeConfig { allowed_hosts, ..EdgeConfig::default() });
-    let admit = json!({"http": "node2.internal:11434", "raft": "node2.internal:7400"});
-    assert_eq!(bench.post("/admin/v1/cluster/nodes", admit).await.status, 200);
+    bench.control.apply(Command::AdmitNode {
+        http: "node2.internal:11434".to_owned(),
+        raft: "node2.internal:7400".to_owned(),
+        voter: true,
+    });
     let good = ["localhost:11434", "127.0.0.1", "models.example.com", "a.lan", "node2.internal"];
     for host in good {
         assert_eq!(bench.send_with("GET", "/", &[("host", host)], "").await.status, 200, "{host}");
@@ -196,7 +200,7 @@ async fn our_own_endpoints_take_json_and_known_fields_only() {
     let worker = format!("/admin/v1/workers/{:032x}", 1);
     let (drain, label) = (format!("{worker}/drain"), format!("{worker}/label"));
     let table = [
-        ("/admin/v1/cluster/nodes", json!({"http": "h:1", "raft": "h:2", "role": "admin"})),
+        ("/admin/v1/join-tokens", json!({"role": "node", "admin": true})),
         ("/admin/v1/models/m/deploy", json!({"replicas": 1, "owner": "me"})),
         ("/admin/v1/models/m/migrate", json!({"from": "w1", "to": "w1", "force": true})),
         (&drain, json!({"reason": "x", "until": 1})),
@@ -233,7 +237,7 @@ async fn a_body_that_dawdles_is_408_whoever_reads_it() {
     let body_stall = Duration::from_millis(100);
     let bench = with(EdgeConfig { body_stall, ..EdgeConfig::default() });
     let digest = format!("/api/blobs/sha256:{}", "0".repeat(64));
-    for path in ["/api/chat", "/v1/chat/completions", "/admin/v1/cluster/nodes", &digest] {
+    for path in ["/api/chat", "/v1/chat/completions", "/admin/v1/join-tokens", &digest] {
         let pieces = futures_util::stream::unfold(0, |n| async move {
             if n > 0 {
                 std::future::pending::<()>().await;
