@@ -154,9 +154,12 @@ impl Credentials {
         Ok(Self { tls: Tls::new(identity)?, files, sealing, hands_out_sealing, lifetime_ms })
     }
 
-    /// Brings trust and certificate in line with what the state says of authorities.
+    /// Brings trust and certificate in line with what the state says of authorities. Refuses a sealing key that does not open
+    /// the one in force.
     pub fn follow(&self, state: &State, now: Millis) -> Result<(), CredentialError> {
         let Some(active) = state.access.certifies(now) else { return Ok(()) };
+        // Found out now, and not when this node has to sign.
+        self.open(active)?;
         let own = self.tls.identity();
         let known = certificates(state)?;
         let trusted = trusted(&own, known);

@@ -113,7 +113,6 @@ impl Core {
         };
         // Before the first word to anybody: the certificate may have ended while this node was off.
         let (state, now) = (published.state(), Millis::now());
-        credentials.check_sealing(&state, now)?;
         credentials.follow(&state, now)?;
         let removed = Arc::clone(&published);
         credentials.tls.refuse(move |peer| match peer.role {

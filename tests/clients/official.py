@@ -1,6 +1,7 @@
 """Chats with each URL given, through the official clients, streamed and whole, and embeds texts. Prints a line
 `ok <client> <url>` each."""
 
+import os
 import json
 import sys
 
@@ -51,7 +52,7 @@ for url in sys.argv[1:]:
         assert error.status_code == 400 and "does not support generate" in error.error, error
     print("ok ollama", url)
 
-    client = openai.OpenAI(base_url=url + "/v1", api_key="unused", max_retries=0)
+    client = openai.OpenAI(base_url=url + "/v1", api_key=os.environ["OLLAMAMAX_TEST_KEY"], max_retries=0)
     assert MODEL in [model.id for model in client.models.list()]
     answer = client.chat.completions.create(model=MODEL, messages=QUESTION, temperature=0, top_p=0.9, max_tokens=24)
     assert answer.choices[0].message.content == whole, answer

@@ -33,11 +33,17 @@ async fn the_official_python_clients_talk_to_every_node() {
     let encoder = tiny_encoder(&cluster, "bert");
     cluster.serve_file("encoder:tiny", &encoder).await.expect("the encoder is served");
     let packages = cluster.directory().join("python");
+    let key = cluster.key().to_owned();
     let urls: Vec<String> = (0..3).map(|node| cluster.url(node)).collect();
     let output = tokio::task::spawn_blocking(move || {
         install(&packages);
         let mut python = Command::new("python3");
-        python.args(["-c", SCRIPT]).args(urls).env("PYTHONPATH", packages).output()
+        python
+            .args(["-c", SCRIPT])
+            .args(urls)
+            .env("PYTHONPATH", packages)
+            .env("OLLAMAMAX_TEST_KEY", key)
+            .output()
     })
     .await
     .expect("no panic")

@@ -1,8 +1,10 @@
 //! Real nodes on loopback ports, in one process, over real data directories.
 #![allow(missing_docs)]
 
+mod certificates;
 mod cluster;
 mod edge;
+mod members;
 mod restart;
 mod storage;
 mod support;

@@ -140,11 +140,16 @@ impl Cluster {
 
     /// A stopped node again, from its directory and on its ports.
     pub async fn restart(&mut self, id: u64) {
+        self.restart_with(id, |_| {}).await;
+    }
+
+    pub async fn restart_with(&mut self, id: u64, change: impl FnOnce(&mut NodeConfig)) {
         let (http, raft, data) = self.places[&id].clone();
         let mut config = NodeConfig::new(data);
         (self.tune)(&mut config);
         config.http_listen = http;
         config.raft_listen = raft;
+        change(&mut config);
         let node = ControlPlaneNode::start(config).await.expect("the node starts again");
         assert_eq!(node.node_id().0, id);
         self.nodes.insert(id, node);

@@ -2,6 +2,7 @@
 
 mod fetching;
 mod lifecycle;
+mod members;
 mod real_engine;
 mod rings;
 mod serving;

@@ -1,12 +1,15 @@
 //! Models spread over several workers, with the real engine and real sockets: what comes out, and what happens when a stage
 //! goes.
 
-use crate::support::{Answer, FakeNode, TestWorker, enrol, generate, until};
+use crate::support::{Answer, CLUSTER, FakeNode, TestWorker, enrol, generate, until};
 use ollamamax_proto::inference::{GenerateRequest, Options, Predict, Prompt};
 use ollamamax_proto::placement::{Activations, Assigned, Assignment, Peer, Ring, Stage};
-use ollamamax_proto::{AssignmentId, Digest, Generation, ReplicaId, wire};
+use ollamamax_proto::{AssignmentId, Digest, Generation, ReplicaId, WorkerId, wire};
 use ollamamax_tests::model;
+use ollamamax_tls::{Expect, Protocol, Tls};
 use ollamamax_worker::{WorkerConfig, WorkerNode};
+use prost::Message;
+use std::io::{Read, Write};
 use std::ops::Range;
 use std::sync::atomic::Ordering::SeqCst;
 use tempfile::TempDir;
@@ -302,4 +305,53 @@ async fn a_stage_fetches_only_what_it_needs() {
         // Both hold the embedding, which is the head, too, and a third of the file.
         assert!(fetched < model::SMOLLM2_BYTES * 3 / 4, "{fetched} of {}", model::SMOLLM2_BYTES);
     }
+}
+
+/// What a stage answers to a greeting of who shows this certificate.
+async fn greet(tls: &Tls, peer: &wire::Peer, hello: wire::StageHello) -> wire::StageWelcome {
+    let expect = Expect::Worker(peer.worker.parse().expect("an id"));
+    let stream = tls.dial(&peer.address, expect, Protocol::Stage).await.expect("connected");
+    let mut stream = stream.into_blocking().expect("blocking");
+    let answer = tokio::task::spawn_blocking(move || {
+        let body = hello.encode_to_vec();
+        stream.write_all(&(body.len() as u32).to_le_bytes()).expect("written");
+        stream.write_all(&body).expect("written");
+        stream.flush().expect("flushed");
+        let mut len = [0; 4];
+        stream.read_exact(&mut len).expect("an answer");
+        let mut body = vec![0; u32::from_le_bytes(len) as usize];
+        stream.read_exact(&mut body).expect("all of it");
+        wire::StageWelcome::decode(&body[..]).expect("a welcome")
+    });
+    answer.await.expect("no panic")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_without_a_part_of_a_replica_gets_into_no_ring() {
+    let mut ring = Ringed::new(Some(hints()));
+    for _ in 0..2 {
+        ring.join().await;
+    }
+    let (driver, at) = ring.spread(&[(0..15, 0..HEADS, 0), (15..LAYERS, 0..HEADS, 1)]);
+    ring.ready(&driver, at).await;
+    let set = ring.members[0].node.script.sets.borrow().clone().expect("a set");
+    let known = set.assignments[0].ring.clone().expect("a ring");
+    let hello = |ring: wire::Ring| wire::StageHello {
+        session: u64::MAX,
+        ring: Some(ring),
+        from: 1,
+        to: 0,
+        purpose: "steps".to_owned(),
+        blocks: 1,
+        kv_type: "f16".to_owned(),
+    };
+    let stranger = CLUSTER.worker(903);
+    let mut own = known.clone();
+    own.peers[1].worker = WorkerId(903).to_string();
+    let refused = greet(&stranger, &known.peers[0], hello(own)).await;
+    assert!(refused.error.contains("holds no part"), "{refused:?}");
+    let refused = greet(&stranger, &known.peers[0], hello(known.clone())).await;
+    assert!(refused.error.contains("in the name of"), "{refused:?}");
+    let answer = ring.ask(&driver, at, &asks()[0]).await.expect("the ring goes on");
+    assert!(answer.text.starts_with(" Paris"), "{}", answer.text);
 }

@@ -82,8 +82,8 @@ pub(crate) async fn rotate(
     let signs_from = now.plus(gateway.config.authority_lead_ms);
     let record = seal(&gateway.config.sealing, &authority, signs_from);
     let fingerprint = Digest(record.fingerprint);
-    // Certificates begin before they are made, and clocks differ: what is left of those of the present one is believed.
-    let lifetime_ms = gateway.config.certificate_ms + limits::TLS_SKEW_MS;
+    // Clocks differ: a certificate may be signed a little later than that by who is behind.
+    let lifetime_ms = gateway.config.certificate_ms + 2 * 1_000 * limits::CLOCK_LEEWAY_S;
     let command = access(AccessCommand::PutAuthority { authority: record, lifetime_ms });
     let outcome = caller.propose(&gateway, "authority.rotate", fingerprint, command).await?;
     Ok(stream::plain_json(&json!({

@@ -15,6 +15,7 @@ mod failover;
 mod format;
 mod fuzz;
 mod http;
+mod joins;
 mod load;
 mod logins;
 mod oidc;

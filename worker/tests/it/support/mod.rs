@@ -6,9 +6,11 @@ pub mod node;
 use ollamamax_proto::inference::{Options, Predict, Prompt};
 use ollamamax_proto::placement::{Assignment, Stage};
 use ollamamax_proto::wire::inference_client::InferenceClient;
-use ollamamax_proto::{AssignmentId, Digest, Generation, WorkerId, inference, wire};
+use ollamamax_proto::{
+    AssignmentId, Digest, Generation, Millis, WorkerId, inference, limits, wire,
+};
 use ollamamax_tls::testing::TestCluster;
-use ollamamax_tls::{Expect, Role};
+use ollamamax_tls::{Authority, Expect, Role};
 use ollamamax_worker::{Running, WorkerConfig, WorkerNode};
 use std::path::Path;
 use std::sync::LazyLock;
@@ -51,7 +53,12 @@ pub struct TestWorker {
 }
 
 /// Whose members the nodes and workers of these tests are.
-pub static CLUSTER: LazyLock<TestCluster> = LazyLock::new(|| TestCluster::new("test"));
+pub static CLUSTER: LazyLock<TestCluster> = LazyLock::new(|| {
+    // Since two days, so that there are certificates of yesterday.
+    let past = Millis(Millis::now().0 - 2 * limits::TLS_LIFETIME_MS);
+    let name = "test".parse().expect("a label");
+    TestCluster(Authority::create(&name, past).expect("keys can be made"))
+});
 
 /// Leaves a certificate for a new worker in `dir`, unless there is one.
 pub fn enrol(dir: &Path) {
