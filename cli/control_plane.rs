@@ -2,7 +2,7 @@
 
 use crate::daemon::{self, StopSignals};
 use crate::exit::Failure;
-use crate::{edge, human, out, secret};
+use crate::{edge, human, oidc, out, secret};
 use ollamamax_control_plane::{ControlPlaneNode, NodeConfig, Policy};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -73,6 +73,8 @@ struct NodeArgs {
     #[command(flatten)]
     edge: edge::Args,
     #[command(flatten)]
+    oidc: oidc::Args,
+    #[command(flatten)]
     daemon: daemon::Args,
 }
 
@@ -128,6 +130,7 @@ fn config(args: Args) -> Result<NodeConfig, Failure> {
     config.bootstrap = bootstrap;
     config.join = join;
     node.edge.apply(&mut config)?;
+    node.oidc.apply(&mut config)?;
     config.sealing = sealing;
     if !node.anonymous.is_empty() {
         config.gateway.anonymous = Some(node.anonymous.into_iter().collect());

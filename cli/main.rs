@@ -30,6 +30,7 @@ mod list;
 mod login;
 mod modelfile;
 mod ndjson;
+mod oidc;
 mod out;
 mod placement;
 mod progress;

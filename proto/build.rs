@@ -3,7 +3,7 @@
 use std::error::Error;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let files = ["types", "raft", "control", "join", "inference", "stage", "stream"]
+    let files = ["types", "raft", "control", "join", "usage", "inference", "stage", "stream"]
         .map(|name| format!("proto/ollamamax/v1/{name}.proto"));
     let descriptors = protox::compile(&files, ["proto"])?;
     tonic_prost_build::configure().bytes(".ollamamax.v1").compile_fds(descriptors)?;

@@ -9,6 +9,7 @@ use crate::raft::server::RaftServer;
 use crate::service::blobs::BlobServer;
 use crate::service::control::ControlServer;
 use crate::service::join::JoinServer;
+use crate::service::usage::UsageServer;
 use crate::status::NodeControl;
 use crate::telemetry;
 use crate::workers::Workers;
@@ -18,6 +19,7 @@ use ollamamax_proto::wire::blobs_server::BlobsServer as BlobsService;
 use ollamamax_proto::wire::control_server::ControlServer as ControlService;
 use ollamamax_proto::wire::join_server::JoinServer as JoinService;
 use ollamamax_proto::wire::raft_server::RaftServer as RaftService;
+use ollamamax_proto::wire::usage_server::UsageServer as UsageService;
 use ollamamax_tls::{Allow, Tls, Who};
 use std::sync::Arc;
 use std::time::Duration;
@@ -80,6 +82,10 @@ impl Core {
                     .max_encoding_message_size(size),
             )
             .add_service(BlobsService::new(blobs))
+            .add_service(
+                UsageService::new(UsageServer::new(Arc::clone(gateway)))
+                    .max_decoding_message_size(size),
+            )
             .add_service(
                 JoinService::new(join).max_decoding_message_size(limits::JOIN_MESSAGE_BYTES),
             )
@@ -151,6 +157,7 @@ fn door(tls: &Tls) -> Allow {
         .method(CONTROL, "Heartbeat", Who::NodeOrWorker)
         .method(CONTROL, "WatchAssignments", Who::NodeOrWorker)
         .method(CONTROL, "Renew", Who::NodeOrWorker)
+        .service("ollamamax.v1.Usage", Who::Node)
         .service("ollamamax.v1.Blobs", Who::NodeOrWorker)
         .service("ollamamax.v1.Join", Who::Anyone)
 }

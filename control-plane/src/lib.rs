@@ -38,4 +38,5 @@ pub use config::{ConnectionLimits, NodeConfig, Timings, TlsFiles};
 pub use error::{NodeFailure, StartError};
 pub use node::{ControlPlaneNode, Running};
 pub use ollamamax_core::route::Policy;
+pub use ollamamax_gateway::OidcConfig;
 pub use ollamamax_gateway::edge::Network;

@@ -27,6 +27,7 @@ use crate::raft::peers::Peers;
 use crate::raft::{self, Raft};
 use crate::reconcile::Reconciler;
 pub use crate::running::Running;
+use crate::service::usage;
 use crate::status::NodeControl;
 use crate::upkeep::Upkeep;
 use crate::watch::Published;
@@ -199,6 +200,8 @@ impl Core {
             rotation_ms: timings.signing_key_rotation_ms,
         };
         tasks.spawn(upkeep.run());
+        let (own, peers) = (ollamamax_proto::NodeId(self.identity.node), Arc::clone(&self.peers));
+        tasks.spawn(usage::share(Arc::clone(&gateway), Arc::clone(&self.published), peers, own));
         if let Some(certificates) = certificates.clone() {
             tasks.spawn(certificates.watch(config.connections.tls_reload));
         }

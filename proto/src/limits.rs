@@ -676,3 +676,5 @@ pub const ACCESS_CHECK_MS: u64 = 1_000;
 pub const RENEW_CHECK_MS: u64 = 60_000;
 /// Shortest such wait, and between two tries to renew, in milliseconds.
 pub const RENEW_RETRY_MS: u64 = 500;
+/// Longest name of an account: the longest model name.
+pub const QUOTA_NAME_BYTES: usize = 700;

@@ -1,5 +1,6 @@
 //! Whole processes, driven as a user drives them.
 
+mod access;
 mod cli;
 mod clients;
 mod cluster;

@@ -4,3 +4,4 @@ pub mod blobs;
 pub mod control;
 pub mod join;
 pub mod members;
+pub mod usage;

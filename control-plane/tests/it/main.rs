@@ -6,6 +6,7 @@ mod cluster;
 mod edge;
 mod members;
 mod restart;
+mod signing;
 mod storage;
 mod support;
 mod tls;

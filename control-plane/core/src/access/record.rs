@@ -2,10 +2,11 @@
 
 use super::grant::Grant;
 use super::ids::{Hidden, JoinTokenId, KeyId, SessionId, SigningKeyId, TokenId};
-use ollamamax_proto::{Millis, WorkerId};
+use ollamamax_proto::{Millis, ModelName, WorkerId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::str::FromStr;
 
 /// A person, or a program with an account of its own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -189,6 +190,26 @@ impl fmt::Display for QuotaOf {
             Self::User(name) => write!(f, "user:{name}"),
             Self::Model(name) => write!(f, "model:{name}"),
             Self::Anybody => f.write_str("anybody"),
+        }
+    }
+}
+
+impl FromStr for QuotaOf {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        if text == "anybody" {
+            return Ok(Self::Anybody);
+        }
+        let (kind, name) = text.split_once(':').ok_or(())?;
+        match kind {
+            "key" => name.strip_prefix("omk_").unwrap_or(name).parse().map(Self::Key),
+            "user" => Ok(Self::User(name.to_owned())),
+            "model" => {
+                let name: ModelName = name.parse().map_err(drop)?;
+                Ok(Self::Model(name.to_string()))
+            }
+            _ => Err(()),
         }
     }
 }

@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use ollamamax_core::access::{AccessCommand, Action, Object, Quota, QuotaOf};
-use ollamamax_proto::{ModelName, limits};
+use ollamamax_proto::limits;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -28,22 +28,7 @@ fn parse(text: &str) -> Result<QuotaOf, Failure> {
             "`{text}` has no quota; expected `key:ID`, `user:NAME`, `model:NAME` or `anybody`"
         ))
     };
-    if text == "anybody" {
-        return Ok(QuotaOf::Anybody);
-    }
-    let (kind, name) = text.split_once(':').ok_or_else(wrong)?;
-    match kind {
-        "key" => {
-            let id = name.strip_prefix("omk_").unwrap_or(name);
-            id.parse().map(QuotaOf::Key).map_err(|()| wrong())
-        }
-        "user" => Ok(QuotaOf::User(name.to_owned())),
-        "model" => {
-            let name: ModelName = name.parse().map_err(|_| wrong())?;
-            Ok(QuotaOf::Model(name.to_string()))
-        }
-        _ => Err(wrong()),
-    }
+    text.parse().map_err(|()| wrong())
 }
 
 /// `PUT /admin/v1/quotas/{of}`.

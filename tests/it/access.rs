@@ -1,0 +1,238 @@
+//! Who gets in, over a cluster of real processes where nobody does without a credential: by the command line, on every node, and
+//! with nothing secret left lying about.
+
+use crate::binary;
+use ollamamax_tests::{Cluster, ClusterOptions, Member};
+use serde_json::{Value, json};
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+const DEADLINE: Duration = Duration::from_secs(30);
+const PASSWORD: &str = "canary-password-7f3a";
+
+async fn start() -> Cluster {
+    let options = ClusterOptions { anonymous: String::new(), ..ClusterOptions::new(binary()) };
+    Cluster::start(options.size(3, 1)).await.expect("the cluster starts")
+}
+
+/// A person at a terminal, with a home of their own.
+struct Person<'a> {
+    cluster: &'a Cluster,
+    home: tempfile::TempDir,
+}
+
+impl<'a> Person<'a> {
+    fn new(cluster: &'a Cluster) -> Self {
+        Self { cluster, home: tempfile::tempdir().expect("a directory") }
+    }
+
+    fn run(&self, args: &[&str], stdin: &str) -> Result<String, String> {
+        let mut child = Command::new(binary())
+            .args(args)
+            .env_clear()
+            .env("HOME", self.home.path())
+            .env("OLLAMA_HOST", self.cluster.url(0))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary runs");
+        // A command that does not read its stdin may be gone already.
+        let _ = child.stdin.take().expect("piped").write_all(stdin.as_bytes());
+        let output = child.wait_with_output().expect("it ends");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        match output.status.success() {
+            true => Ok(text(&output.stdout)),
+            false => Err(text(&output.stderr)),
+        }
+    }
+
+    fn ok(&self, args: &[&str], stdin: &str) -> String {
+        self.run(args, stdin).unwrap_or_else(|error| format!("failed: {error}"))
+    }
+}
+
+async fn status(cluster: &Cluster, node: usize, bearer: &str) -> u16 {
+    let request = reqwest::Client::new().get(format!("{}/api/tags", cluster.url(node)));
+    let sent = request.bearer_auth(bearer).send().await.expect("an answer");
+    sent.status().as_u16()
+}
+
+async fn login(cluster: &Cluster, node: usize, user: &str) -> Value {
+    let body = json!({"username": user, "password": PASSWORD});
+    let request = reqwest::Client::new().post(format!("{}/auth/token", cluster.url(node)));
+    let answer = request.json(&body).send().await.expect("an answer");
+    assert_eq!(answer.status(), 200);
+    answer.json().await.expect("JSON")
+}
+
+fn text(value: &Value, field: &str) -> String {
+    value[field].as_str().expect(field).to_owned()
+}
+
+async fn user(cluster: &Cluster, name: &str, role: &str) {
+    let body = json!({"name": name, "password": PASSWORD, "roles": [role]});
+    cluster.api(0).post("/admin/v1/users", &body).await.expect("created");
+    for node in 0..cluster.nodes() {
+        cluster.wait_caught_up(node, 0, DEADLINE).await.expect("every node knows");
+    }
+}
+
+async fn until_refused(cluster: &Cluster, bearer: &str) {
+    for node in 0..cluster.nodes() {
+        let refused = async || match status(cluster, node, bearer).await {
+            401 => Ok(()),
+            other => Err(format!("node {node}: {other}")),
+        };
+        cluster.wait("it is refused everywhere", DEADLINE, refused).await.expect("refused");
+    }
+}
+
+#[tokio::test]
+async fn what_is_revoked_anywhere_is_refused_everywhere() {
+    let cluster = start().await;
+    assert_eq!(status(&cluster, 0, "nonsense").await, 401);
+    user(&cluster, "alice", "user").await;
+    // A login at one node is good at each, and so is what it was refreshed to.
+    let granted = login(&cluster, 1, "alice").await;
+    let token = text(&granted, "access_token");
+    for node in 0..3 {
+        let known = async || match status(&cluster, node, &token).await {
+            200 => Ok(()),
+            other => Err(other.to_string()),
+        };
+        cluster.wait("the login is known", DEADLINE, known).await.expect("known");
+    }
+    let revoke = |node: usize, token: String| {
+        let url = format!("{}/auth/revoke", cluster.url(node));
+        async move {
+            let sent = reqwest::Client::new().post(url).json(&json!({"token": token})).send();
+            assert_eq!(sent.await.expect("an answer").status(), 200);
+        }
+    };
+    revoke(2, token.clone()).await;
+    until_refused(&cluster, &token).await;
+    let made = cluster.api(0).post("/admin/v1/keys", &json!({"owner": "alice"})).await;
+    let key = text(&made.expect("a key"), "key");
+    revoke(1, key.clone()).await;
+    until_refused(&cluster, &key).await;
+    let token = text(&login(&cluster, 0, "alice").await, "access_token");
+    let path = "/admin/v1/users/alice/logout";
+    cluster.api(2).post(path, &json!({})).await.expect("logged out");
+    until_refused(&cluster, &token).await;
+}
+
+#[tokio::test]
+async fn people_and_programs_get_in_by_the_command_line_and_the_trail_tells() {
+    let cluster = start().await;
+    let (admin, alice) = (Person::new(&cluster), Person::new(&cluster));
+    let refused = alice.run(&["list"], "").expect_err("nobody yet");
+    assert!(refused.contains("ollamamax login"), "{refused}");
+    let shown = admin.ok(&["login", "--key"], cluster.key());
+    assert!(shown.contains("logged in") && shown.contains("user:admin"), "{shown}");
+    let made = admin.ok(&["users", "create", "alice", "--role", "developer"], PASSWORD);
+    assert_eq!(made.trim(), "alice: developer");
+    let wrong = alice.run(&["login", "alice"], "wrong-password").expect_err("refused");
+    assert!(wrong.contains("wrong name or password"), "{wrong}");
+    assert!(alice.ok(&["login", "alice"], PASSWORD).contains("user:alice"));
+    assert!(alice.ok(&["whoami"], "").contains("inference:run"));
+    assert!(alice.run(&["list"], "").is_ok());
+    let refused = alice.run(&["users", "ls"], "").expect_err("not hers");
+    assert!(refused.contains("`access:read`"), "{refused}");
+    let key = alice.ok(&["keys", "create", "--label", "ci", "--scope", "model:read"], "");
+    assert!(key.trim().starts_with("omk_") && key.trim().len() == 64, "{key}");
+    assert_eq!(status(&cluster, 0, key.trim()).await, 200);
+    assert!(alice.ok(&["keys", "revoke", &key.trim()[..20]], "").contains("revoked"));
+    assert!(alice.ok(&["logout"], "").contains("logged out"));
+    assert!(alice.run(&["list"], "").is_err());
+    let file = admin.home.path().join("audit.jsonl");
+    let file = file.to_str().expect("a plain path");
+    admin.ok(&["audit", "export", "-o", file], "");
+    let verified = admin.ok(&["audit", "verify", file], "");
+    assert!(verified.contains("unbroken"), "{verified}");
+    let trail = std::fs::read_to_string(file).expect("exported");
+    for (action, actor) in [
+        ("user.create", "user:admin"),
+        ("login", "user:alice"),
+        ("key.create", "user:alice"),
+        ("key.revoke", "user:alice"),
+        ("access.refused", "user:alice"),
+    ] {
+        let told = trail.lines().any(|line| {
+            let record: Value = serde_json::from_str(line).expect("JSON");
+            record["action"] == action && record["actor"] == actor
+        });
+        assert!(told, "no {action} of {actor} in\n{trail}");
+    }
+    let shorter: Vec<&str> = trail.lines().collect();
+    std::fs::write(file, shorter[..shorter.len() - 1].join("\n") + "\n").expect("written");
+    let cut = admin.run(&["audit", "verify", file], "").expect_err("its end is missing");
+    assert!(cut.contains("the end is missing"), "{cut}");
+}
+
+fn files(directory: &Path, found: &mut Vec<std::path::PathBuf>) {
+    for entry in std::fs::read_dir(directory).expect("readable") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() { files(&path, found) } else { found.push(path) }
+    }
+}
+
+#[tokio::test]
+async fn no_secret_is_left_in_logs_state_or_arguments() {
+    let cluster = start().await;
+    user(&cluster, "alice", "user").await;
+    let granted = login(&cluster, 0, "alice").await;
+    let made = cluster.api(0).post("/admin/v1/keys", &json!({"owner": "alice"})).await;
+    let join = cluster.api(0).join_token("worker", 1).await.expect("a token");
+    let canaries = [
+        ("the password", PASSWORD.to_owned()),
+        ("the administrator's key", cluster.key()[21..].to_owned()),
+        ("an API key", text(&made.expect("a key"), "key")[21..].to_owned()),
+        ("an access token", text(&granted, "access_token")),
+        ("a refresh token", text(&granted, "refresh_token")[40..].to_owned()),
+        ("a join token", join[40..].to_owned()),
+        ("the worker's join token", cluster.worker_token()[40..].to_owned()),
+        ("a private key", "PRIVATE KEY".to_owned()),
+    ];
+    let sealing = std::fs::read_to_string(cluster.data_dir(Member::Node(0)).join("sealing.key"));
+    let sealing = sealing.expect("the first node has it").trim().to_owned();
+    for index in 0..3 {
+        cluster.wait_caught_up(index, 0, DEADLINE).await.expect("caught up");
+    }
+    let mut all = Vec::new();
+    files(cluster.directory(), &mut all);
+    assert!(all.iter().any(|path| path.ends_with("node-1.log")));
+    let mut looked = 0;
+    for path in &all {
+        let name = path.file_name().expect("a name").to_string_lossy();
+        let bytes = std::fs::read(path).expect("readable");
+        let holds = |text: &str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
+        // What is there to be secret: the key files, which only their owner may read.
+        let is_private = ["sealing.key", "identity.pem", "admin.key"].contains(&&*name);
+        if is_private {
+            use std::os::unix::fs::PermissionsExt;
+            let mode = std::fs::metadata(path).expect("there").permissions().mode() & 0o777;
+            assert_eq!(mode, 0o600, "{}", path.display());
+            continue;
+        }
+        looked += 1;
+        for (what, canary) in &canaries {
+            assert!(!holds(canary), "{what} is in {}", path.display());
+        }
+        assert!(!holds(&sealing), "the sealing key is in {}", path.display());
+    }
+    assert!(looked > 20, "{looked} files");
+    let seen = |path: &std::path::PathBuf| {
+        let bytes = std::fs::read(path).expect("readable");
+        bytes.windows(5).any(|window| window == b"alice")
+    };
+    assert!(all.iter().any(seen), "what is no secret is found, so a secret would be");
+    for member in (0..3).map(Member::Node).chain([Member::Worker(0)]) {
+        let pid = cluster.process(member).pid().expect("it runs");
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).expect("readable");
+        let line = String::from_utf8_lossy(&line);
+        assert!(!line.contains("omj_") && !line.contains("omk_") && !line.contains(&sealing));
+    }
+}
