@@ -5,6 +5,7 @@
 
 mod concurrency;
 mod pipeline;
+mod revocation;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -23,6 +24,8 @@ enum Scenario {
     Concurrency(concurrency::Options),
     /// A model in one process beside the same model in stages, on the same processors
     Pipeline(pipeline::Options),
+    /// How soon a revoked credential is refused by every node
+    Revocation(revocation::Options),
     /// One stage of `pipeline`
     #[command(hide = true)]
     Stage(pipeline::StageOptions),
@@ -38,6 +41,10 @@ async fn main() -> ExitCode {
         Scenario::Pipeline(options) => {
             pipeline::run(&options).await.map(|report| (report.to_string(), true))
         }
+        Scenario::Revocation(options) => revocation::run(&options)
+            .await
+            .map(|report| (report.to_string(), report.passed()))
+            .map_err(|error| error.to_string()),
         Scenario::Stage(options) => pipeline::stage(&options).await.map(|()| (String::new(), true)),
     };
     match done {

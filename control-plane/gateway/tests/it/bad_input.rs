@@ -261,3 +261,56 @@ async fn odd_paths_and_methods_get_plain_answers() {
         assert_eq!(answer.status, expected, "{path} {id}");
     }
 }
+
+/// Whatever is written where a digest belongs, in a body or in a path: what is none leads to no file.
+#[tokio::test]
+async fn ten_thousand_odd_digests_lead_to_no_file() {
+    let bench = Bench::new(&[]);
+    let hex = "0123456789abcdef".repeat(4);
+    let pieces = [
+        "sha256:",
+        "sha256-",
+        "SHA256:",
+        "../",
+        "..%2f",
+        "%2e%2e/",
+        "/etc/passwd",
+        "\\",
+        "\u{0}",
+        "A",
+        "g",
+        ":",
+        "-",
+        "sha512:",
+        " ",
+        "%00",
+    ];
+    let mut seed = 0x5eed_u64;
+    let mut below = |bound: usize| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (seed >> 33) as usize % bound
+    };
+    for nth in 0..10_000 {
+        let mut text = format!("sha256:{hex}");
+        for _ in 0..1 + below(3) {
+            let (at, piece) = (below(text.len() + 1), pieces[below(pieces.len())]);
+            match below(3) {
+                0 => text.insert_str(at, piece),
+                1 => text.truncate(at),
+                _ => text.replace_range(at..(at + 1).min(text.len()), piece),
+            }
+        }
+        if text.parse::<ollamamax_proto::Digest>().is_ok() {
+            continue;
+        }
+        let body = json!({"model": "x", "files": {"a.gguf": text}, "stream": false});
+        let answer = bench.post("/api/create", body).await;
+        assert_eq!(answer.status, 400, "{text:?}: {}", answer.text);
+        if nth % 10 == 0 {
+            let segment: String = text.bytes().map(|byte| format!("%{byte:02x}")).collect();
+            let answer = bench.send("POST", &format!("/api/blobs/{segment}"), "x").await;
+            assert!(answer.status.is_client_error(), "{text:?}: {}", answer.status);
+        }
+    }
+    assert!(bench.blobs.is_empty(), "nothing was stored");
+}

@@ -218,6 +218,10 @@ impl FakeBlobs {
         Arc::new(Self { directory: tempfile::tempdir().unwrap() })
     }
 
+    pub fn is_empty(&self) -> bool {
+        std::fs::read_dir(self.directory.path()).unwrap().next().is_none()
+    }
+
     fn path(&self, digest: Digest) -> PathBuf {
         self.directory.path().join(digest.hex())
     }
