@@ -53,10 +53,10 @@ const FENCED: &[(&str, &[&str])] = &[
     ("axum", &["ollamamax-gateway", "ollamamax-control-plane"]),
     ("tokenizers", &["ollamamax-engine"]),
     ("llguidance", &["ollamamax-engine"]),
-    ("rustls", &["ollamamax-tls"]),
     ("rustls-webpki", &["ollamamax-tls"]),
     ("rcgen", &["ollamamax-tls"]),
     // The control plane's own is the HTTPS that clients speak.
+    ("rustls", &["ollamamax-tls", "ollamamax-control-plane"]),
     ("tokio-rustls", &["ollamamax-tls", "ollamamax-control-plane"]),
 ];
 
