@@ -103,6 +103,7 @@ impl Cluster {
             }
             cluster.wait_for_quorum(index + 1, START).await?;
         }
+        cluster.wait_for_signing_key(START).await?;
         cluster.worker_token = cluster.apis[0].join_token("worker", 100).await?;
         for _ in 0..cluster.options.workers {
             cluster.add_worker()?;

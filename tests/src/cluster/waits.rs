@@ -44,6 +44,20 @@ impl Cluster {
         .await
     }
 
+    /// Waits until a key signs access tokens: the last that a new cluster does by itself.
+    pub(super) async fn wait_for_signing_key(
+        &self,
+        deadline: Duration,
+    ) -> Result<(), HarnessError> {
+        self.wait("a signing key", deadline, async || {
+            let keys = self.apis[0].get("/admin/v1/signing-keys").await;
+            let keys = keys.map_err(|error| error.to_string())?;
+            let some = keys["signing_keys"].as_array().is_some_and(|keys| !keys.is_empty());
+            if some { Ok(()) } else { Err("none yet".to_owned()) }
+        })
+        .await
+    }
+
     /// Waits until a node has applied everything another one has applied by now.
     pub async fn wait_caught_up(
         &self,
