@@ -53,7 +53,7 @@ const FENCED: &[(&str, &[&str])] = &[
     ("axum", &["ollamamax-gateway", "ollamamax-control-plane"]),
     ("tokenizers", &["ollamamax-engine"]),
     ("llguidance", &["ollamamax-engine"]),
-    ("rustls", &["ollamamax-tls"]),
+    ("rustls", &["ollamamax-tls", "ollamamax-control-plane"]),
     ("rustls-webpki", &["ollamamax-tls"]),
     ("rcgen", &["ollamamax-tls"]),
     // The control plane's own is the HTTPS that clients speak.
