@@ -46,7 +46,7 @@ struct NodeArgs {
     /// host:port others reach the gRPC services by
     #[arg(long, value_name = "HOST:PORT")]
     advertise_raft: Option<String>,
-    /// A file with the join token that lets this node into a cluster (`join-token create --role node`); the environment
+    /// A file with the join token that lets this node into a cluster (`join-token create node`); the environment
     /// variable OLLAMAMAX_JOIN_TOKEN may hold it, too. Not read when the directory holds a node already
     #[arg(long, value_name = "FILE")]
     join_token_file: Option<PathBuf>,

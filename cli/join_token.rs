@@ -6,6 +6,10 @@ use crate::exit::Failure;
 use crate::list::text;
 use crate::{human, out, table};
 use serde_json::{Map, Value, json};
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 
 /// What to do.
 #[derive(Debug, clap::Subcommand)]
@@ -13,7 +17,7 @@ pub enum Args {
     /// Create a join token and print it; it is shown only now
     Create {
         /// What it lets in: worker or node
-        #[arg(long, default_value = "worker")]
+        #[arg(default_value = "worker")]
         role: String,
         /// How long it is good
         #[arg(long, value_name = "DURATION", default_value = "15m")]
@@ -27,6 +31,9 @@ pub enum Args {
         /// The node only follows: it does not vote
         #[arg(long)]
         learner: bool,
+        /// Write the token into this new file, which only its owner may read
+        #[arg(short, long, value_name = "FILE", conflicts_with = "json")]
+        output: Option<PathBuf>,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -48,14 +55,17 @@ pub enum Args {
 /// Does it.
 pub async fn run(client: &Client, args: &Args) -> Result<(), Failure> {
     match args {
-        Args::Create { role, lifetime, uses, labels, learner, json } => {
+        Args::Create { role, lifetime, uses, labels, learner, output, json } => {
             let body = request(role, lifetime, *uses, labels, *learner)?;
             let answer = client.post("/admin/v1/join-tokens", &body).await?;
             if *json {
                 out::json(&answer);
                 return Ok(());
             }
-            out::line(&text(&answer, "token"));
+            match output {
+                None => out::line(&text(&answer, "token")),
+                Some(path) => write(path, &text(&answer, "token"))?,
+            }
             out::say(&format!(
                 "lets in {uses} {role}{} within {lifetime}; give it in a file (--join-token-file) or as \
                  OLLAMAMAX_JOIN_TOKEN, not on a command line",
@@ -72,6 +82,12 @@ pub async fn run(client: &Client, args: &Args) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+fn write(path: &Path, token: &str) -> Result<(), Failure> {
+    let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    let mut file = opened.map_err(Failure::file("write", path))?;
+    writeln!(file, "{token}").map_err(Failure::file("write", path))
 }
 
 fn request(

@@ -57,6 +57,7 @@ const FENCED: &[(&str, &[&str])] = &[
     ("rustls-webpki", &["ollamamax-tls"]),
     ("rcgen", &["ollamamax-tls"]),
     // The control plane's own is the HTTPS that clients speak.
+    ("rustls", &["ollamamax-tls", "ollamamax-control-plane"]),
     ("tokio-rustls", &["ollamamax-tls", "ollamamax-control-plane"]),
 ];
 

@@ -29,13 +29,23 @@ pub fn path(directory: &Path, layout: &Layout) -> Option<PathBuf> {
     paths.find(|path| path.exists())
 }
 
-/// The key, once the first node has made it.
+/// The key, once the first node has made it. Of a cluster that was there before, it may have been put elsewhere.
 pub async fn key(
     directory: &Path,
     layout: &Layout,
     deadline: Duration,
 ) -> Result<Zeroizing<String>, Failure> {
     let start = Instant::now();
+    let is_new = !layout.nodes.iter().any(|node| node.joined);
+    if !is_new && path(directory, layout).is_none() {
+        let given = std::env::var("OLLAMA_API_KEY").ok().filter(|key| !key.is_empty());
+        return given.map(Zeroizing::new).ok_or_else(|| {
+            let text = format!(
+                "{KEY} is not in the directory of any node; give `up` the API key of an administrator in OLLAMA_API_KEY"
+            );
+            Failure::Usage(text)
+        });
+    }
     loop {
         if let Some(path) = path(directory, layout) {
             let text = std::fs::read_to_string(&path).map(Zeroizing::new);

@@ -161,14 +161,15 @@ async fn a_node_whose_sealing_key_was_changed_ends_with_78_and_says_why() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_from_the_command_line_lets_in_a_worker_once() {
     let cluster = Cluster::start(ClusterOptions::new(binary()).size(1, 0)).await.expect("up");
-    let token = run_cli(&cluster, &["join-token", "create", "--label", "rack=a1"]);
-    let token = token.expect("created").trim().to_owned();
-    let listed = run_cli(&cluster, &["join-token", "list"]).expect("listed");
-    assert!(listed.contains("rack=a1") && !listed.contains(&token), "{listed}");
     let home = cluster.directory().join("by-hand");
     std::fs::create_dir(&home).expect("made");
     let file = home.join("token");
-    std::fs::write(&file, &token).expect("written");
+    let output = file.to_str().expect("utf-8");
+    let create = ["join-token", "create", "worker", "--label", "rack=a1", "-o", output];
+    assert_eq!(run_cli(&cluster, &create).expect("created"), "");
+    let token = std::fs::read_to_string(&file).expect("written").trim().to_owned();
+    let listed = run_cli(&cluster, &["join-token", "list"]).expect("listed");
+    assert!(listed.contains("rack=a1") && !listed.contains(&token), "{listed}");
     let start = |name: &str| {
         let mut worker = Command::new(binary());
         worker.args(["worker", "--listen", "127.0.0.1:0", "--name", name, "--threads", "1"]);

@@ -65,7 +65,7 @@ pub enum Dismissed {
     Fenced,
     /// The cluster removed it.
     #[error(
-        "this worker was removed from the cluster; create a join token with `ollamamax join-token create --role worker` and \
+        "this worker was removed from the cluster; create a join token with `ollamamax join-token create worker` and \
          start it again with that"
     )]
     Removed,

@@ -27,7 +27,7 @@ const NODES: &str = "nodes.json";
 pub enum CredentialError {
     /// It has never joined.
     #[error(
-        "`{}` holds no certificate: create a join token with `ollamamax join-token create --role worker` and start this worker \
+        "`{}` holds no certificate: create a join token with `ollamamax join-token create worker` and start this worker \
          with it (--join-token-file, or OLLAMAMAX_JOIN_TOKEN)", dir.display()
     )]
     NoIdentity {
@@ -36,7 +36,7 @@ pub enum CredentialError {
     },
     /// It was off for too long.
     #[error(
-        "the certificate in `{}` has ended: create a join token with `ollamamax join-token create --role worker` and start \
+        "the certificate in `{}` has ended: create a join token with `ollamamax join-token create worker` and start \
          this worker with it (--join-token-file, or OLLAMAMAX_JOIN_TOKEN)", dir.display()
     )]
     Ended {

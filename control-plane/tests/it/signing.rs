@@ -7,7 +7,6 @@ use ollamamax_control_plane::NodeConfig;
 use ollamamax_core::Command;
 use ollamamax_core::access::AccessCommand;
 use ollamamax_gateway::auth::jwt::new_signing_key;
-use ollamamax_gateway::ports::ControlPlane;
 use ollamamax_gateway::secrets::SealingKey;
 use ollamamax_proto::Millis;
 use serde_json::{Value, json};

@@ -67,7 +67,7 @@ impl fmt::Debug for Joined {
 pub enum JoinError {
     /// The token is for the other kind.
     #[error(
-        "the join token lets in a {expected}, this is a {got}; create one with `join-token create --role {got}`"
+        "the join token lets in a {expected}, this is a {got}; create one with `join-token create {got}`"
     )]
     OtherKind {
         /// Of the token.
