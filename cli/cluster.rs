@@ -4,7 +4,8 @@ use crate::client::Client;
 use crate::control_plane::JoinArgs;
 use crate::exit::Failure;
 use crate::list::text;
-use crate::{out, table, watch};
+use crate::{human, out, table, watch};
+use ollamamax_proto::Millis;
 use serde_json::{Value, json};
 
 /// What to do.
@@ -27,6 +28,14 @@ pub enum Args {
     },
     /// Start a node on this machine and join a cluster with it, with a join token
     Join(Box<JoinArgs>),
+    /// Show what signs the certificates of nodes and workers
+    Authorities {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Replace it: the new one is trusted at once, and signs when every member must have heard of it
+    RotateAuthority,
     /// Take a node out of the quorum
     Remove {
         /// The node's id, as `cluster status` shows it
@@ -56,9 +65,33 @@ pub async fn run(client: &Client, args: &Args) -> Result<(), Failure> {
                 out::line(&format!("removed node {id}"));
             }
         }
+        Args::Authorities { json } => {
+            let answer = client.get("/admin/v1/authorities").await?;
+            if *json { out::json(&answer) } else { out::text(&authorities(&answer)) }
+        }
+        Args::RotateAuthority => {
+            let made = client.post("/admin/v1/authorities/rotate", &json!({})).await?;
+            let from = Millis(made["signs_from"].as_u64().unwrap_or(0));
+            let wait = human::duration(from.since(Millis::now()) / 1_000);
+            out::line(&format!("{} signs in {wait}", text(&made, "fingerprint")));
+        }
         Args::Join(_) => {}
     }
     Ok(())
+}
+
+fn authorities(answer: &Value) -> String {
+    let now = Millis::now();
+    let row = |authority: &Value| {
+        let left = |field: &str| {
+            let end = authority[field].as_u64().map(Millis);
+            end.map_or("-".to_owned(), |end| human::duration(end.since(now) / 1_000))
+        };
+        let name = text(authority, "fingerprint").chars().take(23).collect();
+        vec![name, text(authority, "state"), left("trusted_until"), left("expires_at")]
+    };
+    let rows: Vec<_> = list(answer, "authorities").iter().map(row).collect();
+    table::render(&["AUTHORITY", "STATE", "TRUSTED FOR", "EXPIRES IN"], &rows)
 }
 
 /// The cluster as the answering node sees it: it must work without a quorum too.

@@ -44,6 +44,11 @@ pub enum Args {
         /// The worker
         worker: String,
     },
+    /// Remove a worker for good: it comes back only with another join token
+    Rm {
+        /// The worker
+        worker: String,
+    },
     /// Set labels, or remove them with `key-`
     Label {
         /// The worker
@@ -74,6 +79,10 @@ pub async fn run(client: &Client, args: &Args) -> Result<(), Failure> {
             let path = format!("/admin/v1/workers/{worker}/resume");
             let answer = client.post(&path, &json!({})).await?;
             out::line(&format!("{worker} is {}", text(&answer, "status")));
+        }
+        Args::Rm { worker } => {
+            client.delete(&format!("/admin/v1/workers/{worker}"), None).await?;
+            out::line(&format!("removed {worker}"));
         }
         Args::Label { worker, labels } => {
             let body = json!({"labels": changes(labels)?});

@@ -53,6 +53,7 @@ const FENCED: &[(&str, &[&str])] = &[
     ("axum", &["ollamamax-gateway", "ollamamax-control-plane"]),
     ("tokenizers", &["ollamamax-engine"]),
     ("llguidance", &["ollamamax-engine"]),
+    ("rustls", &["ollamamax-tls", "ollamamax-control-plane"]),
     ("rustls-webpki", &["ollamamax-tls"]),
     ("rcgen", &["ollamamax-tls"]),
     // The control plane's own is the HTTPS that clients speak.
@@ -271,4 +272,19 @@ fn guards_named_in_the_architecture_exist() {
         count += 1;
     }
     assert!(count >= 10, "only {count} invariants name the test that guards them");
+}
+
+#[test]
+fn every_attack_names_tests_that_exist() {
+    let table = fs::read_to_string(root().join("docs/security-tests.md")).expect("readable");
+    let mut code = String::new();
+    for path in tracked_files(".rs") {
+        code += &fs::read_to_string(path).expect("readable");
+    }
+    let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("| S-")).collect();
+    assert_eq!(rows.len(), 40, "the attacks are counted");
+    let names = rows.iter().flat_map(|row| row.split('`').skip(1).step_by(2));
+    for name in names.filter(|name| name.matches('_').count() >= 2) {
+        assert!(code.contains(&format!("fn {name}(")), "no test `{name}`");
+    }
 }

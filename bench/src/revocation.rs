@@ -71,7 +71,8 @@ async fn status(client: &Client, url: &str, key: &str) -> Result<StatusCode, Har
 async fn refused(client: Client, url: String, key: String) -> Result<Instant, HarnessError> {
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
-        if status(&client, &url, &key).await? == StatusCode::UNAUTHORIZED {
+        // 401, and 429 once this address has been refused often.
+        if status(&client, &url, &key).await? != StatusCode::OK {
             return Ok(Instant::now());
         }
         if Instant::now() > deadline {

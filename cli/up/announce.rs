@@ -69,7 +69,13 @@ impl Ready {
             }
             None => text.push_str(&format!("  ollamamax pull{option} {DEFAULT_MODEL}\n")),
         }
-        text.push_str(&format!("  ollamamax cluster status{option}\n\nCtrl-C stops everything.\n"));
+        text.push_str(&format!("  ollamamax cluster status{option}\n"));
+        if let Some(key) = &self.key {
+            text.push_str(&format!(
+                "  ollamamax login{option} --key < {key}    # to administer, and not only to use\n"
+            ));
+        }
+        text.push_str("\nCtrl-C stops everything.\n");
         text
     }
 }
@@ -99,7 +105,9 @@ mod tests {
              Try:\n  \
              curl http://127.0.0.1:11434/api/chat -d '{\"model\":\"m:latest\",\"messages\":\
              [{\"role\":\"user\",\"content\":\"Why is the sky blue?\"}]}'\n  \
-             ollamamax run m:latest\n  ollamamax cluster status\n\nCtrl-C stops everything.\n"
+             ollamamax run m:latest\n  ollamamax cluster status\n  \
+             ollamamax login --key < /data/node-1/admin.key    # to administer, and not only to use\n\n\
+             Ctrl-C stops everything.\n"
         );
     }
 
