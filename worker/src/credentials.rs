@@ -95,8 +95,8 @@ pub fn certified(dir: &Path) -> Result<Option<WorkerId>, CredentialError> {
 }
 
 impl Credentials {
-    /// Those kept in `dir`; without, or when they are of no more use, those that `token` brings. A token is left alone
-    /// otherwise.
+    /// Those kept in `dir`; without, or when they are of no more use, those that `token` brings. A token of an authority that
+    /// is not trusted yet is tried, too: the authority may have been replaced while this worker was off. Any other is left.
     pub async fn open(
         dir: &Path,
         worker: WorkerId,
@@ -109,13 +109,14 @@ impl Credentials {
         });
         let identity = match (own, token) {
             (Some(own), _) if !ended && !elsewhere => own,
-            (_, Some(token)) => {
-                let joined = join(token, &Joining::Worker(worker), rand::random::<f64>).await?;
-                joined.identity.save(&dir.join(IDENTITY))?;
-                keep_nodes(dir, &joined.addresses);
-                tracing::info!(cluster = %joined.identity.cluster(), "joined");
-                joined.identity
-            }
+            (Some(own), Some(token)) if !ended => match enter(dir, worker, token).await {
+                Ok(identity) => identity,
+                Err(error) => {
+                    tracing::warn!(%error, "the join token is of another authority and of no use");
+                    own
+                }
+            },
+            (_, Some(token)) => enter(dir, worker, token).await?,
             (Some(_), None) => return Err(CredentialError::Ended { dir: dir.to_owned() }),
             (None, None) => return Err(CredentialError::NoIdentity { dir: dir.to_owned() }),
         };
@@ -178,6 +179,18 @@ impl Credentials {
             _ => {}
         }
     }
+}
+
+async fn enter(
+    dir: &Path,
+    worker: WorkerId,
+    token: &JoinToken,
+) -> Result<Identity, CredentialError> {
+    let joined = join(token, &Joining::Worker(worker), rand::random::<f64>).await?;
+    joined.identity.save(&dir.join(IDENTITY))?;
+    keep_nodes(dir, &joined.addresses);
+    tracing::info!(cluster = %joined.identity.cluster(), "joined");
+    Ok(joined.identity)
 }
 
 fn keep_nodes(dir: &Path, addresses: &[String]) {

@@ -7,9 +7,9 @@ use ollamamax_proto::wire::Membership;
 use ollamamax_proto::wire::inference_client::InferenceClient;
 use ollamamax_proto::{NodeId, limits};
 use ollamamax_tls::testing::TestCluster;
-use ollamamax_tls::{Expect, Identity, Protocol, Tls, says_removed};
-use ollamamax_worker::Ended;
+use ollamamax_tls::{Credential, Expect, Identity, JoinToken, Kind, Protocol, Tls, says_removed};
 use ollamamax_worker::agent::Dismissed;
+use ollamamax_worker::{Ended, WorkerConfig};
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 use tonic::Code;
@@ -120,4 +120,22 @@ async fn a_certificate_is_renewed_in_time_and_when_the_nodes_trust_another_autho
     tokio::time::sleep(Duration::from_millis(3 * limits::RENEW_RETRY_MS)).await;
     assert_eq!(node.script.renewed.load(SeqCst), times, "it trusts what the nodes trust");
     worker.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_belongs_to_a_cluster_starts_whatever_its_join_token_is() {
+    let (node, knobs) = (FakeNode::start(), Knobs::default());
+    let own = CLUSTER.0.fingerprint();
+    for authority in [own, ollamamax_proto::Digest::of(b"another")] {
+        let token = JoinToken {
+            kind: Kind::Worker,
+            credential: Credential::generate().expect("random bytes"),
+            authority,
+            addresses: vec![],
+        };
+        let dir = tempfile::tempdir().expect("a directory");
+        let change = |config: &mut WorkerConfig| config.join = Some(token);
+        let worker = start_in(dir, &[&node], &knobs, change).await;
+        worker.running.stop().await;
+    }
 }
