@@ -177,7 +177,7 @@ fn daemons_say_plainly_why_they_do_not_start() {
     assert!(stderr(&unknown).contains("join-token create"), "{}", stderr(&unknown));
     let everywhere = ["control-plane", "--bootstrap", "--anonymous", "user", "--data-dir", &data];
     let more = ["--listen", "0.0.0.0:0", "--advertise-http", "h:1", "--insecure-http"];
-    let open = run(&[&everywhere[..], &outside[..]].concat(), "");
+    let open = run(&[&everywhere[..], &more[..]].concat(), "");
     assert_eq!(open.status.code(), Some(78), "{}", stderr(&open));
     assert!(stderr(&open).contains("anonymous"), "{}", stderr(&open));
 }
