@@ -359,3 +359,49 @@ fn the_trail_is_bounded_and_stays_checkable() {
     trail.values().for_each(|record| verifier.next(record).expect("unbroken"));
     assert!(trail.keys().next().is_some_and(|first| *first > 1));
 }
+
+#[test]
+fn a_join_token_makes_nobody_somebody_else() {
+    let mut world = World::new();
+    let later = world.now.plus(60_000);
+    let worker = |id| join_token(id, JoinRole::Worker { labels: BTreeMap::new() }, 9, later);
+    world.ok(worker(1));
+    world.ok(enrol(1, 7, 5));
+    world.ok(enrol(1, 7, 5));
+    world.ok(register(5, 1, 100));
+    let trusted = BTreeMap::from([("trusted".to_owned(), Some("yes".to_owned()))]);
+    world.ok(Command::LabelWorker { id: WorkerId(5), labels: trusted });
+    assert_eq!(world.err(enrol(1, 7, 5)), Rejection::NotLetIn, "it lives");
+    world.status(5, ollamamax_proto::placement::WorkerStatus::Down);
+    world.ok(enrol(1, 7, 5));
+    assert!(!world.state.orders.contains_key(&WorkerId(5)), "what was said of the one before");
+    let node = |raft: &str| {
+        let (http, raft) = ("h:9".to_owned(), raft.to_owned());
+        ask(AccessCommand::EnrolNode {
+            token: JoinTokenId(3),
+            presented: Hidden([7; 32]),
+            http,
+            raft,
+        })
+    };
+    world.ok(join_token(3, JoinRole::Node { voter: false }, 9, later));
+    assert!(world.run(node("n:2")).0.is_ok() && world.run(node("n:2")).0.is_ok(), "asked again");
+    let raft = "n:2".to_owned();
+    let (id, http) = (ollamamax_proto::NodeId(2), "h:9".to_owned());
+    world.ok(Command::AnnounceNode { node: id, http, raft, pid: 7 });
+    assert_eq!(world.err(node("n:2")), Rejection::NotLetIn, "it has been there");
+}
+
+#[test]
+fn who_was_let_in_and_never_came_can_be_removed() {
+    let mut world = World::new();
+    let later = world.now.plus(60_000);
+    world.ok(join_token(1, JoinRole::Worker { labels: BTreeMap::new() }, 1, later));
+    world.ok(enrol(1, 7, 5));
+    world.ok(Command::RemoveWorker { id: WorkerId(5) });
+    assert!(world.state.access.enrolments.is_empty());
+    assert_eq!(
+        world.err(Command::RemoveWorker { id: WorkerId(5) }),
+        Rejection::UnknownWorker(WorkerId(5))
+    );
+}
