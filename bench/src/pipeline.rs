@@ -50,8 +50,8 @@ struct Way {
 pub struct Report {
     tasks: Vec<Task>,
     ways: Vec<Way>,
-    /// Of the residual of a token, with nothing to compute.
-    hop: Duration,
+    /// Of the residuals of so many tokens, with nothing to compute: with TLS and without.
+    hops: Vec<(usize, Duration, Duration)>,
 }
 
 fn median(values: &[f64]) -> f64 {
@@ -92,7 +92,14 @@ impl fmt::Display for Report {
                 writeln!(f)?;
             }
         }
-        write!(f, "a residual from process to process: {:.1} us", self.hop.as_secs_f64() * 1e6)
+        for (tokens, tls, plain) in &self.hops {
+            let (tls, plain) = (tls.as_secs_f64() * 1e6, plain.as_secs_f64() * 1e6);
+            writeln!(
+                f,
+                "residuals of {tokens} from process to process: {tls:.1} us, {plain:.1} without TLS"
+            )?;
+        }
+        Ok(())
     }
 }
 
@@ -182,11 +189,14 @@ pub async fn run(options: &Options) -> Result<Report, String> {
             }
         }
     }
-    let hop = match rings.first() {
-        Some((stages, _)) => hop(&stages.cut, &stages.echo, 5_000).await?,
-        None => Duration::ZERO,
-    };
-    Ok(Report { tasks, ways, hop })
+    let mut hops = Vec::new();
+    for (tokens, rounds) in [(1, 5_000), (32, 2_000), (512, 300)] {
+        if let Some((stages, _)) = rings.first() {
+            let (tls, plain) = hop(&stages.cut, &stages.echo, (tokens, rounds)).await?;
+            hops.push((tokens, tls, plain));
+        }
+    }
+    Ok(Report { tasks, ways, hops })
 }
 
 /// Is one stage until its input closes.

@@ -14,9 +14,9 @@ use ollamamax_gguf::Gguf;
 use ollamamax_proto::placement::{Activations, Assigned, Assignment, Peer, Ring, Stage};
 use ollamamax_proto::{AssignmentId, Digest, Generation, Millis, ReplicaId, WorkerId, limits};
 use ollamamax_tls::{
-    Authority, Blocking, Expect, Identity, Incoming, OnStage, Protocol, Request, Role, Stream, Tls,
+    Authority, Expect, Identity, Incoming, OnStage, Protocol, Request, Role, Stream, Tls,
 };
-use std::io::{self, BufReader};
+use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -237,53 +237,81 @@ impl RingBench {
     }
 }
 
-/// Sends every frame of residuals of the cut's width back over the connections of a listener, whose address it returns.
+/// Sends every frame of residuals of the cut's width back over the connections of two listeners, whose addresses it returns: one
+/// speaks as stages do, the other without TLS.
 pub async fn echo(cut: &Cut, index: usize) -> Result<String, String> {
+    let plain = std::net::TcpListener::bind("127.0.0.1:0").map_err(|error| error.to_string())?;
+    let plain_address = plain.local_addr().map_err(|error| error.to_string())?;
+    let plain_width = cut.width;
+    std::thread::spawn(move || {
+        for stream in plain.incoming().flatten() {
+            if stream.set_nodelay(true).is_ok() {
+                std::thread::spawn(move || back(stream, plain_width));
+            }
+        }
+    });
     let (listener, address) = listen().await?;
     let (tls, width) = (tls(&cut.identities, index)?, cut.width);
     let on_stage: OnStage = Arc::new(move |stream: Stream, _| {
         let Ok(stream) = stream.into_blocking() else { return };
-        std::thread::spawn(move || {
-            let (mut read, mut written) = (Vec::new(), Vec::new());
-            let mut stream = BufReader::new(stream);
-            let mut turn = || -> io::Result<()> {
-                let Frame { step, batch, residuals } = frame::read(&mut stream, &mut read, width)?;
-                let rows = residuals.unwrap_or_default();
-                let rows = Some((&rows[..], Activations::F32));
-                frame::write(stream.get_mut(), &mut written, (step, &batch), rows)
-            };
-            while turn().is_ok() {}
-        });
+        std::thread::spawn(move || back(stream, width));
     });
     let incoming = tls.incoming(listener, Some(on_stage));
     // Accepting ends with it; the process does not need that.
     std::mem::forget(incoming);
-    Ok(address)
+    Ok(format!("{address},{plain_address}"))
 }
 
-/// Half of the median time that `rounds` residuals of one token take there and back, from process to process: what a hop costs
-/// when nothing is computed.
-pub async fn hop(cut: &Cut, address: &str, rounds: usize) -> Result<Duration, String> {
+/// Sends frames back until the connection ends.
+fn back(stream: impl Read + Write, width: usize) {
+    let (mut read, mut written) = (Vec::new(), Vec::new());
+    let mut stream = BufReader::new(stream);
+    let mut turn = || -> io::Result<()> {
+        let Frame { step, batch, residuals } = frame::read(&mut stream, &mut read, width)?;
+        let rows = residuals.unwrap_or_default();
+        let rows = Some((&rows[..], Activations::F32));
+        frame::write(stream.get_mut(), &mut written, (step, &batch), rows)
+    };
+    while turn().is_ok() {}
+}
+
+/// Half of the median time that the residuals of so many tokens take there and back, from process to process: what a hop costs
+/// when nothing is computed. First as between stages, then over the same kind of socket without TLS.
+pub async fn hop(
+    cut: &Cut,
+    addresses: &str,
+    (tokens, rounds): (usize, usize),
+) -> Result<(Duration, Duration), String> {
+    let (address, plain) = addresses.split_once(',').ok_or("two addresses are expected")?;
     let tls = tls(&cut.identities, cut.addresses.len() - 1)?;
     let expect = Expect::Worker(bench_worker(0));
     let stream = tls.dial(address, expect, Protocol::Stage).await;
     let stream = stream.map_err(|error| error.to_string())?;
     let stream = stream.into_blocking().map_err(|error| error.to_string())?;
     let width = cut.width;
-    let timed = tokio::task::spawn_blocking(move || turns(stream, width, rounds));
+    let plain = std::net::TcpStream::connect(plain).map_err(|error| error.to_string())?;
+    plain.set_nodelay(true).map_err(|error| error.to_string())?;
+    let timed = tokio::task::spawn_blocking(move || {
+        let plain = turns(plain, width, (tokens, rounds))?;
+        Ok((turns(stream, width, (tokens, rounds))?, plain))
+    });
     timed.await.map_err(|error| error.to_string())?
 }
 
-fn turns(stream: Blocking, width: usize, rounds: usize) -> Result<Duration, String> {
+fn turns(
+    stream: impl Read + Write,
+    width: usize,
+    (tokens, rounds): (usize, usize),
+) -> Result<Duration, String> {
     let failed = |error: io::Error| error.to_string();
     let mut stream = BufReader::new(stream);
     let slice = Slice {
         start: 0,
-        tokens: vec![0],
+        tokens: vec![0; tokens],
         blocks: (0..16).map(BlockId).collect(),
         logits: Logits::Last,
     };
-    let (batch, rows) = (StepBatch { slices: vec![slice] }, vec![0.5; width]);
+    let (batch, rows) = (StepBatch { slices: vec![slice] }, vec![0.5; tokens * width]);
     let (mut read, mut written, mut times) = (Vec::new(), Vec::new(), Vec::new());
     for step in 0..rounds as u32 {
         let begun = Instant::now();
