@@ -190,12 +190,9 @@ impl Client {
     }
 
     /// The addresses in the order they are tried.
-    pub fn candidates(&self) -> Vec<Endpoint> {
-        self.known_to_belong(true)
-    }
-
-    /// As [`Client::candidates`]; ports that are only guessed are left out where something secret would be sent.
-    fn known_to_belong(&self, guess: bool) -> Vec<Endpoint> {
+    ///
+    /// Ports that are only guessed are left out where something secret would be sent.
+    pub fn candidates(&self, guess: bool) -> Vec<Endpoint> {
         let mut all: Vec<Endpoint> = Vec::new();
         let mut add = |endpoint: Endpoint| {
             if !all.contains(&endpoint) {
@@ -236,7 +233,7 @@ impl Client {
         bearer: Option<&Secret>,
     ) -> Result<Answer, Failure> {
         let is_secret = matches!(body, Body::Secret(_));
-        let candidates = self.known_to_belong(!is_secret && bearer.is_none());
+        let candidates = self.candidates(!is_secret && bearer.is_none());
         let mut tried = Vec::new();
         let mut cause = String::new();
         for (at, node) in candidates.iter().enumerate() {
