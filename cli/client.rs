@@ -48,6 +48,8 @@ enum Kind {
 enum Body<'a> {
     None,
     Json(&'a Value),
+    /// JSON with a password or a token in it.
+    Secret(&'a Value),
     File(&'a Path, u64, Sent),
 }
 
@@ -149,7 +151,8 @@ impl Client {
 
     /// As [`Client::post`], without any credential: to get one, or to be rid of one.
     pub async fn grant(&self, path: &str, body: &Value) -> Result<Value, Failure> {
-        let answer = self.attempt(Method::POST, path, Body::Json(body), Kind::Write, None).await?;
+        let body = Body::Secret(body);
+        let answer = self.attempt(Method::POST, path, body, Kind::Write, None).await?;
         read_json(answer, path).await
     }
 
@@ -187,7 +190,9 @@ impl Client {
     }
 
     /// The addresses in the order they are tried.
-    pub fn candidates(&self) -> Vec<Endpoint> {
+    ///
+    /// Ports that are only guessed are left out where something secret would be sent.
+    pub fn candidates(&self, guess: bool) -> Vec<Endpoint> {
         let mut all: Vec<Endpoint> = Vec::new();
         let mut add = |endpoint: Endpoint| {
             if !all.contains(&endpoint) {
@@ -200,7 +205,7 @@ impl Client {
         let lead_on = |endpoint: &&Endpoint| self.goes_on && endpoint.path.is_empty();
         for endpoint in self.given.iter().filter(lead_on) {
             let remembered = self.known.recall(endpoint);
-            let search = remembered.is_empty() && endpoint.is_loopback();
+            let search = guess && remembered.is_empty() && endpoint.is_loopback();
             remembered.into_iter().for_each(&mut add);
             let steps = if search { NEIGHBOUR_PORTS } else { 0 };
             (1..=steps).filter_map(|step| endpoint.neighbour(step)).for_each(&mut add);
@@ -227,7 +232,8 @@ impl Client {
         kind: Kind,
         bearer: Option<&Secret>,
     ) -> Result<Answer, Failure> {
-        let candidates = self.candidates();
+        let is_secret = matches!(body, Body::Secret(_));
+        let candidates = self.candidates(!is_secret && bearer.is_none());
         let mut tried = Vec::new();
         let mut cause = String::new();
         for (at, node) in candidates.iter().enumerate() {
@@ -243,7 +249,7 @@ impl Client {
             }
             request = match &body {
                 Body::None => request,
-                Body::Json(value) => request.json(value),
+                Body::Json(value) | Body::Secret(value) => request.json(value),
                 Body::File(file, bytes, sent) => {
                     file_body(request, file, *bytes, sent.clone()).await?
                 }

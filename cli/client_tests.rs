@@ -97,7 +97,7 @@ async fn the_next_address_is_tried_when_one_is_down() {
     let answer = client.get("/api/version").await.expect("the second answers");
     assert_eq!(answer, json!({"version": "1"}));
     // The one that answered comes first from now on.
-    assert_eq!(client.candidates()[0], stub.endpoint);
+    assert_eq!(client.candidates(true)[0], stub.endpoint);
 }
 
 #[tokio::test]
@@ -145,7 +145,7 @@ async fn nodes_learnt_in_one_command_are_tried_in_the_next() {
     first.task.abort();
     drop(first);
     let client = client(vec![asked.clone()], directory.path());
-    assert!(client.candidates().contains(&second.endpoint));
+    assert!(client.candidates(true).contains(&second.endpoint));
     let deadline = std::time::Instant::now() + Duration::from_secs(5);
     loop {
         match client.get("/api/tags").await {
@@ -167,14 +167,14 @@ async fn the_ports_after_an_unknown_loopback_address_are_tried() {
     let stub = Stub::start(|_| http("200 OK", "{}")).await;
     let before = Endpoint { port: stub.endpoint.port - 1, ..stub.endpoint.clone() };
     let client = client(vec![before.clone()], directory.path());
-    let candidates = client.candidates();
+    let candidates = client.candidates(true);
     assert_eq!(candidates.len(), 3);
     assert_eq!(candidates[1], stub.endpoint);
     let remote = host::parse("10.0.0.1,http://127.0.0.1:80/prefix").expect("valid");
     assert_eq!(
         super::Client::with(remote, KnownNodes::at(directory.path()))
             .expect("a client")
-            .candidates()
+            .candidates(true)
             .len(),
         2
     );

@@ -154,7 +154,7 @@ fn main() {
 }
 
 fn check(gateway: &Gateway, headers: &HeaderMap) -> bool {
-    let caller = gateway.caller(black_box(headers), None, "request", Millis::now());
+    let caller = gateway.caller(black_box(headers), None, false, "request", Millis::now());
     caller.is_ok_and(|caller| caller.may(Action::RunInference, Object::Model("llama3:latest")))
 }
 

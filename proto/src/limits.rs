@@ -678,3 +678,15 @@ pub const RENEW_CHECK_MS: u64 = 60_000;
 pub const RENEW_RETRY_MS: u64 = 500;
 /// Longest name of an account: the longest model name.
 pub const QUOTA_NAME_BYTES: usize = 700;
+/// Longest wait for a place to check a password, in milliseconds: longer queues are somebody's attack.
+pub const PASSWORD_WAIT_MS: u64 = 2_000;
+/// Most API keys of one user.
+pub const KEYS_OF_USER_COUNT: usize = 200;
+/// Refusals of unknown callers that go into the trail at once, before they are only counted.
+pub const REFUSALS_UNKNOWN_COUNT: u64 = 30;
+/// After how long one more of them does, in milliseconds: a flood must not push out what is worth keeping.
+pub const REFUSALS_UNKNOWN_MS: u64 = 2_000;
+/// How often those that were only counted are told of, in milliseconds.
+pub const REFUSALS_COUNTED_MS: u64 = 60_000;
+/// How many failed credentials a failed password counts for.
+pub const LOGIN_FAILURE_WEIGHT: u64 = 5;

@@ -113,7 +113,11 @@ fn dispatch(draft: &mut Draft, command: &Command) -> Result<Said, Rejection> {
             workers::set_status(draft, *id, *incarnation, *status, reason)?;
         }
         C::RemoveWorker { id } => {
-            workers::remove(draft, *id)?;
+            // One that was let in and never came is removed as well.
+            let is_enrolled = draft.state().access.enrolments.contains_key(id);
+            if draft.state().workers.contains_key(id) || !is_enrolled {
+                workers::remove(draft, *id)?;
+            }
             access::joins::unenrol(draft, *id);
         }
         C::ApplyPlan { base, steps } => placement::apply_plan(draft, *base, steps)?,

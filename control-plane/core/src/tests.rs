@@ -6,6 +6,7 @@ mod balance;
 mod churn;
 mod commands;
 mod evictions;
+mod joins;
 mod machine;
 mod operators;
 mod planner;

@@ -45,7 +45,7 @@ pub use admin::joins::id_of as join_token_id;
 pub use auth::credential;
 pub use config::Config;
 
-use auth::guard::Policy::{Known, Needs, Open};
+use auth::guard::Policy::{All, Known, Needs, Open};
 use auth::guard::Routes;
 pub use auth::guard::{Policy, Route};
 pub use auth::oidc::OidcConfig;
@@ -143,7 +143,7 @@ fn api(routes: Routes) -> Routes {
         .get("/", Open, health::root)
         .get("/health/live", Open, health::live)
         .get("/health/ready", Open, health::ready)
-        .get("/metrics", Needs(Action::ReadMetrics), health::metrics)
+        .get("/metrics", All(Action::ReadMetrics), health::metrics)
         .get("/api/version", Open, health::version)
         .post("/api/generate", run, ollama::generate::generate)
         .post("/api/chat", run, ollama::chat::chat)

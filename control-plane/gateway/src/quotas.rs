@@ -86,7 +86,7 @@ impl Drop for Charge {
 
 impl Gateway {
     /// Lets a request in, or says whose quota is used up and when to come back. What goes on from `resumed` tokens has paid for
-    /// them and for its prompt where it began.
+    /// them where it began; its prompt is computed anew, and paid for again.
     pub(crate) fn let_in(
         self: &Arc<Self>,
         asker: &Asker,
@@ -103,8 +103,7 @@ impl Gateway {
             self.quotas.ledger().admit(&accounts, Millis::now()).map_err(refused)?;
         }
         let gateway = Arc::clone(self);
-        let prompt_tokens = if resumed > 0 { u64::MAX } else { 0 };
-        Ok(Charge { gateway, accounts, prompt_tokens, output_tokens: resumed as u64 })
+        Ok(Charge { gateway, accounts, prompt_tokens: 0, output_tokens: resumed as u64 })
     }
 
     /// Tells a caller what is left of its quotas, as OpenAI's servers do.

@@ -137,16 +137,19 @@ pub(crate) async fn token(
     if grant_type.as_deref().is_some_and(|grant| grant != "password") {
         return Err(Failure::invalid("`grant_type` must be `password`").into());
     }
+    if let Some(failure) = gateway.throttle.refuses(origin.address) {
+        return Err(failure.into());
+    }
     gateway.throttle.login(&username, origin.address)?;
     let user = gateway.control.state().access.users.get(&username).cloned();
     let kept = user.as_ref().and_then(|user| user.password.clone()).map(|Hidden(hash)| hash);
     let good = password.0.len() <= limits::PASSWORD_BYTES;
     let good = password::verify(password.take(), kept).await? && good;
     let Some(user) = user.filter(|user| good && !user.disabled) else {
-        gateway.throttle.failed(origin.address);
+        gateway.throttle.failed_login(origin.address);
         let shown: String = username.chars().take(limits::ACCESS_NAME_CHARS).collect();
         let actor = format!("user:{shown}");
-        gateway.refusals.add(origin.note(
+        gateway.refusals.add_unknown(origin.note(
             actor,
             "password",
             "login",
@@ -192,7 +195,12 @@ pub(crate) async fn refresh(
     let sealing = &gateway.config.sealing;
     let refuse = |reason: &str, actor: String| {
         gateway.throttle.failed(origin.address);
-        gateway.refusals.add(origin.note(actor, "refresh-token", "session.refresh", reason));
+        gateway.refusals.add_unknown(origin.note(
+            actor,
+            "refresh-token",
+            "session.refresh",
+            reason,
+        ));
         Problem(Failure::Unauthenticated("the refresh token is not valid; log in again"))
     };
     let Some(presented) = RefreshToken::parse(&refresh_token.0, sealing) else {
@@ -260,7 +268,19 @@ pub(crate) async fn revoke(
         gateway.throttle.failed(origin.address);
         return Ok(stream::plain_json(&json!({})));
     };
-    let note = origin.note("whoever holds it".to_owned(), "the token itself", "token.revoke", "");
+    let (owner, object) = match &command {
+        AccessCommand::CloseSession { id } => {
+            let session = access.sessions.get(id);
+            (session.map(|session| session.user.clone()), format!("session:{id}"))
+        }
+        AccessCommand::RevokeKey { id } => {
+            (access.keys.get(id).map(|key| key.owner.clone()), format!("key:{id}"))
+        }
+        AccessCommand::RevokeToken { token } => (None, format!("access-token:{}", token.id)),
+        _ => (None, String::new()),
+    };
+    let actor = owner.map_or("whoever holds it".to_owned(), |owner| format!("user:{owner}"));
+    let note = Note { object, ..origin.note(actor, "the token itself", "token.revoke", "") };
     let command = Box::new(Command::Access(Box::new(command)));
     match gateway.control.propose(Command::Noted { note: Box::new(note), command }).await {
         Ok(_) | Err(crate::ports::ControlError::Rejected(Rejection::Unknown { .. })) => {

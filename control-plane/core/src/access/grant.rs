@@ -61,11 +61,23 @@ impl Grant {
                 || match object {
                     Object::Some => !self.denies,
                     Object::All => self.denies,
-                    Object::Model(name) | Object::Named(name) => fits(name),
+                    Object::Model(name) => self.fits_model(name),
+                    Object::Named(name) => fits(name),
                     Object::Worker(labels) => {
                         labels.iter().any(|(key, value)| fits(&format!("{key}={value}")))
                     }
                 })
+    }
+}
+
+impl Grant {
+    /// Names of models are compared without case, and a pattern without a tag speaks of all of them: `Secret` denies what
+    /// clients would get as `secret:latest`.
+    fn fits_model(&self, name: &str) -> bool {
+        let pattern = self.pattern.to_ascii_lowercase();
+        let fits = |text: &str| glob(pattern.as_bytes(), text.as_bytes());
+        let untagged = name.rsplit_once(':').map(|(name, _)| name).filter(|name| !name.is_empty());
+        fits(name) || untagged.is_some_and(|name| !pattern.contains(':') && fits(name))
     }
 }
 
@@ -177,6 +189,20 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_pattern_of_a_model_is_as_generous_as_names_are() {
+        let grant = |text: &str| -> Grant { text.parse().expect("a grant") };
+        let fits =
+            |text: &str, name: &str| grant(text).fits(Action::RunInference, Object::Model(name));
+        assert!(fits("!inference:run@Secret*", "secret:latest"));
+        assert!(fits("!inference:run@prod/llama", "prod/llama:8b"));
+        assert!(
+            fits("inference:run@llama:8b", "llama:8b")
+                && !fits("inference:run@llama:8b", "llama:70b")
+        );
+        assert!(!fits("inference:run@llama", "llama-guard:latest"));
+    }
+
     proptest! {
         #![proptest_config(crate::testing::config(2_000))]
         #[test]
@@ -188,7 +214,9 @@ mod tests {
         }
 
         #[test]
-        fn parsing_never_panics_and_round_trips(text in "\\PC{0,40}") {
+        fn parsing_never_panics_and_round_trips(
+            text in prop_oneof!["\\PC{0,40}", "!?(\\*|model:read|inference:run)(@[!-~]{1,9})?"],
+        ) {
             if let Ok(grant) = text.parse::<Grant>() {
                 prop_assert_eq!(grant.to_string(), text);
             }

@@ -1,15 +1,15 @@
 //! What each command of access does, and when it is refused.
 
+use super::joins::join_token;
 use crate::Rejection;
 use crate::access::{
-    AccessCommand, Action, Grant, Hidden, JoinRole, JoinToken, JoinTokenId, KeyId, KeyRecord,
-    Object, RevokedToken, RoleRecord, SessionId, SessionRecord, SigningKey, SigningKeyId, Subject,
-    TokenId, UserRecord,
+    AccessCommand, Action, Grant, Hidden, JoinRole, KeyId, KeyRecord, Object, RevokedToken,
+    RoleRecord, SessionId, SessionRecord, SigningKey, SigningKeyId, Subject, TokenId, UserRecord,
 };
 use crate::command::{Command, Outcome};
-use crate::testing::{World, name, register};
+use crate::testing::{World, name};
 use ollamamax_proto::audit::{Note, Verifier};
-use ollamamax_proto::{Millis, WorkerId, limits};
+use ollamamax_proto::{Millis, limits};
 use std::collections::{BTreeMap, BTreeSet};
 
 pub(super) fn set(texts: &[&str]) -> BTreeSet<String> {
@@ -93,18 +93,6 @@ fn signing(id: u64, signs_from: u64, emergency: bool) -> Command {
         believed_until: None,
     };
     ask(AccessCommand::PutSigningKey { key, lifetime_ms: 600_000, emergency })
-}
-
-fn join_token(id: u64, role: JoinRole, uses_left: u32, expires_at: Millis) -> Command {
-    let id = JoinTokenId(id);
-    let (hash, created_at) = (Hidden([7; 32]), Millis(0));
-    let token = JoinToken { id, hash, role, uses_left, created_at, expires_at };
-    ask(AccessCommand::CreateJoinToken { token })
-}
-
-fn enrol(token: u64, hash: u8, worker: u128) -> Command {
-    let presented = Hidden([hash; 32]);
-    ask(AccessCommand::Enrol { token: JoinTokenId(token), presented, worker: WorkerId(worker) })
 }
 
 #[test]
@@ -276,36 +264,6 @@ fn signing_keys_overlap_but_not_in_an_emergency() {
     assert_eq!(signs(&world, world.now), Some(3));
     let drop = ask(AccessCommand::DropSigningKey { id: SigningKeyId(3) });
     assert!(matches!(world.err(drop), Rejection::Invalid { .. }), "nothing else signs");
-}
-
-#[test]
-fn a_join_token_lets_in_as_many_as_it_says_and_what_it_is_for() {
-    let mut world = World::new();
-    let later = world.now.plus(60_000);
-    let labels = BTreeMap::from([("rack".to_owned(), "a1".to_owned())]);
-    let worker = JoinRole::Worker { labels };
-    world.ok(join_token(1, worker.clone(), 1, later));
-    assert_eq!(world.err(enrol(1, 8, 5)), Rejection::NotLetIn, "a wrong secret");
-    assert_eq!(world.err(enrol(2, 7, 5)), Rejection::NotLetIn, "an unknown token");
-    world.ok(enrol(1, 7, 5));
-    assert_eq!(world.err(enrol(1, 7, 6)), Rejection::NotLetIn, "used up");
-    world.ok(register(5, 1, 100));
-    assert_eq!(world.state.orders[&WorkerId(5)].labels["rack"], "a1");
-    world.ok(Command::RemoveWorker { id: WorkerId(5) });
-    assert!(!world.state.access.enrolments.contains_key(&WorkerId(5)), "removal is for good");
-    world.ok(join_token(3, JoinRole::Node { voter: true }, 2, later));
-    assert_eq!(world.err(enrol(3, 7, 5)), Rejection::NotLetIn, "it is for nodes");
-    let node = AccessCommand::EnrolNode {
-        token: JoinTokenId(3),
-        presented: Hidden([7; 32]),
-        http: "h:1".into(),
-        raft: "h:2".into(),
-    };
-    assert!(matches!(world.run(ask(node)).0, Ok(Outcome::Admitted { .. })));
-    world.now = later;
-    assert_eq!(world.err(enrol(3, 7, 5)), Rejection::NotLetIn, "expired");
-    let late = Millis(later.0 + limits::JOIN_TOKEN_MAX_MS + 1);
-    assert!(matches!(world.err(join_token(4, worker, 1, late)), Rejection::Invalid { .. }));
 }
 
 #[test]

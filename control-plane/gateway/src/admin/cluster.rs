@@ -5,7 +5,7 @@ use crate::error::{Failure, Problem};
 use crate::{Gateway, stream};
 use axum::extract::{Path, State};
 use axum::response::Response;
-use ollamamax_core::access::Action;
+use ollamamax_core::access::{Action, Object};
 use ollamamax_core::plan::Observed;
 use ollamamax_core::record::WorkerRecord;
 use ollamamax_core::{Command, State as Snapshot};
@@ -17,7 +17,8 @@ use std::sync::Arc;
 pub(crate) async fn get(State(gateway): State<Arc<Gateway>>, caller: Caller) -> Response {
     let state = gateway.control.state();
     let quorum = gateway.control.quorum();
-    let placements = state.placements.values().map(|placement| {
+    let seen = state.placements.values().filter(|held| caller.sees(&held.assignment.model));
+    let placements = seen.map(|placement| {
         json!({
             "id": placement.assignment.id,
             "generation": placement.assignment.generation,
@@ -51,7 +52,17 @@ pub(crate) async fn get(State(gateway): State<Arc<Gateway>>, caller: Caller) -> 
 pub(crate) async fn list_workers(State(gateway): State<Arc<Gateway>>, caller: Caller) -> Response {
     let state = gateway.control.state();
     let workers = workers(&gateway, &caller, &state);
-    stream::plain_json(&json!({"revision": state.revision(), "workers": workers}))
+    // Let in, but never come: a token in wrong hands may be behind it.
+    let absent = state.access.enrolments.values().filter(|enrolment| {
+        !state.workers.contains_key(&enrolment.worker) && caller.may(Action::ReadNodes, Object::All)
+    });
+    let absent: Vec<Value> = absent
+        .map(|enrolment| {
+            json!({"id": enrolment.worker, "token": enrolment.token.to_string(), "at": enrolment.at})
+        })
+        .collect();
+    let revision = state.revision();
+    stream::plain_json(&json!({"revision": revision, "workers": workers, "enrolled": absent}))
 }
 
 fn workers(gateway: &Gateway, caller: &Caller, state: &Snapshot) -> Vec<Value> {
@@ -59,18 +70,20 @@ fn workers(gateway: &Gateway, caller: &Caller, state: &Snapshot) -> Vec<Value> {
     let seen = state.workers.values().filter(|worker| {
         super::workers::check(caller, state, worker.id, Action::ReadNodes).is_ok()
     });
-    seen.map(|record| worker(gateway, state, &observed, record)).collect()
+    seen.map(|record| worker(gateway, caller, state, &observed, record)).collect()
 }
 
 /// A worker with the models it holds, what operators say of it, and, on the leader, how fast it is.
 pub(super) fn worker(
     gateway: &Gateway,
+    caller: &Caller,
     state: &Snapshot,
     observed: &Observed,
     worker: &WorkerRecord,
 ) -> Value {
     let held = state.placements.values().filter(|placement| placement.worker == worker.id);
-    let models: Vec<_> = held.map(|placement| placement.assignment.model.to_string()).collect();
+    let seen = held.filter(|placement| caller.sees(&placement.assignment.model));
+    let models: Vec<_> = seen.map(|placement| placement.assignment.model.to_string()).collect();
     let orders = state.orders.get(&worker.id);
     json!({
         "id": worker.id,

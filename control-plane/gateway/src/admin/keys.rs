@@ -29,9 +29,11 @@ fn shown(key: &KeyRecord) -> Value {
 /// `GET /admin/v1/keys`.
 pub(crate) async fn list(State(gateway): State<Arc<Gateway>>, caller: Caller) -> Response {
     let state = gateway.control.state();
-    let all = caller.may(Action::ReadAccess, Object::Some);
-    let seen =
-        state.access.keys.values().filter(|key| all || caller.user() == Some(key.owner.as_str()));
+    let seen = state.access.keys.values().filter(|key| {
+        let is_own = caller.user() == Some(key.owner.as_str());
+        let is_asked_with = caller.key().is_none_or(|asked| asked == key.id);
+        (is_own && is_asked_with) || caller.may(Action::ReadAccess, Object::Named(&key.owner))
+    });
     let keys: Vec<Value> = seen.map(shown).collect();
     stream::plain_json(&json!({"revision": state.revision(), "keys": keys}))
 }
@@ -102,7 +104,9 @@ pub(crate) async fn revoke(
     let id: KeyId = id.get(..16).unwrap_or(id).parse().map_err(|()| unknown())?;
     let state = gateway.control.state();
     let owner = state.access.keys.get(&id).map(|key| key.owner.clone());
-    if owner.is_none() || owner.as_deref() != caller.user() {
+    // A key may give itself up, but no other one: a scope would mean little else.
+    let is_own = owner.is_some() && owner.as_deref() == caller.user();
+    if !is_own || caller.key().is_some_and(|key| key != id) {
         // Whether it is there is nobody's business but that of who may see it.
         caller.check(Action::ManageAccess, Object::Some, "keys")?;
         let owner = owner.ok_or_else(unknown)?;

@@ -17,7 +17,7 @@ pub mod users;
 pub mod versions;
 pub mod workers;
 
-use crate::auth::guard::Policy::{Known, Needs};
+use crate::auth::guard::Policy::{All, Known, Needs};
 use crate::auth::guard::Routes;
 use axum::http::Method;
 use ollamamax_core::access::Action;
@@ -25,10 +25,10 @@ use ollamamax_core::access::Action;
 /// Adds all of them.
 pub(crate) fn routes(routes: Routes) -> Routes {
     let models = Needs(Action::ManageModels);
-    let (cluster, see_cluster) = (Needs(Action::ManageCluster), Needs(Action::ReadCluster));
+    let (cluster, see_cluster) = (All(Action::ManageCluster), All(Action::ReadCluster));
     let (nodes, see_nodes) = (Needs(Action::ManageNodes), Needs(Action::ReadNodes));
     let system = Needs(Action::ManageSystem);
-    let (access, see_access) = (Needs(Action::ManageAccess), Needs(Action::ReadAccess));
+    let (access, see_access) = (Needs(Action::ManageAccess), All(Action::ReadAccess));
     routes
         .get("/admin/v1/cluster", see_cluster, cluster::get)
         .delete("/admin/v1/cluster/nodes/{id}", cluster, cluster::remove)
@@ -69,6 +69,6 @@ pub(crate) fn routes(routes: Routes) -> Routes {
         .put("/admin/v1/quotas/{*of}", access, quotas::put)
         .delete("/admin/v1/quotas/{*of}", access, quotas::delete)
         .get("/admin/v1/signing-keys", see_access, signing::list)
-        .post("/admin/v1/signing-keys/rotate", access, signing::rotate)
-        .get("/admin/v1/audit", Needs(Action::ReadAudit), audit::get)
+        .post("/admin/v1/signing-keys/rotate", All(Action::ManageAccess), signing::rotate)
+        .get("/admin/v1/audit", All(Action::ReadAudit), audit::get)
 }

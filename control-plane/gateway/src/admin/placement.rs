@@ -7,7 +7,7 @@ use crate::{Gateway, stream};
 use axum::extract::{Path, State};
 use axum::response::Response;
 use ollamamax_core::Command;
-use ollamamax_core::access::Action;
+use ollamamax_core::access::{Action, Object};
 use ollamamax_core::plan::{PlanLimits, explain, rebalance};
 use ollamamax_proto::Millis;
 use serde_json::{Value, json};
@@ -16,22 +16,29 @@ use std::sync::Arc;
 
 /// `GET /admin/v1/placement`: deployments, replicas of several stages, placements and moves; `changing` are the models of which
 /// the leader is about to place or to drop something.
-pub(crate) async fn show(State(gateway): State<Arc<Gateway>>) -> Response {
+pub(crate) async fn show(State(gateway): State<Arc<Gateway>>, caller: Caller) -> Response {
     let state = gateway.control.state();
-    let deployments: Vec<Value> = state.deployments.values().map(shape::deployment).collect();
+    let deployments: Vec<Value> = state
+        .deployments
+        .values()
+        .filter(|d| caller.sees(&d.model))
+        .map(shape::deployment)
+        .collect();
     let replicas = state.replicas.values().map(|replica| shape::replica(&state, replica));
-    let placements = state.placements.values().map(|held| shape::placement(&state, held));
-    let moves = state.migrations.values().map(
+    let placements = state.placements.values().filter(|held| caller.sees(&held.assignment.model));
+    let placements = placements.map(|held| shape::placement(&state, held));
+    let moves = state.migrations.values().filter(|migration| caller.sees(&migration.model)).map(
         |migration| json!({"model": migration.model, "from": migration.from, "to": migration.to}),
     );
+    let seen = |name: &String| name.parse().is_ok_and(|name| caller.sees(&name));
     let planned = trial::plan_of(&state, &gateway.control.observed());
     let steps = planned.steps.iter().map(|step| shape::step(&state, step)["model"].clone());
     let mut changing: Vec<String> =
-        steps.filter_map(|model| Some(model.as_str()?.to_owned())).collect();
+        steps.filter_map(|model| Some(model.as_str()?.to_owned())).filter(|m| seen(m)).collect();
     changing.sort();
     changing.dedup();
     let named = state.versions.values().map(|kept| &kept.model);
-    let named: BTreeSet<_> = named.collect();
+    let named: BTreeSet<_> = named.filter(|model| caller.sees(model)).collect();
     let known = named.into_iter().flat_map(|name| versions::of(&state, name));
     stream::plain_json(&json!({
         "revision": state.revision(),
@@ -45,14 +52,21 @@ pub(crate) async fn show(State(gateway): State<Arc<Gateway>>) -> Response {
 }
 
 /// `GET /admin/v1/placement/plan`: the steps the leader would propose now, and the report.
-pub(crate) async fn plan(State(gateway): State<Arc<Gateway>>) -> Response {
+pub(crate) async fn plan(State(gateway): State<Arc<Gateway>>, caller: Caller) -> Response {
     let state = gateway.control.state();
     let planned = trial::plan_of(&state, &gateway.control.observed());
     let steps = planned.steps.iter().map(|step| shape::step(&state, step));
+    let seen = |step: &Value| {
+        let model = step["model"].as_str().and_then(|model| model.parse().ok());
+        model.is_none_or(|model| caller.sees(&model))
+    };
+    // The report is in words, with every model in them.
+    let sees_all = caller.may(Action::ReadModels, Object::All);
+    let report = if sees_all { shape::notes(&planned.report) } else { Vec::new() };
     stream::plain_json(&json!({
         "base": planned.base,
-        "steps": steps.collect::<Vec<_>>(),
-        "report": shape::notes(&planned.report),
+        "steps": steps.filter(seen).collect::<Vec<_>>(),
+        "report": report,
     }))
 }
 

@@ -180,7 +180,7 @@ pub(crate) async fn log_out(
     caller: Caller,
     Path(user): Path<String>,
 ) -> Result<Response, Problem> {
-    if caller.user() != Some(user.as_str()) {
+    if caller.user() != Some(user.as_str()) || caller.key().is_some() {
         caller.check(Action::ManageAccess, Object::Named(&user), &user)?;
     }
     let command = AccessCommand::LogOut { user: user.clone() };

@@ -46,8 +46,12 @@ pub(crate) async fn get(
     let state = gateway.control.state();
     let worker = find(&state, &id)?;
     check(&caller, &state, worker.id, Action::ReadNodes)?;
-    let mut shown = super::cluster::worker(&gateway, &state, &gateway.control.observed(), worker);
-    let held = state.placements.values().filter(|held| held.worker == worker.id);
+    let mut shown =
+        super::cluster::worker(&gateway, &caller, &state, &gateway.control.observed(), worker);
+    let held = state
+        .placements
+        .values()
+        .filter(|held| held.worker == worker.id && caller.sees(&held.assignment.model));
     shown["placements"] = held.map(|held| shape::placement(&state, held)).collect::<Value>();
     Ok(stream::plain_json(&shown))
 }
@@ -122,7 +126,11 @@ pub(crate) async fn remove(
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
     let state = gateway.control.state();
-    let id = find(&state, &id)?.id;
+    let enrolled = id.parse().ok().filter(|id| state.access.enrolments.contains_key(id));
+    let id = match enrolled {
+        Some(id) => id,
+        None => find(&state, &id)?.id,
+    };
     check(&caller, &state, id, Action::ManageNodes)?;
     let command = Command::RemoveWorker { id };
     let revision = caller.propose(&gateway, "worker.remove", id, command).await?.revision();

@@ -6,7 +6,7 @@ use crate::error::{Failure, RefusedFor};
 use crate::request::{Asker, RequestId};
 use crate::{Gateway, shaped};
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::handler::Handler;
 use axum::http::Method;
 use axum::middleware::{Next, from_fn_with_state};
@@ -15,7 +15,7 @@ use axum::routing::{MethodFilter, on};
 use ollamamax_core::access::{Action, Object};
 use ollamamax_proto::Millis;
 use ollamamax_proto::audit::Note;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// What a route asks of who comes.
@@ -25,8 +25,10 @@ pub enum Policy {
     Open,
     /// To be somebody: it shows and changes only what is the caller's own.
     Known,
-    /// A permission, on something at least; the handler asks about what exactly.
+    /// A permission, on something at least; the handler asks about what exactly, or shows only that.
     Needs(Action),
+    /// A permission on everything of its kind: what is done is done to no single thing.
+    All(Action),
 }
 
 /// One line of the inventory: what is served, and who may ask.
@@ -126,6 +128,17 @@ pub fn address(request: &Request) -> Option<IpAddr> {
     request.extensions().get::<ClientAddress>().map(|address| address.0.to_canonical())
 }
 
+/// Whether a request comes from a program on this machine, and through no proxy: by the connection itself, whatever headers say.
+fn is_here(gateway: &Gateway, request: &Request) -> bool {
+    /// What proxies add to what they pass on.
+    const FORWARDED: [&str; 4] = ["forwarded", "x-forwarded-for", "x-real-ip", "via"];
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
+    let Some(peer) = peer.map(|peer| peer.0.ip().to_canonical()) else { return false };
+    let is_passed_on = FORWARDED.iter().any(|name| request.headers().contains_key(*name));
+    let proxies = &gateway.config.edge.trusted_proxies;
+    peer.is_loopback() && !is_passed_on && !proxies.iter().any(|proxy| proxy.contains(peer))
+}
+
 /// Lets a request through to its handler, or refuses it. What is refused, here or by the handler, goes into the trail.
 async fn guard(
     State((gateway, policy)): State<(Arc<Gateway>, Policy)>,
@@ -139,29 +152,32 @@ async fn guard(
     let id = request.extensions().get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
-    let anonymous = |failure: &Failure| Note {
+    let anonymous = || Note {
         actor: "unknown".to_owned(),
         from: address.map(|address| address.to_string()).unwrap_or_default(),
         request: id.clone(),
         action: "access.refused".to_owned(),
-        object: format!("{method} {path}"),
-        outcome: format!("refused: {failure}"),
+        outcome: "refused: no credential, or none that is good".to_owned(),
         ..Note::default()
     };
-    let caller = match gateway.caller(request.headers(), address, &id, Millis::now()) {
+    let here = is_here(&gateway, &request);
+    let caller = match gateway.caller(request.headers(), address, here, &id, Millis::now()) {
         Ok(caller) => caller,
         Err(NotGood) => {
             // Good credentials pass whatever others at the same address try.
             let throttled = gateway.throttle.refuses(address);
             gateway.throttle.failed(address);
+            gateway.refusals.add_unknown(anonymous());
             let failure = throttled.unwrap_or(Failure::Unauthenticated(WHO));
-            gateway.refusals.add(anonymous(&failure));
             return shaped(&request, failure);
         }
     };
-    if let Policy::Needs(action) = policy
-        && let Err(failure) = caller.check(action, Object::Some, "")
-    {
+    let refused = match policy {
+        Policy::Open | Policy::Known => None,
+        Policy::Needs(action) => caller.check(action, Object::Some, "").err(),
+        Policy::All(action) => caller.check(action, Object::All, "").err(),
+    };
+    if let Some(failure) = refused {
         let note = caller.note("access.refused", format!("{method} {path}"));
         gateway.refusals.add(Note { outcome: format!("refused: {failure}"), ..note });
         return shaped(&request, failure);

@@ -57,7 +57,10 @@ pub async fn verify(password: Zeroizing<String>, kept: Option<String>) -> Result
 async fn beside<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Failure> {
-    let place = PLACES.acquire().await;
+    let wait = std::time::Duration::from_millis(limits::PASSWORD_WAIT_MS);
+    let place = tokio::time::timeout(wait, PLACES.acquire()).await.map_err(|_| {
+        Failure::unavailable("too many passwords are being checked; try again in a moment")
+    })?;
     let done = tokio::task::spawn_blocking(work).await;
     drop(place);
     done.map_err(|error| Failure::Internal(format!("a password could not be checked: {error}")))

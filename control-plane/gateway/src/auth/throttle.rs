@@ -36,6 +36,14 @@ impl Throttle {
         }
     }
 
+    /// A password from `address` was not good: as bad as several other credentials, for passwords can be guessed.
+    pub fn failed_login(&self, address: Option<IpAddr>) {
+        if let Some(address) = address {
+            let ms = limits::AUTH_FAILURE_MS * limits::LOGIN_FAILURE_WEIGHT;
+            self.count(Whom::Address(network(address)), ms, Millis::now());
+        }
+    }
+
     /// Counts a login as `user` from `address`, or refuses to try it.
     pub fn login(&self, user: &str, address: Option<IpAddr>) -> Result<(), Failure> {
         let user: String = user.chars().take(limits::ACCESS_NAME_CHARS).collect();
@@ -60,9 +68,10 @@ impl Throttle {
         if until.len() >= limits::THROTTLED_COUNT {
             until.retain(|_, end| *end > now);
         }
-        // When all of them are guilty, the next one is counted for the first of the table: memory stays bounded.
+        // When all of them are guilty, the one that is forgiven soonest goes: filling the table forgives no old sinner.
         if until.len() >= limits::THROTTLED_COUNT && !until.contains_key(&whom) {
-            until.pop_first();
+            let soonest = until.iter().min_by_key(|(_, end)| **end).map(|(whom, _)| whom.clone());
+            soonest.map(|whom| until.remove(&whom));
         }
         let end = until.entry(whom).or_insert(now);
         *end = (*end).max(now).plus(each_ms);
@@ -120,5 +129,6 @@ mod tests {
             throttle.failed(Some(IpAddr::V6((nth << 64).into())));
         }
         assert!(throttle.until.lock().expect("not poisoned").len() <= limits::THROTTLED_COUNT);
+        throttle.login("alice", v4(1)).expect_err("still");
     }
 }

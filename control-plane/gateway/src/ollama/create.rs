@@ -185,6 +185,7 @@ impl Gateway {
     ) -> Result<ModelVersion, Failure> {
         if let Some(digest) = request.file()? {
             records.push(json!({"status": "parsing GGUF"}));
+            self.may_use(caller, digest)?;
             let (facts, blob_bytes) = self.facts(digest).await?;
             records.push(json!({"status": format!("using existing layer {digest}")}));
             return Ok(bare(digest, blob_bytes, facts));
@@ -192,10 +193,23 @@ impl Gateway {
         let from = request.from.as_ref().filter(|from| !from.is_empty());
         let from =
             from.ok_or_else(|| Failure::invalid("neither 'from' or 'files' was specified"))?;
-        let parent = caller.model(&self.control.state(), from, Action::ReadModels)?;
+        let parent = caller.model(&self.control.state(), from, Action::RunInference)?;
         let blob = parent.version.blob;
         records.push(json!({"status": format!("using existing layer {blob}")}));
         Ok(ModelVersion { parent: Some(parent.name.to_string()), ..parent.version })
+    }
+
+    /// Bytes that are a model's already are for those whom one of its names answers.
+    fn may_use(&self, caller: &Caller, digest: Digest) -> Result<(), Failure> {
+        let state = self.control.state();
+        let own = state.models.values().filter(|model| model.version.blob == digest);
+        let mut names = own.map(|model| model.name.to_string()).peekable();
+        let known = names.peek().is_some();
+        let may = |name: String| caller.may(Action::RunInference, Object::Model(&name));
+        if !known || names.any(may) {
+            return Ok(());
+        }
+        caller.check(Action::RunInference, Object::All, "a model with these bytes")
     }
 
     /// Reads a file's facts; whatever is wrong with it is the client's mistake, told with its offset.

@@ -116,6 +116,9 @@ pub(crate) async fn copy(
     let version = Box::new(known.ok_or_else(unknown)?.version.clone());
     let shown = destination.to_string();
     caller.check(Action::ManageModels, Object::Model(&shown), &shown)?;
+    // Under another name it would answer whom it must not answer under its own.
+    let from = source.to_string();
+    caller.check(Action::RunInference, Object::Model(&from), &from)?;
     // A name that is served already goes over to the copy as to any other version.
     let command = match state.models.contains_key(&destination) {
         true => Command::RollOut { name: destination, version, weight: 100 },

@@ -5,7 +5,7 @@ use crate::http::{Answer, Bench, quick, until};
 use crate::worker::Script;
 use axum::http::StatusCode;
 use ollamamax_core::Command;
-use ollamamax_core::access::{AccessCommand, Hidden, KeyId, KeyRecord, UserRecord};
+use ollamamax_core::access::{AccessCommand, Hidden, KeyId, KeyRecord, Object, UserRecord};
 use ollamamax_gateway::{Config, Gateway, Policy, secrets};
 use ollamamax_proto::Millis;
 use ollamamax_proto::audit::Verifier;
@@ -153,7 +153,11 @@ async fn every_role_gets_exactly_where_its_permissions_lead() {
             scope: None,
         };
         for route in &inventory {
-            let Policy::Needs(action) = route.policy else { continue };
+            let (action, object) = match route.policy {
+                Policy::Needs(action) => (action, Object::Some),
+                Policy::All(action) => (action, Object::All),
+                Policy::Open | Policy::Known => continue,
+            };
             // What would change the world is asked with a body that is refused.
             let path = route.path.replace("{*", "{");
             let path = path.split('{').next().map(|p| format!("{p}x")).unwrap_or_default();
@@ -164,7 +168,7 @@ async fn every_role_gets_exactly_where_its_permissions_lead() {
             let tail = route.path.rsplit('}').next().unwrap_or_default();
             let path = if route.path.contains('{') { path + tail } else { path };
             let answer = secure.ask(&key, route.method.as_str(), &path, "[]").await;
-            let may = access.may(&subject, action, ollamamax_core::access::Object::Some);
+            let may = access.may(&subject, action, object);
             let refused = answer.status == StatusCode::FORBIDDEN;
             assert_eq!(may, !refused, "{role} {} {path}: {}", route.method, answer.status);
             assert_ne!(answer.status, StatusCode::UNAUTHORIZED, "{role} {path}");
@@ -269,7 +273,7 @@ async fn what_is_done_and_what_is_refused_is_in_the_trail_and_no_secret_is() {
     assert!(
         refused.iter().any(|r| r["actor"] == "user:alice" && r["object"] == "DELETE /api/delete")
     );
-    assert!(refused.iter().any(|r| r["actor"] == "unknown" && r["object"] == "GET /api/tags"));
+    assert!(refused.iter().any(|r| r["actor"] == "unknown" && r["from"] == "127.0.0.1"));
     let mut verifier = Verifier::default();
     secure.trail().iter().for_each(|record| verifier.next(record).expect("unbroken"));
     let whole = page.to_string() + &format!("{:?}", secure.trail());
@@ -293,4 +297,111 @@ async fn nobody_in_particular_gets_in_from_this_machine_alone_and_only_where_tha
     // A credential that is not good is not the same as none.
     let wrong = bench.send_with("GET", "/api/tags", &[("authorization", "Bearer x")], "").await;
     assert_eq!(wrong.status, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn a_model_answers_under_no_other_name_whom_it_must_not_answer() {
+    let secure = Secure::new().await;
+    let control = &secure.bench.control;
+    control.put_model("secret");
+    secure.user("alice", &["user"]).await;
+    let role = json!({
+        "inherits": ["user"],
+        "grants": ["model:manage@team-a/*", "!inference:run@Secret*"],
+    });
+    let put = secure.ask(&secure.admin, "PUT", "/admin/v1/roles/team-a", &role.to_string()).await;
+    assert_eq!(put.status, StatusCode::OK, "{}", put.text);
+    let patch = json!({"roles": ["team-a"]}).to_string();
+    secure.ask(&secure.admin, "PATCH", "/admin/v1/users/alice", &patch).await;
+    let made = secure.post(&secure.admin, "/admin/v1/keys", json!({"owner": "alice"})).await.json();
+    let alice = text(&made, "key");
+    let ask = async |path: &str, body: Value| secure.post(&alice, path, body).await.status;
+    let mine = json!({"source": "m", "destination": "team-a/mine"});
+    assert_eq!(ask("/api/copy", mine).await, StatusCode::OK);
+    let theirs = json!({"source": "m", "destination": "other/mine"});
+    assert_eq!(ask("/api/copy", theirs).await, StatusCode::FORBIDDEN);
+    let copy = json!({"source": "secret", "destination": "team-a/x"});
+    assert_eq!(ask("/api/copy", copy).await, StatusCode::FORBIDDEN);
+    let from = json!({"model": "team-a/x", "from": "SECRET", "stream": false});
+    assert_eq!(ask("/api/create", from).await, StatusCode::FORBIDDEN);
+    let chat = json!({"model": "Secret", "prompt": "x"});
+    assert_eq!(ask("/api/generate", chat).await, StatusCode::FORBIDDEN, "names have no case");
+}
+
+#[tokio::test]
+async fn a_permission_on_something_is_none_on_everything() {
+    let secure = Secure::new().await;
+    let key = async |grants: &[&str]| {
+        let body = json!({"scope": grants});
+        let made = secure.post(&secure.admin, "/admin/v1/keys", body).await;
+        assert_eq!(made.status, StatusCode::OK, "{}", made.text);
+        text(&made.json(), "key")
+    };
+    let node = key(&["cluster:manage@node-3", "cluster:read@node-3"]).await;
+    let join = json!({"role": "node"});
+    let refused = secure.post(&node, "/admin/v1/join-tokens", join).await;
+    assert_eq!(refused.status, StatusCode::FORBIDDEN, "a join token lets in anything");
+    assert_eq!(secure.get(&node, "/admin/v1/cluster").await.status, StatusCode::FORBIDDEN);
+    let team = key(&["access:manage@team-*", "access:read@team-*"]).await;
+    let rotate = json!({"emergency": true});
+    let refused = secure.post(&team, "/admin/v1/signing-keys/rotate", rotate).await;
+    assert_eq!(refused.status, StatusCode::FORBIDDEN);
+    assert_eq!(secure.get(&team, "/admin/v1/users").await.status, StatusCode::FORBIDDEN);
+    assert_eq!(
+        secure.get(&team, "/admin/v1/keys").await.json()["keys"].as_array().map(Vec::len),
+        Some(1)
+    );
+    let denied = key(&["*", "!audit:read"]).await;
+    assert_eq!(secure.get(&denied, "/admin/v1/audit").await.status, StatusCode::FORBIDDEN);
+}
+
+#[tokio::test]
+async fn a_key_ends_itself_but_neither_the_others_nor_the_logins() {
+    let secure = Secure::new().await;
+    secure.user("alice", &["user"]).await;
+    let login = text(&secure.login("alice").await, "access_token");
+    let make = async |body: Value| secure.post(&login, "/admin/v1/keys", body).await.json();
+    let ci = make(json!({"scope": ["inference:run@m:*"]})).await;
+    let other = make(json!({"label": "other"})).await;
+    let (ci_key, other_id) = (text(&ci, "key"), text(&other, "id"));
+    let delete = async |id: &str| {
+        secure.ask(&ci_key, "DELETE", &format!("/admin/v1/keys/{id}"), "").await.status
+    };
+    assert_eq!(delete(&other_id).await, StatusCode::FORBIDDEN);
+    let out = secure.post(&ci_key, "/admin/v1/users/alice/logout", json!({})).await;
+    assert_eq!(out.status, StatusCode::FORBIDDEN);
+    let seen = secure.get(&ci_key, "/admin/v1/keys").await.json();
+    assert_eq!(seen["keys"].as_array().map(Vec::len), Some(1), "itself alone");
+    assert_eq!(delete(&text(&ci, "id")).await, StatusCode::OK);
+    assert_eq!(secure.get(&login, "/api/tags").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn who_may_not_see_a_model_sees_it_nowhere() {
+    let secure = Secure::new().await;
+    secure.bench.control.put_model("secret");
+    secure.bench.control.place("secret", 1, ollamamax_proto::placement::Phase::Ready);
+    let scope = json!({"scope": ["*", "!model:read@secret", "!inference:run@secret"]});
+    let made = secure.post(&secure.admin, "/admin/v1/keys", scope).await.json();
+    let key = text(&made, "key");
+    for path in [
+        "/api/tags",
+        "/api/ps",
+        "/v1/models",
+        "/admin/v1/cluster",
+        "/admin/v1/workers",
+        &format!("/admin/v1/workers/{:032x}", 1),
+        "/admin/v1/placement",
+        "/admin/v1/placement/plan",
+    ] {
+        let answer = secure.get(&key, path).await;
+        assert_eq!(answer.status, StatusCode::OK, "{path}: {}", answer.text);
+        assert!(!answer.text.contains("secret"), "{path}: {}", answer.text);
+        let all = secure.get(&secure.admin, path).await;
+        let is_there = all.text.contains("secret") || path.ends_with("plan");
+        assert!(is_there, "{path} shows it to who may see it: {}", all.text);
+    }
+    for path in ["/v1/models/secret", "/admin/v1/placement/explain/secret"] {
+        assert_eq!(secure.get(&key, path).await.status, StatusCode::NOT_FOUND, "{path}");
+    }
 }

@@ -1,6 +1,6 @@
 //! Who is answered at all: hosts, origins, forms of bodies, and what every answer carries.
 
-use crate::http::{Bench, quick};
+use crate::http::{Bench, quick, until};
 use crate::worker::Script;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
@@ -9,6 +9,7 @@ use bytes::Bytes;
 use ollamamax_core::Command;
 use ollamamax_gateway::Config;
 use ollamamax_gateway::edge::{EdgeConfig, LocalAddress};
+use ollamamax_gateway::ports::ControlPlane as _;
 use ollamamax_proto::limits;
 use serde_json::json;
 use std::net::SocketAddr;
@@ -253,20 +254,20 @@ async fn a_body_that_dawdles_is_408_whoever_reads_it() {
 
 #[tokio::test]
 async fn only_a_trusted_proxy_says_who_asks() {
-    for (trusted, caller) in
-        [(vec!["127.0.0.0/30"], "127.9.9.9"), (vec!["10.0.0.0/8"], "127.0.0.1")]
-    {
+    for (trusted, from) in [(vec!["10.0.0.0/8"], "1.2.3.4"), (vec![], "10.0.0.1")] {
         let trusted_proxies = trusted.iter().map(|text| text.parse().unwrap()).collect();
         let bench = with(EdgeConfig { trusted_proxies, ..EdgeConfig::default() });
-        let ask = json!({"model": "m", "prompt": "x", "stream": false}).to_string();
-        let peer: SocketAddr = "127.0.0.1:5".parse().unwrap();
-        let request = Request::post("/api/generate")
+        let peer: SocketAddr = "10.0.0.1:5".parse().unwrap();
+        let request = Request::get("/api/tags")
             .header("host", "localhost")
-            .header("x-forwarded-for", "6.6.6.6, 127.9.9.9")
+            .header("x-forwarded-for", "6.6.6.6, 1.2.3.4")
             .extension(ConnectInfo(peer));
-        let request = request.body(Body::from(ask)).unwrap();
-        assert_eq!(status(&bench, request).await, 200);
-        assert_eq!(bench.workers[0].requests()[0].caller, caller);
+        let request = request.body(Body::empty()).unwrap();
+        assert_eq!(status(&bench, request).await, 401, "and nobody else is local");
+        until("the refusal is in the trail", || {
+            bench.control.state().access.trail.values().any(|record| record.note.from == from)
+        })
+        .await;
     }
 }
 

@@ -202,3 +202,15 @@ async fn rotating_signing_keys_breaks_no_token_but_in_an_emergency_all() {
     let fresh = text(&secure.login("alice").await, "access_token");
     assert_eq!(secure.get(&fresh, "/api/tags").await.status, StatusCode::OK);
 }
+
+#[tokio::test]
+async fn one_password_is_not_tried_on_many_names() {
+    let secure = Secure::new().await;
+    let mut refused = 0;
+    for nth in 0..20 {
+        let guess = json!({"username": format!("user-{nth}"), "password": "wrong password"});
+        let status = secure.post("", "/auth/token", guess).await.status;
+        refused += usize::from(status == StatusCode::TOO_MANY_REQUESTS);
+    }
+    assert!(refused > 0, "the address is slowed down, whatever the names");
+}

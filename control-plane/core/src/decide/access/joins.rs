@@ -4,7 +4,9 @@ use super::{exists, push, unknown};
 use crate::access::{AccessChange, Enrolment, Hidden, JoinRole, JoinToken, JoinTokenId};
 use crate::decide::draft::Draft;
 use crate::decide::{check, nodes, orders};
+use crate::record::NodeRecord;
 use crate::rejection::Rejection;
+use ollamamax_proto::placement::WorkerStatus;
 use ollamamax_proto::{NodeId, WorkerId, limits};
 
 pub(super) fn create(draft: &mut Draft, token: &JoinToken) -> Result<(), Rejection> {
@@ -46,6 +48,11 @@ pub(super) fn enrol(
 ) -> Result<(), Rejection> {
     let token = good(draft, id, presented)?;
     let JoinRole::Worker { labels } = &token.role else { return Err(Rejection::NotLetIn) };
+    // Whoever has that id and lives keeps it: a token does not make anybody somebody else.
+    let known = draft.state().workers.get(&worker).map(|known| known.status);
+    if known.is_some_and(|status| status != WorkerStatus::Down) {
+        return Err(Rejection::NotLetIn);
+    }
     let enrolments = &draft.state().access.enrolments;
     if !enrolments.contains_key(&worker) && enrolments.len() >= limits::WORKERS_COUNT {
         return Err(check::over("enrolled workers", limits::WORKERS_COUNT));
@@ -53,6 +60,11 @@ pub(super) fn enrol(
     use_up(draft, &token);
     let (at, labels) = (draft.now(), labels.clone());
     push(draft, AccessChange::Enrolled(Enrolment { worker, token: id, at, labels }));
+    if known.is_some() {
+        // What operators said of the one before was not said of this one.
+        orders::forget(draft, worker);
+        label(draft, worker)?;
+    }
     Ok(())
 }
 
@@ -65,6 +77,11 @@ pub(super) fn enrol_node(
 ) -> Result<NodeId, Rejection> {
     let token = good(draft, id, presented)?;
     let JoinRole::Node { voter } = token.role else { return Err(Rejection::NotLetIn) };
+    // The answer to the first try may have been lost; but a node that was there since then is not to be replaced.
+    let taken = |node: &NodeRecord| node.raft == raft && !node.leaving && node.pid != 0;
+    if draft.state().nodes.values().any(taken) {
+        return Err(Rejection::NotLetIn);
+    }
     let node = nodes::admit(draft, http, raft, voter)?;
     use_up(draft, &token);
     Ok(node)

@@ -18,6 +18,10 @@ pub(super) fn create(draft: &mut Draft, key: &KeyRecord) -> Result<(), Rejection
     if access.keys.len() >= limits::KEYS_COUNT {
         return Err(check::over("keys", limits::KEYS_COUNT));
     }
+    let own = access.keys.values().filter(|other| other.owner == key.owner).count();
+    if own >= limits::KEYS_OF_USER_COUNT {
+        return Err(check::over("keys of a user", limits::KEYS_OF_USER_COUNT));
+    }
     if key.scope.as_ref().is_some_and(|scope| scope.len() > limits::GRANTS_COUNT) {
         return Err(check::over("grants of a key", limits::GRANTS_COUNT));
     }

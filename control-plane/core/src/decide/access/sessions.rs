@@ -6,6 +6,7 @@ use crate::access::{AccessChange, Hidden, RefreshVerdict, RevokedToken, SessionI
 use crate::decide::draft::Draft;
 use crate::decide::{Said, check};
 use crate::rejection::Rejection;
+use ollamamax_proto::audit::Note;
 use ollamamax_proto::limits;
 
 pub(super) fn open(draft: &mut Draft, session: &SessionRecord) -> Result<(), Rejection> {
@@ -69,6 +70,18 @@ pub(super) fn refresh(
         RefreshVerdict::Again if session.current == *successor => Ok(Said::Done),
         RefreshVerdict::Over => Err(unknown("session", id)),
         RefreshVerdict::Good | RefreshVerdict::Again | RefreshVerdict::Reused => {
+            let note = Note {
+                actor: format!("user:{}", session.user),
+                via: "refresh-token".to_owned(),
+                action: "session.reuse".to_owned(),
+                object: format!("session:{id}"),
+                ..Note::default()
+            };
+            super::trail::note(
+                draft,
+                &note,
+                "refused: the token had been replaced; the login is ended",
+            );
             push(draft, AccessChange::SessionRemoved(id));
             Ok(Said::Reused)
         }
