@@ -36,8 +36,8 @@ use std::path::PathBuf;
 pub enum CredentialError {
     /// The directory has a log and no certificate.
     #[error(
-        "`{}` holds node {node} and no certificate for it; start it with a join token of its cluster and at the address it \
-         had, or remove the directory to start anew", dir.display()
+        "`{}` holds node {node} and no certificate for it; take node {node} out of the cluster (`ollamamax cluster remove {node}`), \
+         remove the directory and join with a join token", dir.display()
     )]
     NoIdentity {
         /// The data directory.

@@ -82,7 +82,7 @@ pub(crate) async fn open(config: &NodeConfig, addresses: &Addresses) -> Result<F
     .await?;
     if let Some(log) = found {
         files.settle()?;
-        let credentials = again(config, files, &log, addresses).await?;
+        let credentials = again(config, files, &log)?;
         // Only the first node of a cluster may have to finish its bootstrap after a crash; its id is always 1.
         let first = config.bootstrap && log.node == FIRST_NODE.0;
         let opened = blocking(move || Storage::open(&dir, &Expect::exactly(&log))).await?;
@@ -112,32 +112,20 @@ pub(crate) async fn open(config: &NodeConfig, addresses: &Addresses) -> Result<F
     Ok(Found { opened, first: config.bootstrap && node == FIRST_NODE, credentials })
 }
 
-/// The credentials of a node that has a log. It may have lost its certificate: then a join token of its cluster gives it
-/// another one, as long as it is at the address it had.
-async fn again(
+/// The credentials of a node that has a log. Nothing else makes it that node: a join token gives nobody the id of another.
+fn again(
     config: &NodeConfig,
     files: Files,
     log: &Identity,
-    addresses: &Addresses,
 ) -> Result<Credentials, CredentialError> {
     let (dir, node) = (config.data_dir.clone(), log.node);
-    let credentials = match (files.identity()?, &config.join) {
-        (Some(own), _) => {
-            let sealing = sealing(config, &files)?;
-            Credentials::new(own, files, sealing, config)?
-        }
-        (None, Some(token)) => {
-            let entered = enter(config, files, token, addresses).await?;
-            entered.files.settle()?;
-            entered
-        }
-        (None, None) => return Err(CredentialError::NoIdentity { dir, node }),
-    };
-    let own = credentials.tls.identity();
-    if own.role() == Role::Node(NodeId(node)) && own.cluster().as_str() == log.cluster {
-        return Ok(credentials);
+    let own = files.identity()?;
+    let own = own.ok_or_else(|| CredentialError::NoIdentity { dir: dir.clone(), node })?;
+    if own.role() != Role::Node(NodeId(node)) || own.cluster().as_str() != log.cluster {
+        return Err(CredentialError::OtherMember { dir, node, role: own.role() });
     }
-    Err(CredentialError::OtherMember { dir, node, role: own.role() })
+    let sealing = sealing(config, &files)?;
+    Credentials::new(own, files, sealing, config)
 }
 
 fn sealing(config: &NodeConfig, files: &Files) -> Result<SealingKey, CredentialError> {

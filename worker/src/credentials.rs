@@ -17,7 +17,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
+use tokio::time::sleep;
 
 const IDENTITY: &str = "identity";
 const NODES: &str = "nodes.json";
@@ -116,7 +118,9 @@ impl Credentials {
                     own
                 }
             },
-            (_, Some(token)) => enter(dir, worker, token).await?,
+            // It is known from before, and the cluster has to notice first that it does not run.
+            (Some(_), Some(token)) => enter_again(dir, worker, token).await?,
+            (None, Some(token)) => enter(dir, worker, token).await?,
             (Some(_), None) => return Err(CredentialError::Ended { dir: dir.to_owned() }),
             (None, None) => return Err(CredentialError::NoIdentity { dir: dir.to_owned() }),
         };
@@ -191,6 +195,25 @@ async fn enter(
     keep_nodes(dir, &joined.addresses);
     tracing::info!(cluster = %joined.identity.cluster(), "joined");
     Ok(joined.identity)
+}
+
+async fn enter_again(
+    dir: &Path,
+    worker: WorkerId,
+    token: &JoinToken,
+) -> Result<Identity, CredentialError> {
+    let begun = Instant::now();
+    loop {
+        match enter(dir, worker, token).await {
+            Err(CredentialError::Join(error @ JoinError::Refused { .. }))
+                if begun.elapsed() < Duration::from_millis(limits::JOIN_TIMEOUT_MS) =>
+            {
+                tracing::info!(%error, "asking again: this worker may still be taken for running");
+                sleep(Duration::from_millis(limits::WORKER_RETRY_MAX_MS)).await;
+            }
+            entered => return entered,
+        }
+    }
 }
 
 fn keep_nodes(dir: &Path, addresses: &[String]) {

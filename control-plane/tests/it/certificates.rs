@@ -2,7 +2,7 @@
 
 use crate::support::{Cluster, eventually};
 use ollamamax_control_plane::config::{SealingKey, SealingSource};
-use ollamamax_control_plane::error::{EXIT_AMNESIA, EXIT_CONFIG};
+use ollamamax_control_plane::error::{EXIT_AMNESIA, EXIT_CONFIG, EXIT_DENIED};
 use ollamamax_control_plane::{ControlPlaneNode, NodeConfig, NodeFailure};
 use ollamamax_core::Command;
 use ollamamax_core::access::{AccessCommand, JoinRole};
@@ -206,8 +206,7 @@ async fn a_node_with_another_sealing_key_says_so_and_does_not_run() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_certificate_without_its_log_is_no_node_and_a_log_without_its_certificate_needs_a_token()
-{
+async fn a_certificate_without_its_log_is_no_node_nor_is_a_log_without_its_certificate() {
     let mut cluster = Cluster::start(3).await;
     let dir = cluster.data_dir(2).to_owned();
     cluster.nodes.remove(&2).expect("it runs").stop().await;
@@ -220,10 +219,19 @@ async fn a_certificate_without_its_log_is_no_node_and_a_log_without_its_certific
     std::fs::remove_dir_all(dir.join("identity")).expect("removed");
     let error = ControlPlaneNode::start(NodeConfig::new(&dir)).await.err().expect("nobody");
     assert_eq!(error.exit_code(), EXIT_CONFIG, "{error}");
-    assert!(error.to_string().contains("join token"), "{error}");
+    assert!(error.to_string().contains("cluster remove 2"), "{error}");
+    // Nor does a token make anybody the node that is there already.
     let token = cluster.token(JoinRole::Node { voter: true }).await;
-    cluster.restart_with(2, |config| config.join = Some(token)).await;
-    cluster.settle(3).await;
+    let stranger = TempDir::new().expect("a directory");
+    let address = cluster.address(2);
+    let config = NodeConfig {
+        join: Some(token),
+        raft_listen: address,
+        raft_advertise: Some(address.to_string()),
+        ..NodeConfig::new(stranger.path())
+    };
+    let error = ControlPlaneNode::start(config).await.err().expect("it is refused");
+    assert_eq!(error.exit_code(), EXIT_DENIED, "{error}");
     cluster.stop().await;
 }
 

@@ -126,6 +126,11 @@ impl Cluster {
         tls.channel(&endpoint, Expect::Node(NodeId(id)))
     }
 
+    /// Where a node's gRPC services listen, or did.
+    pub fn address(&self, id: u64) -> SocketAddr {
+        self.places[&id].1
+    }
+
     /// Where a node keeps everything.
     pub fn data_dir(&self, id: u64) -> &Path {
         &self.places[&id].2
@@ -140,16 +145,11 @@ impl Cluster {
 
     /// A stopped node again, from its directory and on its ports.
     pub async fn restart(&mut self, id: u64) {
-        self.restart_with(id, |_| {}).await;
-    }
-
-    pub async fn restart_with(&mut self, id: u64, change: impl FnOnce(&mut NodeConfig)) {
         let (http, raft, data) = self.places[&id].clone();
         let mut config = NodeConfig::new(data);
         (self.tune)(&mut config);
         config.http_listen = http;
         config.raft_listen = raft;
-        change(&mut config);
         let node = ControlPlaneNode::start(config).await.expect("the node starts again");
         assert_eq!(node.node_id().0, id);
         self.nodes.insert(id, node);
