@@ -16,6 +16,7 @@ mod format;
 mod fuzz;
 mod http;
 mod joins;
+mod keys;
 mod load;
 mod logins;
 mod oidc;
