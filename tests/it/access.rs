@@ -147,6 +147,14 @@ async fn people_and_programs_get_in_by_the_command_line_and_the_trail_tells() {
     assert!(alice.ok(&["keys", "revoke", &key.trim()[..20]], "").contains("revoked"));
     assert!(alice.ok(&["logout"], "").contains("logged out"));
     assert!(alice.run(&["list"], "").is_err());
+    // Refusals come a moment later, the last of them after the end of the login.
+    let told = async || {
+        let page = cluster.api(0).get("/admin/v1/audit?last=1").await;
+        let page = page.map_err(|error| error.to_string())?;
+        let last = page["records"][0]["action"].clone();
+        if last == "access.refused" { Ok(()) } else { Err(last.to_string()) }
+    };
+    cluster.wait("the last refusal is in the trail", DEADLINE, told).await.expect("told");
     let file = admin.home.path().join("audit.jsonl");
     let file = file.to_str().expect("a plain path");
     admin.ok(&["audit", "export", "-o", file], "");

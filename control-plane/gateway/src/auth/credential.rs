@@ -43,6 +43,12 @@ pub fn is_key(text: &str) -> bool {
     text.starts_with(KEY)
 }
 
+/// Whether `text` means to be a credential of this cluster or of a provider, good or not: what begins as ours do, or a JWT.
+pub fn looks_like_ours(text: &str) -> bool {
+    ["omk_", "omr_", "omj_"].iter().any(|ours| text.starts_with(ours))
+        || text.matches('.').count() >= 2
+}
+
 /// A new API key: its id, its text, and the hash that is kept.
 pub fn new_key() -> (KeyId, Zeroizing<String>, [u8; 32]) {
     let id = KeyId(u64::from_be_bytes(secrets::random()));
@@ -102,6 +108,7 @@ mod tests {
         let presented = PresentedKey::parse(&text).expect("its own text");
         assert_eq!((presented.id, presented.hash()), (id, hash));
         assert!(is_key(&text) && PresentedKey::parse(&text[..text.len() - 1]).is_none());
+        assert!(looks_like_ours(&text) && looks_like_ours("a.b.c") && !looks_like_ours("ollama"));
     }
 
     #[test]
