@@ -20,6 +20,7 @@ pub mod throttle;
 
 use crate::Gateway;
 use crate::error::Failure;
+use crate::keep_alive::KeepAlive;
 use crate::names;
 use crate::ports::ControlError;
 use crate::quotas::Payer;
@@ -30,7 +31,7 @@ use credential::PresentedKey;
 use ollamamax_core::access::{
     Access, Action, KeyId, Object, Permissions, SessionId, Subject, UserRecord,
 };
-use ollamamax_core::record::ModelRecord;
+use ollamamax_core::record::{Lifetime, ModelRecord};
 use ollamamax_core::{Command, Outcome, State};
 use ollamamax_proto::audit::Note;
 use ollamamax_proto::{Millis, ModelName};
@@ -147,6 +148,21 @@ impl Caller {
             return Err(Failure::unknown_model(asked));
         }
         self.check(action, Object::Model(&name), &name).map(|()| model)
+    }
+
+    /// What `asked` of a model's stay in memory counts for: who may only use it neither pins it nor takes away what others have
+    /// pinned.
+    pub fn may_keep(
+        &self,
+        state: &State,
+        model: &ModelName,
+        asked: Option<KeepAlive>,
+    ) -> Option<KeepAlive> {
+        let asked = asked?;
+        let is_pinned =
+            state.demands.get(model).is_some_and(|demand| demand.lifetime == Lifetime::Forever);
+        let manages = || self.may(Action::ManageModels, Object::Model(&model.to_string()));
+        ((!is_pinned && asked.0 >= 0) || manages()).then_some(asked)
     }
 
     /// A note of what it does: to be completed by what came of it.

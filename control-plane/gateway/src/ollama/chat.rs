@@ -134,6 +134,7 @@ pub(crate) async fn chat(
     let format = format::ollama(request.format.as_ref(), request.options.as_ref())?;
     options.format = format.or(options.format);
     let keep_alive = request.keep_alive;
+    let keep_alive = caller.may_keep(&gateway.control.state(), &model.name, keep_alive);
     let want = Want { keep_alive, context_tokens: options.context_tokens, replicas: None };
     let messages = messages(request.messages.unwrap_or_default())?;
     if messages.is_empty() {

@@ -56,6 +56,7 @@ pub(crate) async fn embed(
     let model = gateway.version_for(resolve(&gateway, &caller, &asked)?);
     let options = merged(&model, request.options.as_ref(), request.truncate)?;
     let (keep_alive, truncate) = (request.keep_alive, options.truncate);
+    let keep_alive = caller.may_keep(&gateway.control.state(), &model.name, keep_alive);
     let want = Want { keep_alive, context_tokens: options.context_tokens, replicas: None };
     let empty = inputs.is_empty();
     let vectors =
@@ -96,6 +97,7 @@ pub(crate) async fn embeddings(
     let model = gateway.version_for(resolve(&gateway, &caller, &asked)?);
     let options = merged(&model, request.options.as_ref(), None)?;
     let (keep_alive, context_tokens) = (request.keep_alive, options.context_tokens);
+    let keep_alive = caller.may_keep(&gateway.control.state(), &model.name, keep_alive);
     let want = Want { keep_alive, context_tokens, replicas: None };
     let prompt = request.prompt.filter(|prompt| !prompt.is_empty());
     let inputs = prompt.into_iter().map(EmbedInput::Text).collect();

@@ -1,7 +1,10 @@
 //! What an API key may do, and what it may not.
 
-use crate::auth::{Secure, text};
+use crate::auth::{Secure, add_user, text};
+use crate::http::until;
 use axum::http::StatusCode;
+use ollamamax_core::record::Lifetime;
+use ollamamax_gateway::ports::ControlPlane as _;
 use serde_json::{Value, json};
 
 #[tokio::test]
@@ -48,4 +51,34 @@ async fn a_key_ends_itself_but_neither_the_others_nor_the_logins() {
     assert_eq!(seen["keys"].as_array().map(Vec::len), Some(1), "itself alone");
     assert_eq!(delete(&text(&ci, "id")).await, StatusCode::OK);
     assert_eq!(secure.get(&login, "/api/tags").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn who_may_only_use_a_model_neither_pins_it_nor_takes_away_what_others_pinned() {
+    let secure = Secure::new().await;
+    let alice = add_user(&secure.bench.control, "alice", "user", 30);
+    let lifetime = || {
+        let state = secure.bench.control.state();
+        let name: ollamamax_proto::ModelName = "m".parse().expect("a name");
+        state.demands.get(&name).map(|demand| demand.lifetime)
+    };
+    let ask = async |who: &str, keep_alive: i64| {
+        let body = json!({"model": "m", "prompt": "x", "stream": false, "keep_alive": keep_alive,
+            "options": {"num_predict": 1}});
+        let answer = secure.post(who, "/api/generate", body).await;
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
+    };
+    ask(&alice, -1).await;
+    assert!(matches!(lifetime(), Some(Lifetime::Until(_))), "not for ever");
+    ask(&secure.admin, -1).await;
+    assert_eq!(lifetime(), Some(Lifetime::Forever));
+    for keep_alive in [0, 1] {
+        ask(&alice, keep_alive).await;
+        let load = json!({"model": "m", "keep_alive": keep_alive});
+        assert_eq!(secure.post(&alice, "/api/generate", load).await.status, StatusCode::OK);
+        assert_eq!(lifetime(), Some(Lifetime::Forever), "keep_alive {keep_alive}");
+    }
+    let unload = json!({"model": "m", "keep_alive": 0});
+    assert_eq!(secure.post(&secure.admin, "/api/generate", unload).await.status, StatusCode::OK);
+    until("it is wanted no more", || lifetime().is_none()).await;
 }
