@@ -3,7 +3,6 @@
 //! Reading believes nothing: whether an authority signed it is asked apart, with [`Certificate::issued_by`] here and by
 //! every handshake.
 
-use crate::der::{self, Reader};
 use crate::key;
 use crate::role::{Cluster, Role};
 use ollamamax_proto::{Digest, Millis, limits};
@@ -11,6 +10,8 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use std::fmt;
 use std::time::Duration;
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
+use x509_cert::der::Decode;
+use x509_cert::time::Time;
 
 /// Bytes that are no certificate of the wanted kind.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -161,17 +162,10 @@ impl Certificate {
     }
 }
 
-/// RFC 5280, 4.1: of the fields before `validity` only the version may be absent.
+/// From when until when, by the second.
 fn validity(der: &[u8]) -> Option<(Millis, Millis)> {
-    let certificate = der::only(der, der::SEQUENCE)?;
-    let body = Reader::new(certificate.value).expect(der::SEQUENCE)?;
-    let mut fields = Reader::new(body.value);
-    let first = fields.next()?;
-    if first.tag == der::CONTEXT_0 {
-        fields.expect(der::INTEGER)?;
-    }
-    let (_algorithm, _issuer) = (fields.expect(der::SEQUENCE)?, fields.expect(der::SEQUENCE)?);
-    let mut times = Reader::new(fields.expect(der::SEQUENCE)?.value);
-    let (from, until) = (der::time(times.next()?)?, der::time(times.next()?)?);
-    times.is_empty().then_some((from, until))
+    let read = x509_cert::Certificate::from_der(der).ok()?;
+    let validity = read.tbs_certificate().validity();
+    let moment = |time: Time| Millis(time.to_unix_duration().as_secs() * 1_000);
+    Some((moment(validity.not_before), moment(validity.not_after)))
 }

@@ -21,7 +21,6 @@ mod allow;
 mod authority;
 mod certificate;
 mod config;
-mod der;
 mod identity;
 mod incoming;
 mod joining;

@@ -8,21 +8,18 @@
 //! ```
 
 use crate::certificate::Certificate;
-use crate::der::{self, Reader};
 use crate::identity::{Identity, IdentityError};
 use crate::key::{Key, KeyError};
 use ollamamax_proto::limits;
 use rcgen::{CertificateParams, DistinguishedName, PublicKeyData, SignatureAlgorithm};
 use std::fmt;
+use x509_cert::der::asn1::Any;
+use x509_cert::der::oid::db::rfc5912::{ECDSA_WITH_SHA_256, ID_EC_PUBLIC_KEY, SECP_256_R_1};
+use x509_cert::der::{Decode, Encode};
+use x509_cert::request::CertReq;
+use x509_cert::spki::AlgorithmIdentifier;
 
-/// `AlgorithmIdentifier` of ecdsa-with-SHA256 (RFC 5758, 3.2).
-const ECDSA_SHA256: &[u8] =
-    &[0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02];
-/// `SubjectPublicKeyInfo` of a P-256 key up to its point (RFC 5480, 2): 65 bytes, uncompressed.
-const P256: &[u8] = &[
-    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a,
-    0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
-];
+/// A point of P-256, uncompressed. Source: RFC 5480, 2.2.
 const POINT_BYTES: usize = 65;
 
 /// Why a request for a certificate is refused.
@@ -116,47 +113,32 @@ impl Requested {
         if request.len() > max {
             return Err(RequestError::TooLong { got: request.len(), max });
         }
-        let parts = parts(request).ok_or(RequestError::Malformed)?;
-        for (empty, what) in [(parts.subject, "a subject"), (parts.attributes, "attributes")] {
-            if !empty.is_empty() {
+        let asked = CertReq::from_der(request).map_err(|_| RequestError::Malformed)?;
+        let info = &asked.info;
+        for (empty, what) in
+            [(info.subject.is_empty(), "a subject"), (info.attributes.is_empty(), "attributes")]
+        {
+            if !empty {
                 return Err(RequestError::AsksForMore { what });
             }
         }
-        let point = parts.key.strip_prefix(P256).and_then(|point| point.try_into().ok());
+        let kind = AlgorithmIdentifier {
+            oid: ID_EC_PUBLIC_KEY,
+            parameters: Some(Any::from(SECP_256_R_1)),
+        };
+        let signing = AlgorithmIdentifier { oid: ECDSA_WITH_SHA_256, parameters: None };
+        let key = &info.public_key;
+        let point = key.subject_public_key.as_bytes().and_then(|point| point.try_into().ok());
         let point: [u8; POINT_BYTES] = point.ok_or(RequestError::Key)?;
-        if parts.algorithm != ECDSA_SHA256 {
+        if key.algorithm != kind || asked.algorithm != signing {
             return Err(RequestError::Key);
         }
-        // It also refuses a point that is not on the curve.
+        // What is signed is the encoding, and there is one only. It also refuses a point that is not on the curve.
+        let signed = info.to_der().map_err(|_| RequestError::Malformed)?;
+        let signature = asked.signature.as_bytes().ok_or(RequestError::Malformed)?;
         webpki::aws_lc_rs::ECDSA_P256_SHA256
-            .verify_signature(&point, parts.signed, parts.signature)
+            .verify_signature(&point, &signed, signature)
             .map_err(|_| RequestError::Signature)?;
         Ok(Self(point))
     }
-}
-
-struct Parts<'a> {
-    /// All that the signature is over.
-    signed: &'a [u8],
-    subject: &'a [u8],
-    key: &'a [u8],
-    attributes: &'a [u8],
-    algorithm: &'a [u8],
-    signature: &'a [u8],
-}
-
-fn parts(request: &[u8]) -> Option<Parts<'_>> {
-    let mut outer = Reader::new(der::only(request, der::SEQUENCE)?.value);
-    let signed = outer.expect(der::SEQUENCE)?;
-    let algorithm = outer.expect(der::SEQUENCE)?.whole;
-    // The first byte counts the bits that are not used: none.
-    let signature = outer.expect(der::BIT_STRING)?.value.strip_prefix(&[0])?;
-    let mut inner = Reader::new(signed.value);
-    inner.expect(der::INTEGER).filter(|version| version.value == [0])?;
-    let subject = inner.expect(der::SEQUENCE)?.value;
-    let key = inner.expect(der::SEQUENCE)?.whole;
-    let attributes = inner.expect(der::CONTEXT_0)?.value;
-    let whole = outer.is_empty() && inner.is_empty();
-    let signed = signed.whole;
-    whole.then_some(Parts { signed, subject, key, attributes, algorithm, signature })
 }

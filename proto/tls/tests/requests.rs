@@ -55,6 +55,26 @@ fn a_certificate_says_what_the_role_says() {
 }
 
 #[test]
+fn times_are_those_of_the_calendar() {
+    let key = KeyPair::generate().expect("a key");
+    for (date, seconds) in [
+        ((1970, 1, 1), 0),
+        ((2000, 2, 29), 951_782_400),
+        ((2049, 12, 31), 2_524_521_600),
+        // From here on they are written in another way.
+        ((2050, 1, 1), 2_524_608_000),
+        ((2100, 3, 1), 4_107_542_400),
+    ] {
+        let mut params = empty();
+        params.not_before = rcgen::date_time_ymd(1970, 1, 1);
+        params.not_after = rcgen::date_time_ymd(date.0, date.1, date.2);
+        let made = params.self_signed(&key).expect("made");
+        let read = Certificate::from_der(made.der()).expect("read");
+        assert_eq!((read.not_before(), read.not_after()), (Millis(0), Millis(seconds * 1_000)));
+    }
+}
+
+#[test]
 fn serial_numbers_differ() {
     let request = Request::new().expect("a key");
     let (a, b) = (sign(request.der()).expect("signed"), sign(request.der()).expect("signed"));
@@ -107,6 +127,11 @@ fn requests_that_are_too_long_or_cut_off_or_signed_by_another_are_refused() {
     let mut longer = one.der().to_vec();
     longer.push(0);
     assert_eq!(refused(&longer), RequestError::Malformed);
+    // The same length, written in more bytes than it takes.
+    let mut padded = one.der().to_vec();
+    assert_eq!(padded[..2], [0x30, 0x81]);
+    padded.splice(1..2, [0x82, 0x00]);
+    assert_eq!(refused(&padded), RequestError::Malformed);
     // The point of the one in the request of the other.
     let at =
         |bytes: &[u8]| bytes.windows(3).position(|b| b == [0x42, 0x00, 0x04]).expect("a point");

@@ -50,6 +50,21 @@ pub struct Synth {
 }
 
 impl Synth {
+    /// Weight types that can be packed.
+    pub const KINDS: [GgmlType; 11] = [
+        GgmlType::F32,
+        GgmlType::F16,
+        GgmlType::BF16,
+        GgmlType::Q4_0,
+        GgmlType::Q4_1,
+        GgmlType::Q5_0,
+        GgmlType::Q5_1,
+        GgmlType::Q8_0,
+        GgmlType::Q4_K,
+        GgmlType::Q5_K,
+        GgmlType::Q6_K,
+    ];
+
     /// A model small enough for tests, with widths that suit the weight type.
     pub fn tiny(kind: GgmlType, seed: u64) -> Self {
         let width = (kind.block_elements() as u32).max(64);

@@ -1,6 +1,7 @@
 //! Addresses: which networks are trusted, and whom a request comes from when proxies stand between.
 
 use axum::http::{HeaderMap, HeaderName};
+use ipnet::IpNet;
 use ollamamax_proto::limits;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
@@ -18,39 +19,24 @@ pub struct LocalAddress(pub SocketAddr);
 
 /// Addresses that begin alike: `10.0.0.0/8`, or a single one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Network {
-    address: IpAddr,
-    bits: u32,
-}
+pub struct Network(IpNet);
 
 impl Network {
     /// Whether an address belongs to it. An IPv4 address is the same one when it comes as IPv6.
     pub fn contains(&self, address: IpAddr) -> bool {
-        let (own, other) = (self.address, address.to_canonical());
-        own.is_ipv4() == other.is_ipv4() && prefix(own, self.bits) == prefix(other, self.bits)
+        self.0.contains(&address.to_canonical())
     }
-}
-
-/// The first bits of an address, at the upper end of the number.
-fn prefix(address: IpAddr, bits: u32) -> u128 {
-    let number = match address {
-        IpAddr::V4(address) => u128::from(address.to_bits()) << 96,
-        IpAddr::V6(address) => address.to_bits(),
-    };
-    number & u128::MAX.checked_shl(128 - bits).unwrap_or(0)
 }
 
 impl FromStr for Network {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let error = || format!("{text:?} is no network; expected e.g. `10.0.0.7` or `10.0.0.0/8`");
-        let (address, bits) =
-            text.trim().split_once('/').map_or((text.trim(), None), |(a, b)| (a, Some(b)));
-        let address: IpAddr = address.parse().map_err(|_| error())?;
-        let most = if address.is_ipv4() { 32 } else { 128 };
-        let bits = bits.map_or(Ok(most), |bits| bits.parse::<u32>()).map_err(|_| error())?;
-        (bits <= most).then_some(Self { address, bits }).ok_or_else(error)
+        let bare = text.trim();
+        let network = bare.parse().or_else(|_| bare.parse::<IpAddr>().map(IpNet::from));
+        network.map(Self).map_err(|_| {
+            format!("{text:?} is no network; expected e.g. `10.0.0.7` or `10.0.0.0/8`")
+        })
     }
 }
 

@@ -106,7 +106,11 @@ impl Synth {
             unknown(shape, "shape", SHAPES.map(|shape| shape.name.to_owned()).to_vec())
         })?;
         let kind = kind_of(kind).ok_or_else(|| {
-            unknown(kind, "weight type", KINDS.map(|kind| kind.name().to_lowercase()).to_vec())
+            unknown(
+                kind,
+                "weight type",
+                Self::KINDS.map(|kind| kind.name().to_lowercase()).to_vec(),
+            )
         })?;
         Ok(known.synth(family, kind, seed))
     }
@@ -182,23 +186,8 @@ impl Shape {
     }
 }
 
-/// Weight types that can be packed.
-const KINDS: [GgmlType; 11] = [
-    GgmlType::F32,
-    GgmlType::F16,
-    GgmlType::BF16,
-    GgmlType::Q4_0,
-    GgmlType::Q4_1,
-    GgmlType::Q5_0,
-    GgmlType::Q5_1,
-    GgmlType::Q8_0,
-    GgmlType::Q4_K,
-    GgmlType::Q5_K,
-    GgmlType::Q6_K,
-];
-
 fn kind_of(name: &str) -> Option<GgmlType> {
-    KINDS.into_iter().find(|kind| kind.name().eq_ignore_ascii_case(name))
+    Synth::KINDS.into_iter().find(|kind| kind.name().eq_ignore_ascii_case(name))
 }
 
 /// A vocabulary that spells every byte, as byte-level BPE writes them, and ends with a token that ends a text.

@@ -14,19 +14,6 @@ use ollamamax_engine::weights::Mapping;
 use ollamamax_gguf::GgmlType;
 use std::sync::Arc;
 
-const KINDS: [GgmlType; 11] = [
-    GgmlType::F32,
-    GgmlType::F16,
-    GgmlType::BF16,
-    GgmlType::Q4_0,
-    GgmlType::Q4_1,
-    GgmlType::Q5_0,
-    GgmlType::Q5_1,
-    GgmlType::Q8_0,
-    GgmlType::Q4_K,
-    GgmlType::Q5_K,
-    GgmlType::Q6_K,
-];
 const PATHS: [NumericPath; 2] = [NumericPath::Plain, NumericPath::Fast];
 
 fn load(file: &[u8], options: CpuOptions) -> CpuBackend {
@@ -69,7 +56,7 @@ fn worst<A: Copy + Into<f64>, B: Copy + Into<f64>>(a: &[Vec<A>], b: &[Vec<B>]) -
 
 #[test]
 fn every_weight_type_agrees_with_the_naive_forward() {
-    for (seed, kind) in KINDS.into_iter().enumerate() {
+    for (seed, kind) in Synth::KINDS.into_iter().enumerate() {
         let synth = Synth {
             tied: seed % 2 == 0,
             rope_factors: seed % 3 == 0,
@@ -132,7 +119,7 @@ fn tiers() -> impl Iterator<Item = Tier> {
 
 #[test]
 fn tiers_change_no_bit() {
-    for kind in KINDS {
+    for kind in Synth::KINDS {
         let file = Synth::tiny(kind, 11).to_gguf();
         let text = tokens(300, 1);
         let blocks: Vec<u32> = (0..20).collect();
