@@ -53,9 +53,9 @@ const FENCED: &[(&str, &[&str])] = &[
     ("axum", &["ollamamax-gateway", "ollamamax-control-plane"]),
     ("tokenizers", &["ollamamax-engine"]),
     ("llguidance", &["ollamamax-engine"]),
-    ("rustls", &["ollamamax-tls", "ollamamax-control-plane"]),
     ("rustls-webpki", &["ollamamax-tls"]),
     ("rcgen", &["ollamamax-tls"]),
+    ("x509-cert", &["ollamamax-tls"]),
     // The control plane's own is the HTTPS that clients speak.
     ("rustls", &["ollamamax-tls", "ollamamax-control-plane"]),
     ("tokio-rustls", &["ollamamax-tls", "ollamamax-control-plane"]),

@@ -13,15 +13,16 @@ use crate::secrets::{self, SealingKey};
 use aws_lc_rs::encoding::AsDer;
 use aws_lc_rs::rsa::{KeyPair, KeySize};
 use aws_lc_rs::signature::KeyPair as _;
+use jsonwebtoken::jwk::{Jwk, JwkSet, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use ollamamax_core::access::{Access, Hidden, SessionId, SigningKey, SigningKeyId, TokenId};
 use ollamamax_proto::{Millis, limits};
+use pkcs8::PrivateKeyInfoRef;
+use pkcs8::der::Decode;
 use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
-use zeroize::Zeroizing;
 
 const AUDIENCE: &str = "ollamamax";
 const TYPE: &str = "at+jwt";
@@ -212,62 +213,29 @@ fn issuer(cluster: &str) -> String {
 pub fn new_signing_key(sealing: &SealingKey, signs_from: Millis) -> Option<SigningKey> {
     let pair = KeyPair::generate(KeySize::Rsa2048).ok()?;
     let pkcs8 = pair.as_der().ok()?;
-    let private = Zeroizing::new(pkcs1(pkcs8.as_ref())?.to_vec());
+    // The RSAPrivateKey (RFC 8017) in it: what signs is given no more.
+    let private = PrivateKeyInfoRef::from_der(pkcs8.as_ref()).ok()?.private_key;
     Some(SigningKey {
         id: SigningKeyId(u64::from_be_bytes(secrets::random())),
         algorithm: "RS256".to_owned(),
         public: pair.public_key().as_ref().to_vec(),
-        sealed: Hidden(sealing.seal(SEALED_FOR, &private)),
+        sealed: Hidden(sealing.seal(SEALED_FOR, private.as_bytes())),
         created_at: Millis(0),
         signs_from,
         believed_until: None,
     })
 }
 
-/// The RSAPrivateKey (RFC 8017) in a PrivateKeyInfo (RFC 5208): a sequence of a version, an algorithm and an octet string.
-fn pkcs1(pkcs8: &[u8]) -> Option<&[u8]> {
-    let (outer, _) = der(pkcs8, 0x30)?;
-    let (_, rest) = der(outer, 0x02)?;
-    let (_, rest) = der(rest, 0x30)?;
-    der(rest, 0x04).map(|(key, _)| key)
-}
-
-/// The content of the DER element with `tag` at the beginning of `bytes`, and what follows it.
-fn der(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
-    let (&found, rest) = bytes.split_first()?;
-    let (&first, rest) = rest.split_first()?;
-    let (length, rest) = match first {
-        0..=0x7f => (usize::from(first), rest),
-        0x81 | 0x82 => {
-            let (digits, rest) = rest.split_at_checked(usize::from(first - 0x80))?;
-            (digits.iter().fold(0, |n, digit| n * 256 + usize::from(*digit)), rest)
-        }
-        _ => return None,
-    };
-    (found == tag).then(|| rest.split_at_checked(length)).flatten()
-}
-
 /// The public keys as a JWK set (RFC 7517): those that sign, will sign, and have signed what may still be good.
-pub fn jwks(access: &Access) -> Value {
+pub fn jwks(access: &Access) -> JwkSet {
     let keys = access.signing_keys.values().filter_map(|key| {
-        // RSAPublicKey: a sequence of the modulus and the exponent, each with a sign byte where needed.
-        let (numbers, _) = der(&key.public, 0x30)?;
-        let (modulus, rest) = der(numbers, 0x02)?;
-        let (exponent, _) = der(rest, 0x02)?;
-        let number = |bytes: &[u8]| {
-            let first = bytes.iter().position(|byte| *byte != 0).unwrap_or(0);
-            secrets::base64url(&bytes[first..])
-        };
-        Some(json!({
-            "kty": "RSA",
-            "use": "sig",
-            "alg": key.algorithm,
-            "kid": key.id.to_string(),
-            "n": number(modulus),
-            "e": number(exponent),
-        }))
+        let public = DecodingKey::from_rsa_der(&key.public);
+        let mut jwk = Jwk::from_decoding_key(&public, key.algorithm.parse().ok()).ok()?;
+        jwk.common.public_key_use = Some(PublicKeyUse::Signature);
+        jwk.common.key_id = Some(key.id.to_string());
+        Some(jwk)
     });
-    json!({"keys": keys.collect::<Vec<_>>()})
+    JwkSet { keys: keys.collect() }
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@ use super::*;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use ollamamax_core::access::AccessChange;
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
 
 const CLUSTER: &str = "0123456789abcdef0123456789abcdef";
 
@@ -85,7 +87,12 @@ fn what_was_minted_is_known_again_and_says_who() {
     assert_eq!((verified.user.as_str(), verified.session), ("alice", SessionId(7)));
     assert!(world.accepts(&text), "and from the cache");
     assert!(world.accepts(&world.sign(&world.header().to_string(), &world.claims().to_string())));
-    let keys = jwks(&world.access);
+    let keys = serde_json::to_value(jwks(&world.access)).expect("JSON");
+    let shown = keys["keys"][0].as_object().expect("a key");
+    let names: BTreeSet<&str> = shown.keys().map(String::as_str).collect();
+    assert_eq!(names, BTreeSet::from(["alg", "e", "kid", "kty", "n", "use"]));
+    assert_eq!((&shown["alg"], &shown["e"]), (&json!("RS256"), &json!("AQAB")));
+    assert_eq!((&shown["kty"], &shown["use"]), (&json!("RSA"), &json!("sig")));
     let set: jsonwebtoken::jwk::JwkSet = serde_json::from_value(keys).expect("a JWK set");
     let jwk = set.find(&world.key.id.to_string()).expect("by its id");
     let public = DecodingKey::from_jwk(jwk).expect("an RSA key");
@@ -148,7 +155,7 @@ fn wrong_claims_are_refused_whoever_signed_them() {
 fn wrong_headers_are_refused_whoever_signed_them() {
     let world = World::new();
     let public = STANDARD.encode(&world.key.public);
-    let jwk = jwks(&world.access)["keys"][0].clone();
+    let jwk = json!(jwks(&world.access).keys[0]);
     let wrong = [
         json!({"alg": "none"}),
         json!({"alg": "None"}),
