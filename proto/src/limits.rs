@@ -248,6 +248,10 @@ pub const MESSAGES_COUNT: usize = 16_384;
 pub const STOPS_COUNT: usize = 64;
 /// Bytes of one stop string: the detokeniser holds that much text back.
 pub const STOP_BYTES: usize = 1_024;
+/// Bytes of a tag or token that tells the parts of an answer apart.
+pub const MARKER_BYTES: usize = 128;
+/// Control tokens that one request may ask to be shown.
+pub const MARKERS_COUNT: usize = 16;
 /// Largest temperature: far below it every choice is even already.
 pub const TEMPERATURE_MAX: f32 = 100.0;
 /// Largest repeat penalty: ten times what silences every repetition.

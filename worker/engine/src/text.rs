@@ -67,6 +67,9 @@ pub enum PrepareError {
     /// The messages cannot be rendered.
     #[error(transparent)]
     Template(#[from] TemplateError),
+    /// The model has no way to write what is missing in a text.
+    #[error("the model has neither a template nor tokens for a text with a gap (`suffix`)")]
+    Insert,
     /// The text cannot be tokenised.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
@@ -136,11 +139,12 @@ impl TextModel {
         let mut tokens = match prompt {
             Prompt::Text(text) => self.with_bos(self.tokenizer.encode(text, true)?),
             Prompt::Tokens(tokens) => tokens.clone(),
-            Prompt::Chat { messages, template, tools_json, context } => {
-                let override_template = template.as_deref().map(ChatTemplate::new).transpose()?;
-                let template = override_template.as_ref().unwrap_or(&self.template);
-                self.chat(template, messages, tools_json, context, room)?
+            Prompt::Chat(chat) => {
+                let own = chat.template.as_deref().map(ChatTemplate::new).transpose()?;
+                let template = own.as_ref().unwrap_or(&self.template);
+                self.chat(template, &chat.messages, &chat.tools_json, &chat.context, room)?
             }
+            Prompt::Insert(_) => return Err(PrepareError::Insert),
         };
         if tokens.is_empty() {
             tokens.extend(self.tokenizer.vocabulary().bos);

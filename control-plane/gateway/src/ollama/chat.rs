@@ -16,7 +16,7 @@ use axum::extract::State;
 use axum::response::Response;
 use ollamamax_core::access::Action;
 use ollamamax_core::record::ModelRecord;
-use ollamamax_proto::inference::{Message, Prompt};
+use ollamamax_proto::inference::{Chat, Message, Prompt};
 use ollamamax_proto::limits;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -228,12 +228,12 @@ impl Gateway {
         }
         all.extend(version.messages.iter().map(|seed| plain(&seed.role, &seed.content)));
         all.extend(messages);
-        Ok(Prompt::Chat {
+        Ok(Prompt::Chat(Chat {
             messages: all,
             template: version.template.clone(),
             tools_json: if tools.is_empty() { String::new() } else { encode(tools) },
-            context: Vec::new(),
-        })
+            ..Chat::default()
+        }))
     }
 }
 

@@ -16,7 +16,7 @@ use axum::extract::State;
 use axum::response::Response;
 use ollamamax_core::access::Action;
 use ollamamax_core::record::ModelRecord;
-use ollamamax_proto::inference::{Message, Prompt};
+use ollamamax_proto::inference::{Chat, Message, Prompt};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::sync::Arc;
@@ -187,12 +187,12 @@ impl GenerateRequest {
         }
         messages.push(message("user", prompt));
         let template = self.template.filter(|text| !text.is_empty());
-        Prompt::Chat {
+        Prompt::Chat(Chat {
             messages,
             template: template.or_else(|| version.template.clone()),
-            tools_json: String::new(),
             context,
-        }
+            ..Chat::default()
+        })
     }
 }
 

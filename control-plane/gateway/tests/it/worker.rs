@@ -282,7 +282,7 @@ fn steps(request: &GenerateRequest, script: &Script) -> Steps {
         _ => 8,
     };
     let prompt_tokens = match &request.prompt {
-        Prompt::Chat { messages, .. } => messages.len() as u32 * 3,
+        Prompt::Chat(chat) => chat.messages.len() as u32 * 3,
         _ => 5,
     };
     let told = request.options.logprobs;

@@ -6,7 +6,7 @@ use ollamamax_engine::cpu::{CpuBackend, CpuOptions, NumericPath};
 use ollamamax_engine::engine::{Engine, EngineLimits, Prepared, TextModel};
 use ollamamax_gguf::Gguf;
 use ollamamax_proto::inference::{
-    FinishReason, Message, Options, OutputFormat, Predict, Prompt, Sampling,
+    Chat, FinishReason, Message, Options, OutputFormat, Predict, Prompt, Sampling,
 };
 use ollamamax_proto::limits::STEP_TOKENS_CPU;
 use ollamamax_tests::model::smollm2;
@@ -56,12 +56,7 @@ fn ask(question: &str, sampling: Sampling, predict: u32) -> Prepared {
 fn ask_with(question: &str, options: Options) -> Prepared {
     let message =
         Message { role: "user".into(), content: question.into(), extra_json: String::new() };
-    let prompt = Prompt::Chat {
-        messages: vec![message],
-        template: None,
-        tools_json: String::new(),
-        context: vec![],
-    };
+    let prompt = Prompt::Chat(Chat { messages: vec![message], ..Chat::default() });
     text().prepare(&prompt, &options, CONTEXT_TOKENS).expect("fits")
 }
 
