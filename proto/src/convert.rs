@@ -181,21 +181,7 @@ impl From<&GenerateRequest> for wire::GenerateRequest {
         match &request.prompt {
             Prompt::Chat(chat) => {
                 wire.kind = "chat".to_owned();
-                wire.chat = Some(wire::ChatPrompt {
-                    messages: chat
-                        .messages
-                        .iter()
-                        .map(|message| wire::Message {
-                            role: message.role.clone(),
-                            content: message.content.clone(),
-                            extra_json: message.extra_json.clone(),
-                        })
-                        .collect(),
-                    template: chat.template.clone().unwrap_or_default(),
-                    tools_json: chat.tools_json.clone(),
-                    context: chat.context.clone(),
-                    think: chat.think.map_or("", Think::as_str).to_owned(),
-                });
+                wire.chat = Some(chat.into());
             }
             Prompt::Insert(insert) => {
                 wire.kind = "insert".to_owned();
@@ -227,28 +213,7 @@ impl TryFrom<wire::GenerateRequest> for GenerateRequest {
                 let chat = wire
                     .chat
                     .ok_or(InvalidMessage::Missing { message: "GenerateRequest", field: "chat" })?;
-                if chat.messages.len() > limits::MESSAGES_COUNT {
-                    return Err(out_of_range(
-                        "messages",
-                        chat.messages.len(),
-                        format!("at most {}", limits::MESSAGES_COUNT),
-                    ));
-                }
-                Prompt::Chat(Chat {
-                    messages: chat
-                        .messages
-                        .into_iter()
-                        .map(|message| Message {
-                            role: message.role,
-                            content: message.content,
-                            extra_json: message.extra_json,
-                        })
-                        .collect(),
-                    template: Some(chat.template).filter(|text| !text.is_empty()),
-                    tools_json: chat.tools_json,
-                    context: chat.context,
-                    think: think(&chat.think)?,
-                })
+                Prompt::Chat(chat.try_into()?)
             }
             "insert" => {
                 let field = "insert";
@@ -281,6 +246,46 @@ impl TryFrom<wire::GenerateRequest> for GenerateRequest {
             caller: wire.caller.chars().take(128).collect(),
             time_left: from_ms(wire.time_left_ms),
             prefix: caches::prefix_from_wire(wire.prefix)?,
+        })
+    }
+}
+
+impl From<&Chat> for wire::ChatPrompt {
+    fn from(chat: &Chat) -> Self {
+        let message = |message: &Message| wire::Message {
+            role: message.role.clone(),
+            content: message.content.clone(),
+            extra_json: message.extra_json.clone(),
+        };
+        Self {
+            messages: chat.messages.iter().map(message).collect(),
+            template: chat.template.clone().unwrap_or_default(),
+            tools_json: chat.tools_json.clone(),
+            context: chat.context.clone(),
+            think: chat.think.map_or("", Think::as_str).to_owned(),
+        }
+    }
+}
+
+impl TryFrom<wire::ChatPrompt> for Chat {
+    type Error = InvalidMessage;
+
+    fn try_from(wire: wire::ChatPrompt) -> Result<Self, InvalidMessage> {
+        let (count, most) = (wire.messages.len(), limits::MESSAGES_COUNT);
+        if count > most {
+            return Err(out_of_range("messages", count, format!("at most {most}")));
+        }
+        let message = |wire: wire::Message| Message {
+            role: wire.role,
+            content: wire.content,
+            extra_json: wire.extra_json,
+        };
+        Ok(Self {
+            messages: wire.messages.into_iter().map(message).collect(),
+            template: Some(wire.template).filter(|text| !text.is_empty()),
+            tools_json: wire.tools_json,
+            context: wire.context,
+            think: think(&wire.think)?,
         })
     }
 }

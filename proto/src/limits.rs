@@ -250,6 +250,12 @@ pub const STOPS_COUNT: usize = 64;
 pub const STOP_BYTES: usize = 1_024;
 /// Bytes of a tag or token that tells the parts of an answer apart.
 pub const MARKER_BYTES: usize = 128;
+/// Bytes of one call of a tool in an answer: what is longer is told as text.
+pub const TOOL_CALL_BYTES: usize = 256 * 1024;
+/// Tools in one request.
+pub const TOOLS_COUNT: usize = 1_024;
+/// Answers to one request.
+pub const CHOICES_COUNT: usize = 16;
 /// Control tokens that one request may ask to be shown.
 pub const MARKERS_COUNT: usize = 16;
 /// Largest temperature: far below it every choice is even already.

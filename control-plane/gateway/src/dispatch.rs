@@ -11,6 +11,7 @@
 //! with it the call, which is how a worker learns to stop.
 
 mod attempt;
+mod count;
 mod embed;
 mod estimate;
 mod generation;
@@ -84,6 +85,8 @@ pub struct Piece {
     /// The tokens that released it. A token that released nothing by itself, such as the first bytes of a character, comes with
     /// the text that follows; the tokens of a stop text do not come at all.
     pub logprobs: Vec<TokenLogprob>,
+    /// How many tokens that were; told as log-probabilities are.
+    pub tokens: usize,
 }
 
 /// How a generation went.
@@ -93,6 +96,8 @@ pub struct Summary {
     pub reason: FinishReason,
     /// Tokens of the prompt, cached ones included.
     pub prompt_tokens: u32,
+    /// Of these, found in the cache of the worker that was asked last.
+    pub cached_tokens: u32,
     /// Tokens generated.
     pub output_tokens: u32,
     /// From the request to a worker that has the model, in nanoseconds.
@@ -144,6 +149,11 @@ impl Gateway {
     }
 }
 
+/// What a prompt is thought to take, in tokens, before a worker has said.
+pub(crate) fn prompt_tokens(prompt: &Prompt, options: &Options) -> u32 {
+    estimate(prompt, options).prompt_tokens
+}
+
 impl Gateway {
     /// The way to a model as it is now.
     fn route(&self, model: &ModelRecord) -> Arc<Route> {
@@ -187,11 +197,11 @@ struct Run {
     mu: Option<f64>,
     /// Log-probabilities of tokens that have released no text yet.
     untold: Vec<TokenLogprob>,
+    /// How many tokens have released no text yet.
+    silent: usize,
     resumes: u32,
     /// Whether it went over to the other version of its model.
     switched: bool,
-    /// Bytes of text still to come that the client has already.
-    skip: usize,
     recording: Option<Hold>,
     /// When tokens came last.
     heard: Instant,
@@ -200,6 +210,7 @@ struct Run {
     tries: Tries,
     /// Tokens of the prompt: estimated, until a worker tells.
     prompt_tokens: u32,
+    cached_tokens: u32,
     /// What a pick sees of it; its size grows with the tokens.
     ask: Ask,
     last_touch: Instant,
@@ -228,14 +239,15 @@ impl Run {
             tokens: Vec::new(),
             mu: None,
             untold: Vec::new(),
+            silent: 0,
             resumes: 0,
             switched: false,
-            skip: 0,
             recording: None,
             heard: now,
             paused: None,
             tries: Tries::new(),
             prompt_tokens: ask.shape.prompt_tokens,
+            cached_tokens: 0,
             ask,
             last_touch: now,
         }
