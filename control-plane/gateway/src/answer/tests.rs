@@ -1,3 +1,5 @@
+//! What comes out of texts as models write them.
+
 use super::*;
 use proptest::prelude::*;
 use serde_json::json;
