@@ -3,11 +3,11 @@
 
 use crate::constraint::{Constraint, ConstraintError, Grammars};
 use crate::marks::Marks;
-use crate::template::{ChatTemplate, TemplateError};
+use crate::template::{ChatTemplate, Conversation, TemplateError};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use crate::vocabulary::Vocabulary;
 use ollamamax_gguf::Gguf;
-use ollamamax_proto::inference::{EmbedInput, Message, Options, Predict, Prompt};
+use ollamamax_proto::inference::{Chat, EmbedInput, Message, Options, Predict, Prompt};
 
 /// A model that cannot be used for its texts.
 #[derive(Debug, thiserror::Error)]
@@ -142,7 +142,7 @@ impl TextModel {
             Prompt::Chat(chat) => {
                 let own = chat.template.as_deref().map(ChatTemplate::new).transpose()?;
                 let template = own.as_ref().unwrap_or(&self.template);
-                self.chat(template, &chat.messages, &chat.tools_json, &chat.context, room)?
+                self.chat(template, chat, room)?
             }
             Prompt::Insert(_) => return Err(PrepareError::Insert),
         };
@@ -210,28 +210,27 @@ impl TextModel {
     fn chat(
         &self,
         template: &ChatTemplate,
-        messages: &[Message],
-        tools_json: &str,
-        context: &[u32],
+        chat: &Chat,
         room: Room,
     ) -> Result<Vec<u32>, PrepareError> {
+        let Chat { messages, context, .. } = chat;
         let render = |dropped: usize| -> Result<Vec<u32>, PrepareError> {
             let kept = without_oldest(messages, dropped);
             let special =
                 |id: Option<u32>| id.and_then(|id| self.tokenizer.vocabulary().spelling(id));
             let vocabulary = self.tokenizer.vocabulary();
-            let text = template.render(
-                &kept,
-                tools_json,
-                true,
-                special(vocabulary.bos).unwrap_or(""),
-                special(vocabulary.eos).unwrap_or(""),
-            )?;
+            let text = template.render(&Conversation {
+                messages: &kept,
+                tools_json: &chat.tools_json,
+                think: chat.think,
+                bos: special(vocabulary.bos).unwrap_or(""),
+                eos: special(vocabulary.eos).unwrap_or(""),
+            })?;
             let rendered = self.tokenizer.encode(&text, true)?;
             Ok(if context.is_empty() {
                 self.with_bos(rendered)
             } else {
-                [context, &rendered].concat()
+                [context.as_slice(), &rendered].concat()
             })
         };
         let whole = render(0)?;

@@ -9,3 +9,4 @@ mod real;
 mod resume;
 mod scheduling;
 mod spm;
+mod templates;
