@@ -43,9 +43,11 @@ pub struct GoTemplate {
 }
 
 impl GoTemplate {
-    /// Whether a source is a Go template rather than a Jinja one: no `{%`, and in some `{{ }}` a field that begins with a dot
-    /// and a capital.
+    /// Whether a source is a Go template rather than a Jinja one: no `{%`, and in some `{{ }}` a keyword of Go, or a field that
+    /// begins with a dot and a capital.
     pub fn looks_like(source: &str) -> bool {
+        const KEYWORDS: [&str; 8] =
+            ["if", "else", "end", "range", "with", "define", "block", "template"];
         let is_field = |action: &str| {
             let bytes = action.as_bytes();
             let field = |place: usize| {
@@ -53,7 +55,9 @@ impl GoTemplate {
                 bytes.get(place + 1).is_some_and(u8::is_ascii_uppercase)
                     && matches!(before, b' ' | b'(' | b'$' | b'-' | b'\n' | b'\t')
             };
-            action.match_indices('.').any(|(place, _)| field(place))
+            let first = action.trim_start_matches('-').split_whitespace().next();
+            first.is_some_and(|word| KEYWORDS.contains(&word))
+                || action.match_indices('.').any(|(place, _)| field(place))
         };
         let actions = source.split("{{").skip(1).filter_map(|rest| rest.split("}}").next());
         !source.contains("{%") && actions.into_iter().any(is_field)

@@ -3,6 +3,7 @@
 
 use crate::constraint::{Constraint, ConstraintError, Grammars};
 use crate::marks::Marks;
+use crate::output::Output;
 use crate::template::{ChatTemplate, Conversation, TemplateError};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use crate::vocabulary::Vocabulary;
@@ -93,6 +94,8 @@ pub struct Prepared {
     pub constraint: Option<Constraint>,
     /// What the blocks of the prompt stand for, where the sender says so.
     pub marks: Marks,
+    /// What of the output's tokens is text.
+    pub output: Output,
 }
 
 /// A model's tokenizer and chat template.
@@ -166,11 +169,19 @@ impl TextModel {
             }
             tokens = cut(&tokens, room.target, options.keep_tokens as usize);
         }
-        let compile = |format| self.grammars.compile(&self.tokenizer, format);
+        let output = Output::of(&self.tokenizer, &tokens, options);
+        let opened = !output.opening.is_empty();
+        let compile = |format| {
+            let constraint = self.grammars.compile(&self.tokenizer, format)?;
+            Ok::<_, ConstraintError>(match &options.thinking {
+                Some(tags) => constraint.behind(tags, opened, &self.tokenizer),
+                None => constraint,
+            })
+        };
         let constraint = options.format.as_ref().map(compile).transpose()?;
         let (options, caller) = (options.clone(), String::new());
         let marks = Marks::default();
-        Ok(Prepared { tokens, options, context_tokens, caller, constraint, marks })
+        Ok(Prepared { tokens, options, context_tokens, caller, constraint, marks, output })
     }
 
     /// The tokens of an input to embed: a text with what the model wants around it, tokens as they are.

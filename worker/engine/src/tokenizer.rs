@@ -190,6 +190,13 @@ impl Tokenizer {
         }
     }
 
+    /// The token of that spelling, where it is none that is part of a text by itself.
+    pub fn control(&self, spelling: &str) -> Option<u32> {
+        let candidates = self.specials.get(spelling.as_bytes().first()?)?.iter().copied();
+        let mut hidden = candidates.filter(|&token| self.bytes(token).is_empty());
+        hidden.find(|&token| self.vocabulary.spelling(token) == Some(spelling))
+    }
+
     /// Whether a generation ends with this token.
     pub fn is_end(&self, token: u32) -> bool {
         self.ends.contains(&token)

@@ -10,3 +10,4 @@ mod resume;
 mod scheduling;
 mod spm;
 mod templates;
+mod thinking;
