@@ -1,6 +1,9 @@
 //! Everything about a model that is text: its tokenizer and its chat template. Shared between
 //! threads, so that rendering and tokenising a request need not wait for the engine's step.
 
+mod insert;
+
+use self::insert::GapTokens;
 use crate::constraint::{Constraint, ConstraintError, Grammars};
 use crate::marks::Marks;
 use crate::output::Output;
@@ -103,6 +106,8 @@ pub struct Prepared {
 pub struct TextModel {
     tokenizer: Tokenizer,
     template: ChatTemplate,
+    /// Tokens for a text with a gap, where the model has them.
+    gap: Option<GapTokens>,
     grammars: Grammars,
 }
 
@@ -114,7 +119,8 @@ impl TextModel {
             Some(source) => ChatTemplate::new(source)?,
             None => ChatTemplate::chatml(),
         };
-        Ok(Self { tokenizer, template, grammars: Grammars::default() })
+        let gap = GapTokens::of(tokenizer.vocabulary());
+        Ok(Self { tokenizer, template, gap, grammars: Grammars::default() })
     }
 
     /// From a file's metadata. A file whose own template cannot be read is refused, not given
@@ -147,7 +153,7 @@ impl TextModel {
                 let template = own.as_ref().unwrap_or(&self.template);
                 self.chat(template, chat, room)?
             }
-            Prompt::Insert(_) => return Err(PrepareError::Insert),
+            Prompt::Insert(insert) => self.insert(insert, room)?,
         };
         if tokens.is_empty() {
             tokens.extend(self.tokenizer.vocabulary().bos);

@@ -4,6 +4,7 @@ mod constrained;
 mod embedding;
 mod fake;
 mod golden;
+mod insert;
 mod prepare;
 mod real;
 mod resume;
