@@ -18,6 +18,7 @@ mod create;
 mod credentials;
 mod daemon;
 mod deploy;
+mod dumps;
 mod edge;
 mod exit;
 mod generate;

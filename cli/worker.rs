@@ -57,7 +57,7 @@ pub struct Args {
 
 /// Runs it.
 pub async fn run(args: Args) -> Result<(), Failure> {
-    daemon::log(args.daemon.log_format)?;
+    args.daemon.begin()?;
     let mut signals = StopSignals::listen(args.daemon.exit_with_stdin)?;
     let join = join_token(&args)?;
     let mut config = WorkerConfig::new(args.data_dir, args.listen, args.control_plane);

@@ -4,6 +4,7 @@ mod access;
 mod cli;
 mod clients;
 mod cluster;
+mod dumps;
 mod embed;
 mod fuzz;
 mod members;
