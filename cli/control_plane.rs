@@ -86,7 +86,7 @@ impl From<JoinArgs> for Args {
 
 /// Runs it.
 pub async fn run(args: Args) -> Result<(), Failure> {
-    daemon::log(args.node.daemon.log_format)?;
+    args.node.daemon.begin()?;
     let mut signals = StopSignals::listen(args.node.daemon.exit_with_stdin)?;
     let config = config(args)?;
     let started = tokio::select! {

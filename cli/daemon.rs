@@ -3,6 +3,7 @@
 //! A daemon stops gracefully on SIGTERM, SIGINT, or, when a supervisor asks for it, on the end of stdin: so no child outlives a
 //! supervisor that was killed. A second signal ends it at once.
 
+use crate::dumps;
 use crate::exit::Failure;
 use ollamamax_proto::limits;
 use std::fmt::{self, Write as _};
@@ -24,6 +25,19 @@ pub struct Args {
     /// Stop gracefully when stdin ends
     #[arg(long, hide = true)]
     pub exit_with_stdin: bool,
+    #[command(flatten)]
+    pub dumps: dumps::Args,
+}
+
+impl Args {
+    /// What every daemon does before anything else: it starts its log, and shuts others out of its memory.
+    pub fn begin(&self) -> Result<(), Failure> {
+        log(self.log_format)?;
+        if let Err(why) = self.dumps.apply() {
+            tracing::warn!("{why}");
+        }
+        Ok(())
+    }
 }
 
 /// How log lines look.
@@ -36,7 +50,7 @@ pub enum LogFormat {
 }
 
 /// Sends logs to stderr. `OLLAMAMAX_LOG`, else `RUST_LOG`, filters them; without either: `info`, of Raft only warnings.
-pub fn log(format: LogFormat) -> Result<(), Failure> {
+fn log(format: LogFormat) -> Result<(), Failure> {
     let wanted = ["OLLAMAMAX_LOG", "RUST_LOG"]
         .into_iter()
         .find_map(|name| Some((name, std::env::var(name).ok().filter(|text| !text.is_empty())?)));

@@ -18,6 +18,7 @@ mod create;
 mod credentials;
 mod daemon;
 mod deploy;
+mod dumps;
 mod edge;
 mod exit;
 mod generate;
@@ -155,7 +156,12 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let mut cli = Cli::parse();
+    if let Some(Command::Worker(args)) = &mut cli.command
+        && let Err(failure) = args.confine()
+    {
+        return report(&failure);
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return report(&Failure::Other(format!("cannot start threads: {error}"))),

@@ -56,6 +56,8 @@ const FENCED: &[(&str, &[&str])] = &[
     ("rustls-webpki", &["ollamamax-tls"]),
     ("rcgen", &["ollamamax-tls"]),
     ("x509-cert", &["ollamamax-tls"]),
+    ("landlock", &["ollamamax-worker"]),
+    ("seccompiler", &["ollamamax-worker"]),
     // The control plane's own is the HTTPS that clients speak.
     ("rustls", &["ollamamax-tls", "ollamamax-control-plane"]),
     ("tokio-rustls", &["ollamamax-tls", "ollamamax-control-plane"]),

@@ -18,6 +18,7 @@ mod ready;
 mod start;
 
 use crate::daemon::StopSignals;
+use crate::dumps;
 use crate::exit::Failure;
 use crate::known_nodes::data_directory;
 use crate::out;
@@ -59,10 +60,15 @@ pub struct Args {
     /// Print what is ready as one line of JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    dumps: dumps::Args,
 }
 
 /// Starts it, keeps it, stops it.
 pub async fn run(args: Args) -> Result<(), Failure> {
+    if let Err(why) = args.dumps.apply() {
+        out::say(&why);
+    }
     let mut signals = StopSignals::listen(false)?;
     let progress = Progress::new();
     let directory = directory(args.data_dir.as_deref())?;
