@@ -644,6 +644,10 @@ pub const QUOTA_NEWS_COUNT: usize = 2_000;
 pub const QUOTA_NEWS_PERIOD_MS: u64 = 1_000;
 /// How long streams at another gateway count that tells nothing any more, in milliseconds.
 pub const QUOTA_NEWS_KEPT_MS: u64 = 5_000;
+/// Models that one user makes in a day where nobody says otherwise: a script that runs wild stops within the day.
+pub const MODELS_MADE_PER_DAY_COUNT: u32 = 1_000;
+/// Bytes that one user uploads in a day where nobody says otherwise: 4 TiB, some large models.
+pub const BLOB_BYTES_PER_DAY: u64 = 4 << 40;
 /// When to come back for a stream, in milliseconds: one of the others ends sometime.
 pub const QUOTA_STREAM_RETRY_MS: u64 = 1_000;
 /// Longest wait for an OpenID provider, in milliseconds.

@@ -66,6 +66,8 @@ pub mod prefix {
     pub const QUOTA: u8 = 24;
     /// The audit trail by number.
     pub const TRAIL: u8 = 25;
+    /// Bounds of what is made, by whose.
+    pub const MAKING: u8 = 26;
 }
 
 /// One row to put or remove.
