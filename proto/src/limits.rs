@@ -570,6 +570,20 @@ pub const AUDIT_TEXT_BYTES: usize = 512;
 pub const AUDIT_RECORDS_COUNT: usize = 10_000;
 /// Records of the trail in one answer.
 pub const AUDIT_PAGE_COUNT: usize = 1_000;
+/// Receivers of the trail of which the cluster remembers how far they are.
+pub const AUDIT_RECEIVERS_COUNT: usize = 16;
+/// Records that go to a receiver at once: some hundred kilobytes.
+pub const AUDIT_EXPORT_COUNT: usize = 256;
+/// Between two looks for more to export, in milliseconds: records that come together are written together.
+pub const AUDIT_EXPORT_PERIOD_MS: u64 = 200;
+/// How often the cluster is told how far a receiver is, in milliseconds: so much comes twice at most when another node leads.
+pub const AUDIT_CURSOR_MS: u64 = 2_000;
+/// How long a receiver may take to answer, in milliseconds.
+pub const AUDIT_EXPORT_TIMEOUT_MS: u64 = 10_000;
+/// Longest pause before an export that failed is tried again, in milliseconds.
+pub const AUDIT_EXPORT_RETRY_MS: u64 = 15_000;
+/// Longest line of an exported trail: seven texts with each byte escaped.
+pub const AUDIT_LINE_BYTES: usize = 64 * 1024;
 /// Kinds of refusals kept apart between two entries in the trail.
 pub const REFUSALS_COUNT: usize = 100;
 /// How often refusals go into the trail, in milliseconds: a flood costs the cluster a command each time.

@@ -68,6 +68,8 @@ pub mod prefix {
     pub const TRAIL: u8 = 25;
     /// Bounds of what is made, by whose.
     pub const MAKING: u8 = 26;
+    /// How far the trail was sent, by receiver.
+    pub const EXPORTED: u8 = 27;
 }
 
 /// One row to put or remove.

@@ -60,4 +60,8 @@ pub enum AccessChange {
     MakingPut(QuotaOf, Making),
     /// There is no such bound any more.
     MakingRemoved(QuotaOf),
+    /// The trail was sent somewhere up to this number.
+    ExportedPut(String, u64),
+    /// It is not known any more how far it was sent there.
+    ExportedRemoved(String),
 }

@@ -180,4 +180,11 @@ pub enum AccessCommand {
         /// How much it may make.
         making: Option<Making>,
     },
+    /// Remembers how far the trail was sent somewhere, whoever leads next; never goes back.
+    Exported {
+        /// Where to: an id of the receiver.
+        sink: String,
+        /// The last record it has.
+        number: u64,
+    },
 }

@@ -31,6 +31,9 @@ pub(crate) fn key(change: &AccessChange) -> Vec<u8> {
         C::MakingPut(of, _) | C::MakingRemoved(of) => {
             with(prefix::MAKING, of.to_string().as_bytes())
         }
+        C::ExportedPut(sink, _) | C::ExportedRemoved(sink) => {
+            with(prefix::EXPORTED, sink.as_bytes())
+        }
         C::Recorded(record) => with(prefix::TRAIL, &record.number.to_be_bytes()),
         C::RecordForgotten(number) => with(prefix::TRAIL, &number.to_be_bytes()),
     }
@@ -51,6 +54,7 @@ pub(crate) fn bytes(change: &AccessChange) -> Result<Option<Vec<u8>>, CodecError
         C::Enrolled(enrolment) => value(enrolment)?,
         C::QuotaPut(of, quota) => value(&(of, quota))?,
         C::MakingPut(of, making) => value(&(of, making))?,
+        C::ExportedPut(sink, number) => value(&(sink, number))?,
         C::Recorded(record) => value(record)?,
         C::UserRemoved(_)
         | C::RoleRemoved(_)
@@ -63,6 +67,7 @@ pub(crate) fn bytes(change: &AccessChange) -> Result<Option<Vec<u8>>, CodecError
         | C::Unenrolled(_)
         | C::QuotaRemoved(_)
         | C::MakingRemoved(_)
+        | C::ExportedRemoved(_)
         | C::RecordForgotten(_) => return Ok(None),
     };
     Ok(Some(bytes))
@@ -83,6 +88,7 @@ pub(crate) fn change(table: u8, bytes: &[u8]) -> Result<Option<AccessChange>, Co
         prefix::ENROLMENT => read(bytes).map(C::Enrolled),
         prefix::QUOTA => read(bytes).map(|(of, quota)| C::QuotaPut(of, quota)),
         prefix::TRAIL => read(bytes).map(C::Recorded),
+        prefix::EXPORTED => read(bytes).map(|(sink, number)| C::ExportedPut(sink, number)),
         prefix::MAKING => read(bytes).map(|(of, making)| C::MakingPut(of, making)),
         _ => return Ok(None),
     };

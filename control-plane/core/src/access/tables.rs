@@ -35,6 +35,8 @@ pub struct Access {
     pub quotas: OrdMap<QuotaOf, Quota>,
     /// How much may be made.
     pub makings: OrdMap<QuotaOf, Making>,
+    /// Up to which number the trail was sent, by receiver.
+    pub exported: OrdMap<String, u64>,
     /// The newest part of the trail, by number.
     pub trail: OrdMap<u64, Record>,
 }
@@ -126,6 +128,8 @@ impl Access {
             C::QuotaRemoved(of) => drop(self.quotas.remove(&of)),
             C::MakingPut(of, making) => drop(self.makings.insert(of, making)),
             C::MakingRemoved(of) => drop(self.makings.remove(&of)),
+            C::ExportedPut(sink, number) => drop(self.exported.insert(sink, number)),
+            C::ExportedRemoved(sink) => drop(self.exported.remove(&sink)),
             C::Recorded(record) => drop(self.trail.insert(record.number, *record)),
             C::RecordForgotten(number) => drop(self.trail.remove(&number)),
         }
@@ -157,6 +161,8 @@ impl Access {
             C::QuotaRemoved(of) => !self.quotas.contains_key(of),
             C::MakingPut(of, making) => self.makings.get(of) == Some(making),
             C::MakingRemoved(of) => !self.makings.contains_key(of),
+            C::ExportedPut(sink, number) => self.exported.get(sink) == Some(number),
+            C::ExportedRemoved(sink) => !self.exported.contains_key(sink),
             C::Recorded(record) => self.trail.get(&record.number) == Some(&**record),
             C::RecordForgotten(number) => !self.trail.contains_key(number),
         }
@@ -179,6 +185,7 @@ impl Access {
             .chain(self.enrolments.values().cloned().map(C::Enrolled))
             .chain(quotas)
             .chain(makings)
+            .chain(self.exported.iter().map(|(sink, number)| C::ExportedPut(sink.clone(), *number)))
             .chain(self.trail.values().cloned().map(Box::new).map(C::Recorded))
             .collect()
     }

@@ -55,6 +55,7 @@ pub(super) fn decide(draft: &mut Draft, command: &AccessCommand) -> Result<Said,
             return joins::enrol_node(draft, *token, presented, http, raft).map(Said::Admitted);
         }
         C::Record { notes } => trail::record(draft, notes)?,
+        C::Exported { sink, number } => trail::exported(draft, sink, *number)?,
         C::Expire => expire(draft),
     }
     Ok(Said::Done)

@@ -169,6 +169,7 @@ pub(super) fn commands() -> Vec<AccessCommand> {
     ];
     all.extend(quotas().map(|of| C::SetQuota { of, quota: Some(QUOTA) }));
     let of = QuotaOf::User("alice".into());
+    all.push(C::Exported { sink: "0a1b".into(), number: 40 });
     all.push(C::SetQuotas { of, quota: Some(QUOTA), making: Some(MAKING) });
     all
 }
@@ -204,6 +205,8 @@ pub(super) fn changes() -> Vec<AccessChange> {
         C::RecordForgotten(39),
     ];
     all.extend(quotas().map(|of| C::QuotaPut(of, QUOTA)));
+    all.push(C::ExportedPut("0a1b".into(), 41));
+    all.push(C::ExportedRemoved("0a1b".into()));
     all.push(C::MakingPut(QuotaOf::User("alice".into()), MAKING));
     all.push(C::MakingRemoved(QuotaOf::User("alice".into())));
     all
