@@ -628,6 +628,10 @@ pub const TLS_AUTHORITY_LIFETIME_MS: u64 = 3_650 * TLS_LIFETIME_MS;
 pub const TLS_SKEW_MS: u64 = 60_000;
 /// The part of its life after which a certificate is renewed: a third is left for trying again.
 pub const TLS_RENEW_PERCENT: u64 = 67;
+/// How long the HTTPS certificate that `up --tls` makes lives, in milliseconds: 825 days, the most that some clients take.
+pub const TLS_LOCAL_LIFETIME_MS: u64 = 825 * TLS_LIFETIME_MS;
+/// How long before its end `up` makes another, in milliseconds: it is looked at when `up` starts.
+pub const TLS_LOCAL_RENEW_MS: u64 = 90 * TLS_LIFETIME_MS;
 /// Longest request for a certificate: a P-256 key and its signature take about 200 bytes.
 pub const TLS_REQUEST_BYTES: usize = 1_024;
 /// Largest certificate read: ours take about 500 bytes.
