@@ -81,7 +81,7 @@ pub enum Quotas {
         #[arg(long)]
         json: bool,
     },
-    /// Set a quota, replacing the one there was; what is not named is not limited
+    /// Set a quota, replacing the one there was; what is not named is not limited; what is made, as usual
     Set {
         /// `key:ID`, `user:NAME`, `model:NAME`, or `anybody`
         of: String,
@@ -100,6 +100,12 @@ pub enum Quotas {
         /// Answers under way at once
         #[arg(long, value_name = "N")]
         streams: Option<u32>,
+        /// Models created or copied per day; 1000 where nothing is set
+        #[arg(long, value_name = "N")]
+        models_per_day: Option<u32>,
+        /// Bytes uploaded per day; 4 TiB where nothing is set
+        #[arg(long, value_name = "N")]
+        blob_bytes_per_day: Option<u64>,
     },
     /// Remove a quota
     Rm {
@@ -223,6 +229,8 @@ pub async fn quotas(client: &Client, args: &Quotas) -> Result<(), Failure> {
                     cell("output_tokens_per_minute"),
                     cell("tokens_per_day"),
                     cell("streams"),
+                    cell("models_per_day"),
+                    cell("blob_bytes_per_day"),
                 ]
             };
             let rows: Vec<_> = answer["quotas"].as_array().into_iter().flatten().map(row).collect();
@@ -233,6 +241,8 @@ pub async fn quotas(client: &Client, args: &Quotas) -> Result<(), Failure> {
                 "OUTPUT TOKENS/MIN",
                 "TOKENS/DAY",
                 "STREAMS",
+                "MODELS/DAY",
+                "BLOB BYTES/DAY",
             ];
             out::text(&table::render(&header, &rows));
         }
@@ -243,6 +253,8 @@ pub async fn quotas(client: &Client, args: &Quotas) -> Result<(), Failure> {
             output_tokens_per_minute,
             tokens_per_day,
             streams,
+            models_per_day,
+            blob_bytes_per_day,
         } => {
             let mut body = Map::new();
             let mut set = |name: &str, value: Option<u64>| {
@@ -253,6 +265,8 @@ pub async fn quotas(client: &Client, args: &Quotas) -> Result<(), Failure> {
             set("output_tokens_per_minute", output_tokens_per_minute.map(u64::from));
             set("tokens_per_day", *tokens_per_day);
             set("streams", streams.map(u64::from));
+            set("models_per_day", models_per_day.map(u64::from));
+            set("blob_bytes_per_day", *blob_bytes_per_day);
             client.put(&format!("/admin/v1/quotas/{of}"), &Value::Object(body)).await?;
             out::line(&format!("{of} has a quota"));
         }

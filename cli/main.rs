@@ -47,6 +47,7 @@ mod source;
 mod stop;
 mod synth;
 mod table;
+mod trust;
 mod up;
 mod upload;
 mod users;
@@ -58,6 +59,7 @@ mod workers;
 use clap::{Parser, Subcommand};
 use client::Client;
 use exit::{EXIT_CODES_HELP, Failure};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Many machines behind one Ollama- and OpenAI-compatible endpoint
@@ -67,6 +69,9 @@ struct Cli {
     /// Node to talk to, or several with commas between: host[:port] or http[s]://host[:port][/path]
     #[arg(long, global = true, env = "OLLAMA_HOST", value_name = "HOST")]
     host: Option<String>,
+    /// A file with authorities (PEM) that vouch for the server's certificate, beside those of the system
+    #[arg(long, global = true, env = "OLLAMAMAX_CA_FILE", value_name = "PATH")]
+    ca_file: Option<PathBuf>,
     /// Show the version and that of the server
     #[arg(short = 'v', long)]
     version: bool,
@@ -181,7 +186,7 @@ fn report(failure: &Failure) -> ExitCode {
 }
 
 async fn dispatch(cli: Cli) -> Result<(), Failure> {
-    let host = cli.host.as_deref();
+    let host = Server { host: cli.host.as_deref(), ca_file: cli.ca_file.as_deref() };
     let Some(command) = cli.command else {
         if cli.version {
             return talk(host, async |client| {
@@ -233,12 +238,19 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
     }
 }
 
+/// Which server a command talks to.
+#[derive(Clone, Copy)]
+struct Server<'a> {
+    host: Option<&'a str>,
+    ca_file: Option<&'a Path>,
+}
+
 /// Runs a command that talks to a server, and learns the cluster's addresses for the next one.
 async fn talk(
-    host: Option<&str>,
+    server: Server<'_>,
     command: impl AsyncFnOnce(&Client) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    let client = Client::new(host)?;
+    let client = Client::new(server.host, server.ca_file)?;
     let done = command(&client).await;
     client.learn().await;
     done

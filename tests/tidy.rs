@@ -58,6 +58,7 @@ const FENCED: &[(&str, &[&str])] = &[
     ("x509-cert", &["ollamamax-tls"]),
     ("landlock", &["ollamamax-worker"]),
     ("seccompiler", &["ollamamax-worker"]),
+    ("opentelemetry-proto", &["ollamamax-control-plane"]),
     // The control plane's own is the HTTPS that clients speak.
     ("rustls", &["ollamamax-tls", "ollamamax-control-plane"]),
     ("tokio-rustls", &["ollamamax-tls", "ollamamax-control-plane"]),

@@ -583,6 +583,20 @@ pub const AUDIT_TEXT_BYTES: usize = 512;
 pub const AUDIT_RECORDS_COUNT: usize = 10_000;
 /// Records of the trail in one answer.
 pub const AUDIT_PAGE_COUNT: usize = 1_000;
+/// Receivers of the trail of which the cluster remembers how far they are.
+pub const AUDIT_RECEIVERS_COUNT: usize = 16;
+/// Records that go to a receiver at once: some hundred kilobytes.
+pub const AUDIT_EXPORT_COUNT: usize = 256;
+/// Between two looks for more to export, in milliseconds: records that come together are written together.
+pub const AUDIT_EXPORT_PERIOD_MS: u64 = 200;
+/// How often the cluster is told how far a receiver is, in milliseconds: so much comes twice at most when another node leads.
+pub const AUDIT_CURSOR_MS: u64 = 2_000;
+/// How long a receiver may take to answer, in milliseconds.
+pub const AUDIT_EXPORT_TIMEOUT_MS: u64 = 10_000;
+/// Longest pause before an export that failed is tried again, in milliseconds.
+pub const AUDIT_EXPORT_RETRY_MS: u64 = 15_000;
+/// Longest line of an exported trail: seven texts with each byte escaped.
+pub const AUDIT_LINE_BYTES: usize = 64 * 1024;
 /// Kinds of refusals kept apart between two entries in the trail.
 pub const REFUSALS_COUNT: usize = 100;
 /// How often refusals go into the trail, in milliseconds: a flood costs the cluster a command each time.
@@ -627,6 +641,10 @@ pub const TLS_AUTHORITY_LIFETIME_MS: u64 = 3_650 * TLS_LIFETIME_MS;
 pub const TLS_SKEW_MS: u64 = 60_000;
 /// The part of its life after which a certificate is renewed: a third is left for trying again.
 pub const TLS_RENEW_PERCENT: u64 = 67;
+/// How long the HTTPS certificate that `up --tls` makes lives, in milliseconds: 825 days, the most that some clients take.
+pub const TLS_LOCAL_LIFETIME_MS: u64 = 825 * TLS_LIFETIME_MS;
+/// How long before its end `up` makes another, in milliseconds: it is looked at when `up` starts.
+pub const TLS_LOCAL_RENEW_MS: u64 = 90 * TLS_LIFETIME_MS;
 /// Longest request for a certificate: a P-256 key and its signature take about 200 bytes.
 pub const TLS_REQUEST_BYTES: usize = 1_024;
 /// Largest certificate read: ours take about 500 bytes.
@@ -663,6 +681,10 @@ pub const QUOTA_NEWS_COUNT: usize = 2_000;
 pub const QUOTA_NEWS_PERIOD_MS: u64 = 1_000;
 /// How long streams at another gateway count that tells nothing any more, in milliseconds.
 pub const QUOTA_NEWS_KEPT_MS: u64 = 5_000;
+/// Models that one user makes in a day where nobody says otherwise: a script that runs wild stops within the day.
+pub const MODELS_MADE_PER_DAY_COUNT: u32 = 1_000;
+/// Bytes that one user uploads in a day where nobody says otherwise: 4 TiB, some large models.
+pub const BLOB_BYTES_PER_DAY: u64 = 4 << 40;
 /// When to come back for a stream, in milliseconds: one of the others ends sometime.
 pub const QUOTA_STREAM_RETRY_MS: u64 = 1_000;
 /// Longest wait for an OpenID provider, in milliseconds.

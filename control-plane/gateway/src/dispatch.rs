@@ -119,7 +119,7 @@ impl Gateway {
     pub(crate) async fn generate(self: &Arc<Self>, job: Job) -> Result<Generation, Failure> {
         let resumed = job.resumed.as_ref().map_or(0, |resumed| resumed.tokens.len());
         let charge = self.let_in(&job.asker, &job.model.name, resumed)?;
-        let entry = self.enter(&job.model.name, job.asker.class, job.want)?;
+        let entry = self.enter(&job.model.name, &job.asker, job.want)?;
         let (sender, mut events) = mpsc::channel(limits::STREAM_CHUNKS_BUFFERED);
         let span =
             tracing::info_span!("generate", request = %job.request_id, model = %job.model.name);
@@ -211,6 +211,8 @@ struct Run {
     /// Tokens of the prompt: estimated, until a worker tells.
     prompt_tokens: u32,
     cached_tokens: u32,
+    /// Whether one has.
+    told: bool,
     /// What a pick sees of it; its size grows with the tokens.
     ask: Ask,
     last_touch: Instant,
@@ -248,6 +250,7 @@ impl Run {
             tries: Tries::new(),
             prompt_tokens: ask.shape.prompt_tokens,
             cached_tokens: 0,
+            told: false,
             ask,
             last_touch: now,
         }
@@ -261,6 +264,9 @@ impl Run {
             return Ok(());
         }
         let driven = self.over_workers().await;
+        if driven.is_err() && !self.told {
+            self.charge.failed();
+        }
         drop(place);
         driven
     }
@@ -270,13 +276,16 @@ impl Run {
         if self.is_stranded() {
             self.switch(true);
         }
-        let loaded = self.gateway.ensure_loaded(&self.job.model, self.job.want).await;
+        let loaded = self.ensure_loaded().await;
         match loaded {
-            Err(_) if self.switch(false) => {
-                self.gateway.ensure_loaded(&self.job.model, self.job.want).await
-            }
+            Err(_) if self.switch(false) => self.ensure_loaded().await,
             loaded => loaded,
         }
+    }
+
+    async fn ensure_loaded(&self) -> Result<(), Failure> {
+        let Job { asker, model, want, .. } = &self.job;
+        self.gateway.ensure_loaded(asker, model, *want).await
     }
 
     async fn over_workers(&mut self) -> Result<(), Failure> {
@@ -301,6 +310,7 @@ impl Run {
                 let (worker, tokens) = (seat.candidate.worker.id, self.tokens.len());
                 tracing::info!(%worker, tokens, "resuming the stream");
             }
+            self.charge.sent(u64::from(self.prompt_tokens));
             let (seat, end) = match race::open(self, seat, work).await? {
                 Err(Unopened { seat, end }) => (seat, end),
                 Ok(opened) => {

@@ -107,8 +107,10 @@ impl Attempt<'_> {
     /// Keeps the tokens, passes the text on. Chunks that were seen already are dropped.
     async fn take(&mut self, chunk: TokenChunk) -> Result<(), End> {
         if let Some(started) = chunk.started {
-            self.run.prompt_tokens = started.prompt_tokens;
             self.run.cached_tokens = started.cached_tokens;
+            (self.run.prompt_tokens, self.run.told) = (started.prompt_tokens, true);
+            let prompt_tokens = u64::from(started.prompt_tokens);
+            self.run.charge.reaches(prompt_tokens, self.run.tokens.len() as u64);
         }
         let known = self.run.tokens.len();
         let first = chunk.index as usize;

@@ -162,7 +162,7 @@ pub(crate) async fn chat(
     let want = Want { keep_alive, context_tokens: options.context_tokens, replicas: None };
     let messages = messages(request.messages.unwrap_or_default())?;
     if messages.is_empty() {
-        let reason = gateway.load_or_unload(&model, want).await?;
+        let reason = gateway.load_or_unload(&asker, &model, want).await?;
         return Ok(stream::ollama_json(&Record::loaded(&asked, reason)));
     }
     check_generates(&model, "chat")?;

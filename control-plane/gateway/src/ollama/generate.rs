@@ -9,7 +9,7 @@ use crate::dispatch::{Job, Piece, Summary};
 use crate::error::{Failure, OllamaError};
 use crate::keep_alive::KeepAlive;
 use crate::logprobs::{self, Told};
-use crate::request::{Asker, Class, RequestId};
+use crate::request::{Asker, RequestId};
 use crate::stream::{self, Render};
 use crate::streams::{Flavour, Form, Keep};
 use crate::{Gateway, body, format, options};
@@ -146,7 +146,7 @@ pub(crate) async fn generate(
     let keep_alive = caller.may_keep(&gateway.control.state(), &model.name, keep_alive);
     let want = Want { keep_alive, context_tokens: options.context_tokens, replicas: None };
     if request.prompt.as_deref().unwrap_or_default().is_empty() {
-        let reason = gateway.load_or_unload(&model, want).await?;
+        let reason = gateway.load_or_unload(&asker, &model, want).await?;
         return Ok(stream::ollama_json(&Record::loaded(&asked, reason)));
     }
     check_generates(&model, "generate")?;
@@ -209,15 +209,17 @@ impl Gateway {
     /// What an empty prompt asks for: the model in memory, or out of it. Answers the `done_reason`.
     pub(crate) async fn load_or_unload(
         self: &Arc<Self>,
+        asker: &Asker,
         model: &ModelRecord,
         want: Want,
     ) -> Result<&'static str, Failure> {
+        let _charge = self.let_in(asker, &model.name, 0)?;
         if want.keep_alive.is_some_and(KeepAlive::is_unload) {
-            self.unload(&model.name).await?;
+            self.unload(asker, &model.name).await?;
             return Ok("unload");
         }
-        let _entry = self.enter(&model.name, Class::default(), want)?;
-        self.ensure_loaded(model, want).await?;
+        let _entry = self.enter(&model.name, asker, want)?;
+        self.ensure_loaded(asker, model, want).await?;
         Ok("load")
     }
 }

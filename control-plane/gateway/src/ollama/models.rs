@@ -124,6 +124,7 @@ pub(crate) async fn copy(
         true => Command::RollOut { name: destination, version, weight: 100 },
         false => Command::CopyModel { source, destination },
     };
+    gateway.let_make(&caller)?;
     caller.propose(&gateway, "model.copy", shown, command).await?;
     Ok(StatusCode::OK)
 }
