@@ -3,6 +3,7 @@
 //! A daemon stops gracefully on SIGTERM, SIGINT, or, when a supervisor asks for it, on the end of stdin: so no child outlives a
 //! supervisor that was killed. A second signal ends it at once.
 
+use crate::environment;
 use crate::exit::Failure;
 use ollamamax_proto::limits;
 use std::fmt::{self, Write as _};
@@ -26,6 +27,15 @@ pub struct Args {
     pub exit_with_stdin: bool,
 }
 
+impl Args {
+    /// Tells of variables that are set in vain, unless whoever supervises it has done so.
+    pub fn warn(&self) {
+        if !self.exit_with_stdin {
+            environment::warn();
+        }
+    }
+}
+
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
@@ -35,14 +45,18 @@ pub enum LogFormat {
     Json,
 }
 
-/// Sends logs to stderr. `OLLAMAMAX_LOG`, else `RUST_LOG`, filters them; without either: `info`, of Raft only warnings.
+/// Sends logs to stderr. `OLLAMAMAX_LOG`, else `RUST_LOG`, filters them; without either: `info`, of Raft only warnings, and of our
+/// own code what `OLLAMA_DEBUG` asks for.
 pub fn log(format: LogFormat) -> Result<(), Failure> {
     let wanted = ["OLLAMAMAX_LOG", "RUST_LOG"]
         .into_iter()
         .find_map(|name| Some((name, std::env::var(name).ok().filter(|text| !text.is_empty())?)));
     let filter = match wanted {
         // openraft tells every vote and every missed heartbeat at `info`.
-        None => EnvFilter::new("info,openraft=warn"),
+        None => match environment::debug_level() {
+            None => EnvFilter::new("info,openraft=warn"),
+            Some(level) => EnvFilter::new(debug_filter(level)),
+        },
         Some((name, text)) => EnvFilter::try_new(&text)
             .map_err(|error| Failure::Usage(format!("`{name}` is no log filter: {error}")))?,
     };
@@ -57,6 +71,14 @@ pub fn log(format: LogFormat) -> Result<(), Failure> {
         LogFormat::Json => builder.json().init(),
     }
     Ok(())
+}
+
+/// Our own crates at a level, the others as usual.
+fn debug_filter(level: &str) -> String {
+    const OURS: [&str; 8] =
+        ["", "_control_plane", "_gateway", "_core", "_storage", "_worker", "_engine", "_tls"];
+    let ours = OURS.iter().map(|name| format!(",ollamamax{name}={level}"));
+    ours.fold("info,openraft=warn".to_owned(), |filter, crate_filter| filter + &crate_filter)
 }
 
 /// Writes one field. Errors quote what clients and models say: none of it may begin a line or move a cursor (JSON escapes by

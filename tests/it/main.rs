@@ -1,15 +1,18 @@
 //! Whole processes, driven as a user drives them.
 
 mod access;
+mod chat;
 mod cli;
 mod clients;
 mod cluster;
 mod embed;
 mod members;
+mod operate;
 mod placement;
 mod rollout;
 mod split;
 mod streams;
+mod terminal;
 mod up;
 
 use ollamamax_tests::Cluster;
