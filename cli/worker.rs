@@ -43,6 +43,9 @@ pub struct Args {
     /// What keys and values are kept as: f16, or q8_0 in little more than half the memory; the same for all workers of a cluster
     #[arg(long, value_name = "TYPE", default_value = "f16", env = "OLLAMA_KV_CACHE_TYPE")]
     kv_type: KvType,
+    /// Sequences it runs at once per model; 0: as many as are allowed
+    #[arg(long, value_name = "N", default_value_t = 0, env = "OLLAMA_NUM_PARALLEL")]
+    parallel: u32,
     /// Its name, for people
     #[arg(long, default_value = "worker")]
     name: String,
@@ -104,6 +107,9 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     config.device = args.device;
     config.kv_type = args.kv_type;
     config.blob_hints = args.blob_hint;
+    if args.parallel > 0 {
+        config.sequences_max = config.sequences_max.min(args.parallel);
+    }
     if let Some(drain_ms) = args.drain_ms {
         config.drain_ms = drain_ms;
     }

@@ -53,6 +53,8 @@ const FENCED: &[(&str, &[&str])] = &[
     ("axum", &["ollamamax-gateway", "ollamamax-control-plane"]),
     ("tokenizers", &["ollamamax-engine"]),
     ("llguidance", &["ollamamax-engine"]),
+    ("rustyline", &["ollamamax"]),
+    ("ratatui", &["ollamamax"]),
     ("rustls-webpki", &["ollamamax-tls"]),
     ("rcgen", &["ollamamax-tls"]),
     ("x509-cert", &["ollamamax-tls"]),

@@ -1,6 +1,7 @@
 //! Whole processes, driven as a user drives them.
 
 mod access;
+mod chat;
 mod cli;
 mod clients;
 mod cluster;
@@ -8,11 +9,13 @@ mod dumps;
 mod embed;
 mod fuzz;
 mod members;
+mod operate;
 mod placement;
 mod rollout;
 mod sandbox;
 mod split;
 mod streams;
+mod terminal;
 mod up;
 
 use ollamamax_tests::Cluster;

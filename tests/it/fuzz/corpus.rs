@@ -159,6 +159,8 @@ pub fn for_node(names: &Names, heard: &[(&'static str, RaftRequest)]) -> Vec<Cas
     }
     cases.extend(control(names));
     let used = AccountUsage {
+        models: 1,
+        blob_bytes: 1_000,
         of: "user:alice".to_owned(),
         requests: 1,
         prompt_tokens: 10,
@@ -315,7 +317,7 @@ pub fn for_worker(names: &Names) -> Vec<Case> {
         ),
         case(
             "/ollamamax.v1.Inference/Tokenize",
-            TokenizeRequest { blob: blob.clone(), text: "a text".to_owned() },
+            TokenizeRequest { blob: blob.clone(), text: "a text".to_owned(), chat: None },
         ),
         case(
             "/ollamamax.v1.Inference/CacheEvents",

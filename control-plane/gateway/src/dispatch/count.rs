@@ -27,8 +27,8 @@ impl Gateway {
         prompt: &Prompt,
     ) -> Result<usize, Failure> {
         let _charge = self.let_in(asker, &model.name, 0)?;
-        let _entry = self.enter(&model.name, asker.class, Want::default())?;
-        self.ensure_loaded(model, Want::default()).await?;
+        let _entry = self.enter(&model.name, asker, Want::default())?;
+        self.ensure_loaded(asker, model, Want::default()).await?;
         let shape = estimate(prompt, &Options::default());
         let ask = Ask { policy: Policy::LeastTokens, shape, prefix: Arc::default() };
         let (mut tries, mut last) = (Tries::new(), None);
