@@ -255,6 +255,10 @@ pub const STOP_BYTES: usize = 1_024;
 pub const MARKER_BYTES: usize = 128;
 /// Bytes of one call of a tool in an answer: what is longer is told as text.
 pub const TOOL_CALL_BYTES: usize = 256 * 1024;
+/// Requests that a gateway remembers after their end.
+pub const REQUESTS_REMEMBERED_COUNT: usize = 4_096;
+/// Of these, told in one answer.
+pub const REQUESTS_LISTED_COUNT: usize = 1_000;
 /// Tools in one request.
 pub const TOOLS_COUNT: usize = 1_024;
 /// Answers to one request.

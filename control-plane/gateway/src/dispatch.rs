@@ -25,6 +25,7 @@ mod waiting;
 use crate::Gateway;
 use crate::demand::{Use, Want};
 use crate::error::Failure;
+use crate::history::{Running, ms};
 use crate::quotas::Charge;
 use crate::request::{Asker, Deadline};
 use crate::streams::{Hold, Kept};
@@ -120,6 +121,7 @@ impl Gateway {
         let resumed = job.resumed.as_ref().map_or(0, |resumed| resumed.tokens.len());
         let charge = self.let_in(&job.asker, &job.model.name, resumed)?;
         let entry = self.enter(&job.model.name, &job.asker, job.want)?;
+        let running = self.remember(&job.asker, &job.model);
         let (sender, mut events) = mpsc::channel(limits::STREAM_CHUNKS_BUFFERED);
         let span =
             tracing::info_span!("generate", request = %job.request_id, model = %job.model.name);
@@ -127,14 +129,21 @@ impl Gateway {
         let task = async move {
             let _in_flight = telemetry::InFlight::new();
             let deadline = job.asker.deadline;
-            let mut run = Run::new(gateway, job, (entry, charge), sender.clone());
+            let told = running.entry();
+            let mut run = Run::new(gateway, job, (entry, charge, running), sender.clone());
             tokio::select! {
+                failure = told.ended() => {
+                    telemetry::attempt("ended");
+                    let _ = sender.send(Err(failure)).await;
+                }
                 () = sender.closed() => telemetry::attempt("cancelled"),
                 failure = lateness(deadline) => {
                     telemetry::attempt("late");
+                    run.running.failed(&failure);
                     let _ = sender.send(Err(failure)).await;
                 }
                 result = run.drive() => if let Err(failure) = result {
+                    run.running.failed(&failure);
                     // Nobody may be listening any more, which is as good.
                     let _ = sender.send(Err(failure)).await;
                 }
@@ -187,6 +196,8 @@ struct Run {
     entry: Use,
     /// What it costs whom.
     charge: Charge,
+    /// What is remembered of it.
+    running: Running,
     sender: mpsc::Sender<Result<Event, Failure>>,
     started: Instant,
     load_ns: u64,
@@ -222,7 +233,7 @@ impl Run {
     fn new(
         gateway: Arc<Gateway>,
         job: Job,
-        (entry, charge): (Use, Charge),
+        (entry, charge, running): (Use, Charge, Running),
         sender: mpsc::Sender<Result<Event, Failure>>,
     ) -> Self {
         let now = Instant::now();
@@ -234,6 +245,7 @@ impl Run {
             job,
             entry,
             charge,
+            running,
             sender,
             started: now,
             load_ns: 0,
@@ -259,6 +271,8 @@ impl Run {
     async fn drive(&mut self) -> Result<(), Failure> {
         self.load().await?;
         self.load_ns = nanos(self.started.elapsed());
+        let loaded = ms(self.started.elapsed());
+        self.running.note(|record| record.load_ms = Some(loaded));
         let place = self.gateway.admit(&self.job, &self.ask.shape).await?;
         if !self.take_up().await {
             return Ok(());
@@ -315,6 +329,7 @@ impl Run {
                 Err(Unopened { seat, end }) => (seat, end),
                 Ok(opened) => {
                     let seat = Arc::clone(&opened.seat);
+                    self.running.goes_on_at(&seat, self.ask.policy, self.resumes);
                     (seat, Attempt { run: self, opened }.forward().await)
                 }
             };
@@ -372,6 +387,7 @@ impl Run {
         {
             self.first_text = Some(Instant::now());
             self.entry.started();
+            self.running.first_text();
             let model = self.job.model.name.to_string();
             telemetry::first_token(&model, self.started.elapsed());
         }

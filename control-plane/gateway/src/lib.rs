@@ -25,6 +25,7 @@ pub mod error;
 mod format;
 mod gate;
 mod health;
+mod history;
 mod keep_alive;
 mod logprobs;
 mod names;
@@ -80,6 +81,7 @@ pub struct Gateway {
     throttle: auth::throttle::Throttle,
     refusals: auth::refusals::Refusals,
     quotas: quotas::Quotas,
+    history: history::History,
     oidc: Option<Arc<auth::oidc::Oidc>>,
 }
 
@@ -105,6 +107,7 @@ impl Gateway {
             throttle: auth::throttle::Throttle::default(),
             refusals: auth::refusals::Refusals::default(),
             quotas: quotas::Quotas::default(),
+            history: history::History::default(),
             oidc,
         })
     }

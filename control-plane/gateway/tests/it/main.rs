@@ -16,6 +16,7 @@ mod errors;
 mod failover;
 mod format;
 mod fuzz;
+mod history;
 mod http;
 mod joins;
 mod keys;
