@@ -118,6 +118,8 @@ fn broken_templates_are_told() {
         "{{ .Prompt; }}",
         "{{ 'ab' }}",
         "{{ 1x }}",
+        "{{ nil }}",
+        "{{ if (nil) }}{{ end }}",
     ];
     for source in sources {
         let read = GoTemplate::new(source);
