@@ -280,6 +280,25 @@ async fn one_answer_is_wrapped_on_a_terminal_and_as_it_is_in_a_pipe() {
     assert!(shown.lines().filter(|line| !line.is_empty()).count() >= 4, "{shown}");
     assert_eq!(terminal.end().await, 0);
 
+    // Markdown is styled where there are colours, and its marks stay.
+    let said = json!([{"role": "user", "content": "Well?"}, {"role": "assistant", "content": "It is **so**."}]);
+    let made = json!({"model": "marked", "from": MODEL, "stream": false, "messages": said});
+    cluster.api(0).post("/api/create", &made).await.expect("created");
+    for (variable, bold) in [("ANYTHING", true), ("NO_COLOR", false)] {
+        let env = [("OLLAMA_HOST", url.as_str()), (variable, "1")];
+        let mut terminal = Terminal::start(&["run", "marked"], TALL, home.path(), &env);
+        terminal.shows(">>> Well?\nIt is **so**.").await;
+        assert_eq!(terminal.is_bold("so**"), Some(bold), "{variable}");
+        assert_eq!(terminal.is_bold("It is"), Some(false));
+        terminal
+            .wait("a prompt", |screen| {
+                screen.trim_end().lines().last().is_some_and(|line| line.starts_with(">>>"))
+            })
+            .await;
+        terminal.line("/bye");
+        assert_eq!(terminal.end().await, 0);
+    }
+
     let encoder = tiny_encoder(&cluster, "bert");
     cluster.serve_file("encoder:tiny", &encoder).await.expect("the encoder is served");
     let (vector, _) = piped(&["run", "encoder:tiny", "--dimensions", "8", "the cat"], "");
