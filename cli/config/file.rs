@@ -201,6 +201,7 @@ mod tests {
             let findings = parsed(text).expect_err(text);
             assert_eq!(findings[0].line, line, "{text:?}: {findings:?}");
             assert!(findings[0].text.contains(said), "{text:?}: {findings:?}");
+            assert!(!findings[0].text.contains("--help"), "{findings:?}");
         }
         let all =
             parsed("[worker]\nthread = 4\n[up]\nnodes = \"x\"\nnode = 1\n").expect_err("wrong");
