@@ -51,9 +51,10 @@ impl Client {
 
     /// The same cluster through one node of it and no other, with the credential of this client.
     pub async fn only(&self, node: Endpoint) -> Result<Self, Failure> {
+        let trust = self.trust().and_left_for(std::slice::from_ref(&node));
         match self.bearer().await? {
-            Some(bearer) => Self::with_key(node, bearer.0.as_str()),
-            None => Self::alone(node),
+            Some(bearer) => Self::with_key(node, bearer.0.as_str(), trust),
+            None => Self::alone(node, trust),
         }
     }
 }

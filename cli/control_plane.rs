@@ -3,7 +3,7 @@
 use crate::daemon::{self, StopSignals};
 use crate::exit::Failure;
 use crate::{edge, human, oidc, out, secret};
-use ollamamax_control_plane::{ControlPlaneNode, NodeConfig, Policy};
+use ollamamax_control_plane::{ControlPlaneNode, NodeConfig, Policy, Target};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -76,6 +76,10 @@ struct NodeArgs {
     /// prefix
     #[arg(long, value_name = "POLICY", env = "OLLAMAMAX_BALANCING")]
     balancing: Option<String>,
+    /// Export the audit trail for as long as the node runs: file:PATH (JSON lines), stdout, or otlp:URL (a receiver of OTLP
+    /// logs over gRPC; the leader sends, so give it to every node). May be given several times, or with commas
+    #[arg(long, value_name = "TARGET", env = "OLLAMAMAX_AUDIT_EXPORT", value_delimiter = ',')]
+    audit_export: Vec<Target>,
     #[command(flatten)]
     edge: edge::Args,
     #[command(flatten)]
@@ -92,8 +96,7 @@ impl From<JoinArgs> for Args {
 
 /// Runs it.
 pub async fn run(args: Args) -> Result<(), Failure> {
-    args.node.daemon.warn();
-    daemon::log(args.node.daemon.log_format)?;
+    args.node.daemon.begin()?;
     let mut signals = StopSignals::listen(args.node.daemon.exit_with_stdin)?;
     let config = config(args)?;
     let started = tokio::select! {
@@ -139,6 +142,7 @@ fn config(args: Args) -> Result<NodeConfig, Failure> {
     node.edge.apply(&mut config)?;
     node.oidc.apply(&mut config)?;
     config.sealing = sealing;
+    config.audit_export = node.audit_export;
     if !node.anonymous.is_empty() {
         config.gateway.anonymous = Some(node.anonymous.into_iter().collect());
     }

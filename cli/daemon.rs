@@ -3,8 +3,8 @@
 //! A daemon stops gracefully on SIGTERM, SIGINT, or, when a supervisor asks for it, on the end of stdin: so no child outlives a
 //! supervisor that was killed. A second signal ends it at once.
 
-use crate::environment;
 use crate::exit::Failure;
+use crate::{dumps, environment};
 use ollamamax_proto::limits;
 use std::fmt::{self, Write as _};
 use std::io::Read;
@@ -25,14 +25,22 @@ pub struct Args {
     /// Stop gracefully when stdin ends
     #[arg(long, hide = true)]
     pub exit_with_stdin: bool,
+    #[command(flatten)]
+    pub dumps: dumps::Args,
 }
 
 impl Args {
-    /// Tells of variables that are set in vain, unless whoever supervises it has done so.
-    pub fn warn(&self) {
+    /// What every daemon does before anything else: it tells of variables that are set in vain, unless whoever supervises it has
+    /// done so, starts its log, and shuts others out of its memory.
+    pub fn begin(&self) -> Result<(), Failure> {
         if !self.exit_with_stdin {
             environment::warn();
         }
+        log(self.log_format)?;
+        if let Err(why) = self.dumps.apply() {
+            tracing::warn!("{why}");
+        }
+        Ok(())
     }
 }
 
@@ -47,7 +55,7 @@ pub enum LogFormat {
 
 /// Sends logs to stderr. `OLLAMAMAX_LOG`, else `RUST_LOG`, filters them; without either: `info`, of Raft only warnings, and of our
 /// own code what `OLLAMA_DEBUG` asks for.
-pub fn log(format: LogFormat) -> Result<(), Failure> {
+fn log(format: LogFormat) -> Result<(), Failure> {
     let wanted = ["OLLAMAMAX_LOG", "RUST_LOG"]
         .into_iter()
         .find_map(|name| Some((name, std::env::var(name).ok().filter(|text| !text.is_empty())?)));

@@ -70,7 +70,7 @@ pub enum Quotas {
     /// List the quotas
     #[command(visible_alias = "ls")]
     List(Output),
-    /// Set a quota, replacing the one there was; what is not named is not limited
+    /// Set a quota, replacing the one there was; what is not named is not limited; what is made, as usual
     Set {
         /// `key:ID`, `user:NAME`, `model:NAME`, or `anybody`
         of: String,
@@ -89,6 +89,12 @@ pub enum Quotas {
         /// Answers under way at once
         #[arg(long, value_name = "N")]
         streams: Option<u32>,
+        /// Models created or copied per day; 1000 where nothing is set
+        #[arg(long, value_name = "N")]
+        models_per_day: Option<u32>,
+        /// Bytes uploaded per day; 4 TiB where nothing is set
+        #[arg(long, value_name = "N")]
+        blob_bytes_per_day: Option<u64>,
     },
     /// Remove a quota
     Rm {
@@ -177,6 +183,8 @@ fn list_quotas(answer: &Value) -> String {
         "output_tokens_per_minute",
         "tokens_per_day",
         "streams",
+        "models_per_day",
+        "blob_bytes_per_day",
     ];
     let row = |quota: &Value| {
         let cell = |field: &str| {
@@ -185,8 +193,16 @@ fn list_quotas(answer: &Value) -> String {
         std::iter::once(text(quota, "of")).chain(fields.map(cell)).collect()
     };
     let rows: Vec<_> = answer["quotas"].as_array().into_iter().flatten().map(row).collect();
-    let header =
-        ["OF", "REQUESTS/MIN", "PROMPT TOKENS/MIN", "OUTPUT TOKENS/MIN", "TOKENS/DAY", "STREAMS"];
+    let header = [
+        "OF",
+        "REQUESTS/MIN",
+        "PROMPT TOKENS/MIN",
+        "OUTPUT TOKENS/MIN",
+        "TOKENS/DAY",
+        "STREAMS",
+        "MODELS/DAY",
+        "BLOB BYTES/DAY",
+    ];
     table::render(&header, &rows)
 }
 
@@ -226,6 +242,8 @@ pub async fn quotas(client: &Client, args: &Quotas) -> Result<(), Failure> {
             output_tokens_per_minute,
             tokens_per_day,
             streams,
+            models_per_day,
+            blob_bytes_per_day,
         } => {
             let mut body = Map::new();
             let mut set = |name: &str, value: Option<u64>| {
@@ -236,6 +254,8 @@ pub async fn quotas(client: &Client, args: &Quotas) -> Result<(), Failure> {
             set("output_tokens_per_minute", output_tokens_per_minute.map(u64::from));
             set("tokens_per_day", *tokens_per_day);
             set("streams", streams.map(u64::from));
+            set("models_per_day", models_per_day.map(u64::from));
+            set("blob_bytes_per_day", *blob_bytes_per_day);
             client.put(&format!("/admin/v1/quotas/{of}"), &Value::Object(body)).await?;
             out::line(&format!("{of} has a quota"));
         }

@@ -24,6 +24,7 @@ mod credentials;
 mod daemon;
 mod deploy;
 mod doctor;
+mod dumps;
 mod edge;
 mod embed;
 mod environment;
@@ -60,6 +61,7 @@ mod suggest;
 mod synth;
 mod table;
 mod top;
+mod trust;
 mod up;
 mod upload;
 mod users;
@@ -74,7 +76,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use client::Client;
 use exit::{EXIT_CODES_HELP, Failure};
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Many machines behind one Ollama- and OpenAI-compatible endpoint
@@ -84,6 +86,9 @@ struct Cli {
     /// Node to talk to, or several with commas between: host[:port] or http[s]://host[:port][/path]
     #[arg(long, global = true, env = "OLLAMA_HOST", value_name = "HOST")]
     host: Option<String>,
+    /// A file with authorities (PEM) that vouch for the server's certificate, beside those of the system
+    #[arg(long, global = true, env = "OLLAMAMAX_CA_FILE", value_name = "PATH")]
+    ca_file: Option<PathBuf>,
     /// Configuration file; else ollamamax.toml in the user's configuration directory or in /etc/ollamamax
     #[arg(long, global = true, env = "OLLAMAMAX_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
@@ -204,10 +209,15 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = match parse(std::env::args_os().collect()) {
+    let mut cli = match parse(std::env::args_os().collect()) {
         Ok(cli) => cli,
         Err(failure) => return report(&failure),
     };
+    if let Some(Command::Worker(args)) = &mut cli.command
+        && let Err(failure) = args.confine()
+    {
+        return report(&failure);
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return report(&Failure::Other(format!("cannot start threads: {error}"))),
@@ -235,7 +245,7 @@ fn report(failure: &Failure) -> ExitCode {
 }
 
 async fn dispatch(cli: Cli) -> Result<(), Failure> {
-    let host = cli.host.as_deref();
+    let host = Server { host: cli.host.as_deref(), ca_file: cli.ca_file.as_deref() };
     let Some(command) = cli.command else {
         if cli.version {
             return talk(host, async |client| {
@@ -250,7 +260,9 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
     };
     match command {
         Command::Up(args) => up::run(args).await,
-        Command::Serve(args) => serve::run(args, host.filter(|_| !cli.host_is_configured)).await,
+        Command::Serve(args) => {
+            serve::run(args, host.host.filter(|_| !cli.host_is_configured)).await
+        }
         Command::ControlPlane(args) => control_plane::run(*args).await,
         Command::Worker(args) => worker::run(args).await,
         Command::Cluster(cluster::Args::Join(args)) => control_plane::run((*args).into()).await,
@@ -274,7 +286,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Push(args) => talk(host, async |c| push::run(c, &args).await).await,
         Command::Signin => Err(account::signin()),
         Command::Signout => Err(account::signout()),
-        Command::Launch(args) => Err(account::launch(&args, host)),
+        Command::Launch(args) => Err(account::launch(&args, host.host)),
         Command::Stop(args) => talk(host, async |c| stop::run(c, &args).await).await,
         Command::Login(args) => talk(host, async |c| login::login(c, &args).await).await,
         Command::Logout => talk(host, async |c| login::logout(c).await).await,
@@ -300,12 +312,19 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
     }
 }
 
+/// Which server a command talks to.
+#[derive(Clone, Copy)]
+struct Server<'a> {
+    host: Option<&'a str>,
+    ca_file: Option<&'a Path>,
+}
+
 /// Runs a command that talks to a server, and learns the cluster's addresses for the next one.
 async fn talk(
-    host: Option<&str>,
+    server: Server<'_>,
     command: impl AsyncFnOnce(&Client) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    let client = Client::new(host)?;
+    let client = Client::new(server.host, server.ca_file)?;
     let done = match command(&client).await {
         Err(failure) => Err(suggest::next(&client, failure).await),
         Ok(()) => Ok(()),

@@ -8,6 +8,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::Response;
+use ollamamax_proto::audit::Note;
 use ollamamax_proto::limits;
 use std::convert::Infallible;
 use tokio::time::{Duration, Instant};
@@ -50,6 +51,8 @@ pub struct Asker {
     pub caller: String,
     /// Whose quotas it uses.
     pub payer: Payer,
+    /// Who it is and from where, for the trail.
+    pub by: Note,
     /// How urgent it is.
     pub class: Class,
     /// When the answer is of no use any more, if the client said so.
@@ -127,7 +130,13 @@ impl Asker {
                 Some(Deadline { at: now + given, given })
             }
         };
-        Ok(Self { caller, payer: Payer::default(), class: Class::of(request)?, deadline })
+        let class = Class::of(request)?;
+        Ok(Self { caller, payer: Payer::default(), by: Note::default(), class, deadline })
+    }
+
+    /// A note of what it has done, to be completed by what came of it.
+    pub fn note(&self, action: &str, object: impl ToString) -> Note {
+        Note { action: action.to_owned(), object: object.to_string(), ..self.by.clone() }
     }
 }
 

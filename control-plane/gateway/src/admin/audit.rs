@@ -5,7 +5,7 @@ use crate::{Gateway, stream};
 use axum::extract::{Query, State};
 use axum::response::Response;
 use ollamamax_proto::Digest;
-use ollamamax_proto::audit::Record;
+use ollamamax_proto::audit::{Line, Record};
 use ollamamax_proto::limits;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -24,21 +24,8 @@ pub(crate) struct Page {
     last: Option<usize>,
 }
 
-/// A record as a JSON object: one line of an exported trail.
-pub fn line(record: &Record) -> Value {
-    let note = &record.note;
-    json!({
-        "number": record.number,
-        "at": record.at,
-        "actor": note.actor,
-        "via": note.via,
-        "from": note.from,
-        "request": note.request,
-        "action": note.action,
-        "object": note.object,
-        "outcome": note.outcome,
-        "hash": Digest(record.hash).hex(),
-    })
+fn line(record: &Record) -> Value {
+    Line::Record(Box::new(record.clone())).value()
 }
 
 /// The handler. What was acknowledged before is in it.

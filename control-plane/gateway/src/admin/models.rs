@@ -5,6 +5,7 @@ use super::{shape, trial, workers};
 use crate::auth::Caller;
 use crate::error::{Failure, Problem};
 use crate::keep_alive::KeepAlive;
+use crate::request::Asker;
 use crate::{Gateway, body, stream};
 use axum::body::Body;
 use axum::extract::{Path, State};
@@ -173,7 +174,8 @@ async fn deploy(
     }
     let keep_alive = deploy.keep_alive.unwrap_or(KeepAlive(-1));
     if keep_alive.is_unload() {
-        gateway.unload(&model.name).await?;
+        let asker = Asker { by: caller.note("", ""), ..Asker::default() };
+        gateway.unload(&asker, &model.name).await?;
         return Ok(stream::plain_json(&json!({"model": model.name, "replicas": 0})));
     }
     let lifetime = match u64::try_from(keep_alive.0) {
