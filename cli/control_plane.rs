@@ -3,7 +3,7 @@
 use crate::daemon::{self, StopSignals};
 use crate::exit::Failure;
 use crate::{edge, human, oidc, out, secret};
-use ollamamax_control_plane::{ControlPlaneNode, NodeConfig, Policy};
+use ollamamax_control_plane::{ControlPlaneNode, NodeConfig, Policy, Sharing};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -70,6 +70,10 @@ struct NodeArgs {
     /// prefix
     #[arg(long, value_name = "POLICY", env = "OLLAMAMAX_BALANCING")]
     balancing: Option<String>,
+    /// Whose requests share what is cached of prompts: each `user` with itself alone, or the whole `cluster`. How fast a first
+    /// token comes tells those that share how prompts of the others begin. The same on every node
+    #[arg(long, value_name = "user|cluster", env = "OLLAMAMAX_PREFIX_SHARING")]
+    prefix_sharing: Option<String>,
     #[command(flatten)]
     edge: edge::Args,
     #[command(flatten)]
@@ -152,6 +156,10 @@ fn config(args: Args) -> Result<NodeConfig, Failure> {
     if let Some(text) = &node.balancing {
         let policy = text.parse::<Policy>();
         config.gateway.balancing = policy.map_err(|error| Failure::Usage(error.to_string()))?;
+    }
+    if let Some(text) = &node.prefix_sharing {
+        let sharing = text.parse::<Sharing>();
+        config.gateway.sharing = sharing.map_err(|error| Failure::Usage(error.to_string()))?;
     }
     if let Some(text) = &node.load_timeout {
         let ms = duration("--load-timeout", text)?;

@@ -36,7 +36,7 @@ pub use generation::Generation;
 use ollamamax_core::budget::RetryBudget;
 use ollamamax_core::record::ModelRecord;
 use ollamamax_core::route::{Policy, Shape};
-use ollamamax_proto::inference::{FinishReason, Options, Prompt, TokenLogprob};
+use ollamamax_proto::inference::{FinishReason, Options, Prompt, Salt, TokenLogprob};
 use ollamamax_proto::{Millis, ModelName, limits};
 use opening::Unopened;
 pub use resume::Resumed;
@@ -202,6 +202,8 @@ struct Run {
     prompt_tokens: u32,
     /// What a pick sees of it; its size grows with the tokens.
     ask: Ask,
+    /// With whom it shares what is cached.
+    salt: Salt,
     last_touch: Instant,
 }
 
@@ -213,7 +215,8 @@ impl Run {
         sender: mpsc::Sender<Result<Event, Failure>>,
     ) -> Self {
         let now = Instant::now();
-        let prefix = Arc::new(prefix::of(&job.model, &job.prompt));
+        let salt = gateway.config.sharing.salt(&job.asker.payer);
+        let prefix = Arc::new(prefix::of(&job.model, salt, &job.prompt));
         let shape = Shape { prefix_hash: prefix.home(), ..estimate(&job.prompt, &job.options) };
         let ask = Ask { policy: gateway.policy_of(&job.model.name), shape, prefix };
         Self {
@@ -237,6 +240,7 @@ impl Run {
             tries: Tries::new(),
             prompt_tokens: ask.shape.prompt_tokens,
             ask,
+            salt,
             last_touch: now,
         }
     }

@@ -8,6 +8,7 @@ use crate::tokenizer::{Tokenizer, TokenizerError};
 use crate::vocabulary::Vocabulary;
 use ollamamax_gguf::Gguf;
 use ollamamax_proto::inference::{EmbedInput, Message, Options, Predict, Prompt};
+use ollamamax_proto::prefix::Salt;
 
 /// A model that cannot be used for its texts.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +91,8 @@ pub struct Prepared {
     pub constraint: Option<Constraint>,
     /// What the blocks of the prompt stand for, where the sender says so.
     pub marks: Marks,
+    /// With whom it shares what is cached.
+    pub salt: Salt,
 }
 
 /// A model's tokenizer and chat template.
@@ -165,8 +168,8 @@ impl TextModel {
         let compile = |format| self.grammars.compile(&self.tokenizer, format);
         let constraint = options.format.as_ref().map(compile).transpose()?;
         let (options, caller) = (options.clone(), String::new());
-        let marks = Marks::default();
-        Ok(Prepared { tokens, options, context_tokens, caller, constraint, marks })
+        let (marks, salt) = (Marks::default(), Salt::SHARED);
+        Ok(Prepared { tokens, options, context_tokens, caller, constraint, marks, salt })
     }
 
     /// The tokens of an input to embed: a text with what the model wants around it, tokens as they are.

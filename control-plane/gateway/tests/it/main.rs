@@ -25,6 +25,7 @@ mod priority;
 mod quotas;
 mod rollout;
 mod shapes;
+mod sharing;
 mod streams;
 mod survival;
 mod worker;

@@ -98,6 +98,7 @@ impl Text for FakeText {
                 caller: String::new(),
                 constraint: None,
                 marks: Default::default(),
+                salt: Default::default(),
             }),
             _ => Err(BadRequest("the prompt is empty".to_owned())),
         }
