@@ -555,6 +555,8 @@ pub const SIGNING_KEYS_COUNT: usize = 8;
 pub const SIGNING_KEY_BYTES: usize = 8_192;
 /// Most authorities at once.
 pub const AUTHORITIES_COUNT: usize = 4;
+/// Shortest life of a certificate of a node or worker that may be asked for, in milliseconds: it is renewed in time by a busy machine.
+pub const CERTIFICATE_MIN_MS: u64 = 5_000;
 /// Longest life of a certificate of a node or worker, in milliseconds.
 pub const CERTIFICATE_MAX_MS: u64 = 24 * 3_600_000;
 /// Most join tokens at once.

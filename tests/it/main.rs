@@ -10,6 +10,7 @@ mod fuzz;
 mod members;
 mod placement;
 mod rollout;
+mod rotation;
 mod sandbox;
 mod split;
 mod streams;
