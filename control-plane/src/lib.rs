@@ -41,4 +41,5 @@ pub use export::{InvalidTarget, Target};
 pub use node::{ControlPlaneNode, Running};
 pub use ollamamax_core::route::Policy;
 pub use ollamamax_gateway::OidcConfig;
+pub use ollamamax_gateway::Sharing;
 pub use ollamamax_gateway::edge::Network;

@@ -12,6 +12,7 @@ mod members;
 mod operate;
 mod placement;
 mod rollout;
+mod rotation;
 mod sandbox;
 mod split;
 mod streams;

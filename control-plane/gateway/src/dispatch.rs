@@ -38,7 +38,7 @@ pub use generation::Generation;
 use ollamamax_core::budget::RetryBudget;
 use ollamamax_core::record::ModelRecord;
 use ollamamax_core::route::{Policy, Shape};
-use ollamamax_proto::inference::{FinishReason, Options, Prompt, TokenLogprob};
+use ollamamax_proto::inference::{FinishReason, Options, Prompt, Salt, TokenLogprob};
 use ollamamax_proto::{Millis, ModelName, limits};
 use opening::Unopened;
 pub use resume::Resumed;
@@ -226,6 +226,8 @@ struct Run {
     told: bool,
     /// What a pick sees of it; its size grows with the tokens.
     ask: Ask,
+    /// With whom it shares what is cached.
+    salt: Salt,
     last_touch: Instant,
 }
 
@@ -237,7 +239,8 @@ impl Run {
         sender: mpsc::Sender<Result<Event, Failure>>,
     ) -> Self {
         let now = Instant::now();
-        let prefix = Arc::new(prefix::of(&job.model, &job.prompt));
+        let salt = gateway.config.sharing.salt(&job.asker.payer);
+        let prefix = Arc::new(prefix::of(&job.model, salt, &job.prompt));
         let shape = Shape { prefix_hash: prefix.home(), ..estimate(&job.prompt, &job.options) };
         let ask = Ask { policy: gateway.policy_of(&job.model.name), shape, prefix };
         Self {
@@ -264,6 +267,7 @@ impl Run {
             cached_tokens: 0,
             told: false,
             ask,
+            salt,
             last_touch: now,
         }
     }

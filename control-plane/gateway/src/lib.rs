@@ -38,6 +38,7 @@ mod quotas;
 mod request;
 pub mod secrets;
 mod sessions;
+mod sharing;
 mod stream;
 pub mod streams;
 mod telemetry;
@@ -48,6 +49,7 @@ pub use admin::authorities::{seal as seal_authority, unseal as unseal_authority}
 pub use admin::joins::id_of as join_token_id;
 pub use auth::credential;
 pub use config::Config;
+pub use sharing::{Sharing, UnknownSharing};
 
 use auth::guard::Policy::{All, Known, Needs, Open};
 use auth::guard::Routes;

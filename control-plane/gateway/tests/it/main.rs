@@ -30,6 +30,7 @@ mod quotas;
 mod responses;
 mod rollout;
 mod shapes;
+mod sharing;
 mod streams;
 mod survival;
 mod worker;
