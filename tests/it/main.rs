@@ -5,6 +5,7 @@ mod cli;
 mod clients;
 mod cluster;
 mod embed;
+mod export;
 mod members;
 mod placement;
 mod rollout;
