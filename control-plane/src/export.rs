@@ -27,7 +27,7 @@ use otlp::OtlpSink;
 use piece::Piece;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use stdout::StdoutSink;
 pub use target::{InvalidTarget, Target};
 
@@ -55,6 +55,9 @@ pub(crate) struct Export {
     target: Target,
     sink: Sink,
     published: Arc<Published>,
+    leadership: Leadership,
+    /// Since when the target has been ahead of this node.
+    ahead_since: Option<Instant>,
 }
 
 enum Sink {
@@ -88,11 +91,11 @@ impl Export {
             Target::File(path) => Sink::File(FileSink::open(path.clone(), cursor)?),
             Target::Stdout => Sink::Stdout(StdoutSink::open(cursor)?),
             Target::Otlp(url) => {
-                let sink = OtlpSink::new(url, id, leadership, client);
+                let sink = OtlpSink::new(url, id, leadership.clone(), client);
                 Sink::Otlp(Box::new(sink.map_err(ExportError::Foreign)?))
             }
         };
-        Ok(Self { target, sink, published })
+        Ok(Self { target, sink, published, leadership, ahead_since: None })
     }
 
     /// Runs until cancelled.
@@ -151,6 +154,7 @@ impl Export {
             )));
         }
         let after = last.map(|(number, _)| number);
+        self.check_ahead(&state, after.unwrap_or(0))?;
         self.measure(&state, after.unwrap_or(0));
         let Some(piece) = Piece::next(trail, after, Millis::now()) else {
             if let Sink::Otlp(otlp) = &mut self.sink {
@@ -168,6 +172,23 @@ impl Export {
             Sink::Otlp(otlp) => otlp.send(&state, piece).await?,
         }
         Ok(Step::Went)
+    }
+
+    /// A node that catches up is behind for a while; one that leads never is.
+    fn check_ahead(&mut self, state: &State, after: u64) -> Result<(), ExportError> {
+        let last = state.access.last_record().map_or(0, |record| record.number);
+        if after <= last {
+            self.ahead_since = None;
+            return Ok(());
+        }
+        let since = *self.ahead_since.get_or_insert_with(Instant::now);
+        let patience = Duration::from_millis(limits::AUDIT_AHEAD_MS);
+        if !self.leadership.leads() && since.elapsed() < patience {
+            return Ok(());
+        }
+        Err(ExportError::Foreign(format!(
+            "it ends with record {after}, the trail of this cluster with {last}: it is of another cluster; move it away"
+        )))
     }
 
     fn measure(&self, state: &State, after: u64) {

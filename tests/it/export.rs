@@ -78,6 +78,35 @@ async fn a_node_exports_its_trail_by_itself_and_each_record_once() {
     cluster.wait("each record is printed", DEADLINE, all).await.expect("printed");
 }
 
+/// A file that another cluster wrote is neither gone on with nor changed, and that is told.
+#[tokio::test]
+async fn the_file_of_another_cluster_is_left_alone_and_told_of() {
+    let home = tempfile::tempdir().expect("a directory");
+    let file = home.path().join("audit.jsonl");
+    let env = [("OLLAMAMAX_AUDIT_EXPORT", format!("file:{}", file.display()))];
+    let first = start(&env).await;
+    for nth in 0..40 {
+        user(&first, &format!("u{nth}"), "user").await;
+    }
+    let read = || std::fs::read_to_string(&file).unwrap_or_default();
+    let all = async || {
+        let last = read().lines().last().map(str::to_owned).unwrap_or_default();
+        if last.contains("\"u39\"") { Ok(()) } else { Err(last) }
+    };
+    first.wait("the file has all", DEADLINE, all).await.expect("exported");
+    drop(first);
+    let before = read();
+    let second = start(&env).await;
+    let told = async || {
+        let log = second.logs();
+        let line = log.lines().find(|line| line.contains("move it away"));
+        line.map(drop).ok_or("not told".to_owned())
+    };
+    second.wait("it is told", DEADLINE, told).await.expect("told");
+    user(&second, "alice", "developer").await;
+    assert_eq!(read(), before);
+}
+
 /// Counts what it takes.
 struct Counting(Arc<AtomicUsize>);
 
