@@ -12,6 +12,7 @@
 
 mod cursor;
 mod file;
+mod headers;
 mod otlp;
 mod piece;
 mod stdout;
@@ -21,6 +22,7 @@ use crate::client::Client;
 use crate::leader::Leadership;
 use crate::watch::Published;
 use file::FileSink;
+pub use headers::{Headers, InvalidHeaders};
 use ollamamax_core::State;
 use ollamamax_proto::{Digest, Millis, backoff, limits};
 use otlp::OtlpSink;
@@ -84,6 +86,7 @@ impl Export {
         dir: &Path,
         published: Arc<Published>,
         (leadership, client): (Leadership, Client),
+        headers: &Headers,
     ) -> Result<Self, ExportError> {
         let id = Digest::of(target.to_string().as_bytes()).hex()[..16].to_owned();
         let cursor = cursor::Cursor::new(dir.join("audit-export").join(&id));
@@ -91,7 +94,7 @@ impl Export {
             Target::File(path) => Sink::File(FileSink::open(path.clone(), cursor)?),
             Target::Stdout => Sink::Stdout(StdoutSink::open(cursor)?),
             Target::Otlp(url) => {
-                let sink = OtlpSink::new(url, id, leadership.clone(), client);
+                let sink = OtlpSink::new(url, id, (leadership.clone(), client), headers);
                 Sink::Otlp(Box::new(sink.map_err(ExportError::Foreign)?))
             }
         };

@@ -107,6 +107,9 @@ async fn the_file_of_another_cluster_is_left_alone_and_told_of() {
     assert_eq!(read(), before);
 }
 
+/// What the receiver wants to see.
+const SHOWN: &str = "Bearer canary-8c41";
+
 /// Counts what it takes.
 struct Counting(Arc<AtomicUsize>);
 
@@ -116,6 +119,9 @@ impl LogsService for Counting {
         &self,
         request: Request<ExportLogsServiceRequest>,
     ) -> Result<Response<ExportLogsServiceResponse>, Status> {
+        if request.metadata().get("authorization").is_none_or(|shown| shown != SHOWN) {
+            return Err(Status::unauthenticated("who are you"));
+        }
         let logs = request.into_inner().resource_logs;
         let scopes = logs.iter().flat_map(|logs| &logs.scope_logs);
         let count = scopes.map(|scope| scope.log_records.len()).sum();
@@ -150,6 +156,7 @@ async fn a_receiver_over_tls_gets_the_trail_only_when_it_is_believed() {
     let cluster = start(&[
         ("OLLAMAMAX_AUDIT_EXPORT", format!("otlp:{good},otlp:{stranger}")),
         ("SSL_CERT_FILE", authorities.display().to_string()),
+        ("OTEL_EXPORTER_OTLP_HEADERS", format!("Authorization={}", SHOWN.replace(' ', "%20"))),
     ])
     .await;
     user(&cluster, "alice", "developer").await;
@@ -167,4 +174,5 @@ async fn a_receiver_over_tls_gets_the_trail_only_when_it_is_believed() {
     };
     cluster.wait("the other one is not believed", DEADLINE, told).await.expect("told");
     assert_eq!(never.load(Ordering::SeqCst), 0);
+    assert!(!cluster.logs().contains("canary"), "what is shown to it is in no log");
 }
