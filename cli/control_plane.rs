@@ -152,6 +152,7 @@ fn config(args: Args) -> Result<NodeConfig, Failure> {
     node.oidc.apply(&mut config)?;
     config.sealing = sealing;
     config.audit_export = node.audit_export;
+    config.audit_headers = secret::receiver_headers()?;
     if !node.anonymous.is_empty() {
         config.gateway.anonymous = Some(node.anonymous.into_iter().collect());
     }

@@ -601,6 +601,8 @@ pub const AUDIT_EXPORT_COUNT: usize = 256;
 pub const AUDIT_EXPORT_PERIOD_MS: u64 = 200;
 /// How often the cluster is told how far a receiver is, in milliseconds: so much comes twice at most when another node leads.
 pub const AUDIT_CURSOR_MS: u64 = 2_000;
+/// How long a node that does not lead may be behind what it exported before that is not believed, in milliseconds.
+pub const AUDIT_AHEAD_MS: u64 = 60_000;
 /// How long a receiver may take to answer, in milliseconds.
 pub const AUDIT_EXPORT_TIMEOUT_MS: u64 = 10_000;
 /// Longest pause before an export that failed is tried again, in milliseconds.

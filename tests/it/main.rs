@@ -7,6 +7,7 @@ mod clients;
 mod cluster;
 mod dumps;
 mod embed;
+mod export;
 mod fuzz;
 mod members;
 mod operate;

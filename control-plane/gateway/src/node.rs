@@ -31,7 +31,7 @@ impl Gateway {
             object: "signing-keys".to_owned(),
             ..Note::default()
         };
-        let made = self.new_signing_key(false, |command| (note, command)).await;
+        let made = self.new_signing_key(false, None, |command| (note, command)).await;
         made.map(drop).map_err(|failure| failure.to_string())
     }
 }
