@@ -15,6 +15,7 @@ mod count;
 mod embed;
 mod estimate;
 mod generation;
+mod job;
 mod opening;
 mod prefix;
 mod race;
@@ -23,22 +24,23 @@ mod tries;
 mod waiting;
 
 use crate::Gateway;
-use crate::demand::{Use, Want};
+use crate::demand::Use;
 use crate::error::Failure;
 use crate::history::{Running, ms};
 use crate::quotas::Charge;
-use crate::request::{Asker, Deadline};
-use crate::streams::{Hold, Kept};
+use crate::request::Deadline;
+use crate::streams::Hold;
 use crate::telemetry;
 use crate::workers::route::{Ask, Route};
 use attempt::{Attempt, End};
 pub use embed::{EmbedJob, Vectors};
 use estimate::{count, estimate};
 pub use generation::Generation;
+pub use job::{Event, Job, Piece, Summary};
 use ollamamax_core::budget::RetryBudget;
 use ollamamax_core::record::ModelRecord;
 use ollamamax_core::route::{Policy, Shape};
-use ollamamax_proto::inference::{FinishReason, Options, Prompt, Salt, TokenLogprob};
+use ollamamax_proto::inference::{Options, Prompt, Salt, TokenLogprob};
 use ollamamax_proto::{Millis, ModelName, limits};
 use opening::Unopened;
 pub use resume::Resumed;
@@ -47,73 +49,6 @@ use tokio::sync::mpsc;
 use tokio::time::{Duration, Instant};
 use tracing::Instrument;
 use tries::Tries;
-
-/// What is to be generated.
-#[derive(Clone, Debug)]
-pub struct Job {
-    /// For logs, here and at the worker.
-    pub request_id: String,
-    /// Who asks, and until when.
-    pub asker: Asker,
-    /// The model as resolved.
-    pub model: ModelRecord,
-    /// What it continues.
-    pub prompt: Prompt,
-    /// How; the seed is set.
-    pub options: Options,
-    /// What the request asks about its model.
-    pub want: Want,
-    /// Under which id it goes on elsewhere, should this gateway die.
-    pub kept: Option<Kept>,
-    /// Where it goes on, when it has begun elsewhere.
-    pub resumed: Option<Resumed>,
-}
-
-/// What a client gets to see of a generation.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Event {
-    /// More text.
-    Text(Piece),
-    /// The end.
-    Done(Box<Summary>),
-}
-
-/// Text, and how likely the tokens behind it were where that was asked.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Piece {
-    /// The text.
-    pub text: String,
-    /// The tokens that released it. A token that released nothing by itself, such as the first bytes of a character, comes with
-    /// the text that follows; the tokens of a stop text do not come at all.
-    pub logprobs: Vec<TokenLogprob>,
-    /// How many tokens that were; told as log-probabilities are.
-    pub tokens: usize,
-}
-
-/// How a generation went.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Summary {
-    /// Why it ended.
-    pub reason: FinishReason,
-    /// Tokens of the prompt, cached ones included.
-    pub prompt_tokens: u32,
-    /// Of these, found in the cache of the worker that was asked last.
-    pub cached_tokens: u32,
-    /// Tokens generated.
-    pub output_tokens: u32,
-    /// From the request to a worker that has the model, in nanoseconds.
-    pub load_ns: u64,
-    /// Spent on the prompt, in nanoseconds.
-    pub prompt_ns: u64,
-    /// Spent on the output, in nanoseconds.
-    pub output_ns: u64,
-    /// From the request to the end, in nanoseconds.
-    pub total_ns: u64,
-    /// Tokens of prompt and output, to continue from.
-    pub context: Vec<u32>,
-    /// How often it went on at another worker.
-    pub resumes: u32,
-}
 
 impl Gateway {
     /// Starts a generation and returns when its first event is there, so that what fails before can still have a status.

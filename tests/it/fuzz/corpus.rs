@@ -158,15 +158,9 @@ pub fn for_node(names: &Names, heard: &[(&'static str, RaftRequest)]) -> Vec<Cas
         cases.push(case(SNAPSHOT, chunk));
     }
     cases.extend(control(names));
-    let used = AccountUsage {
-        models: 1,
-        blob_bytes: 1_000,
-        of: "user:alice".to_owned(),
-        requests: 1,
-        prompt_tokens: 10,
-        output_tokens: 20,
-        streams: 1,
-    };
+    let (requests, prompt_tokens) = (1, 10);
+    let of = "user:alice".to_owned();
+    let used = AccountUsage { of, requests, prompt_tokens, ..AccountUsage::default() };
     cases.push(case("/ollamamax.v1.Usage/Share", UsageNews { accounts: vec![used] }));
     let digest = names.blob.clone();
     cases.push(case("/ollamamax.v1.Blobs/Stat", BlobStatRequest { digest: digest.clone() }));
