@@ -36,7 +36,7 @@ const ERROR_TEXT_CHARS: usize = 2_000;
 
 /// How a request may be tried.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     /// Changes nothing: may be asked again elsewhere.
     Read,
     /// May have been done although no answer came.
@@ -46,7 +46,7 @@ enum Kind {
 }
 
 /// What is sent along.
-enum Body<'a> {
+pub(crate) enum Body<'a> {
     None,
     Json(&'a Value),
     /// JSON with a password or a token in it.
@@ -229,7 +229,7 @@ impl Client {
         all
     }
 
-    async fn send(
+    pub(crate) async fn send(
         &self,
         method: Method,
         path: &str,
@@ -295,6 +295,11 @@ impl Client {
             tried.push(node.to_string());
         }
         Err(Failure::Unreachable { tried, cause: trust::explain(cause) })
+    }
+
+    /// The node that answered last.
+    pub fn answered_by(&self) -> Option<Endpoint> {
+        self.answered.lock().ok().and_then(|guard| guard.clone())
     }
 
     fn remember_answer(&self, node: &Endpoint) {
@@ -364,7 +369,7 @@ fn error_text(status: StatusCode, text: &str) -> String {
     if words.is_empty() { format!("the server answered {status}") } else { words }
 }
 
-async fn read_json(answer: Answer, path: &str) -> Result<Value, Failure> {
+pub(crate) async fn read_json(answer: Answer, path: &str) -> Result<Value, Failure> {
     let node = answer.node.to_string();
     let bytes = answer
         .response

@@ -8,6 +8,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// Longest context that can be asked for, in tokens: models that are trained for more are not known.
+const CONTEXT_MAX: i64 = 16 * 1024 * 1024;
+
 /// How to start a node.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
@@ -66,6 +69,9 @@ struct NodeArgs {
     /// How long a request waits for its model to be loaded
     #[arg(long, value_name = "DURATION", env = "OLLAMA_LOAD_TIMEOUT")]
     load_timeout: Option<String>,
+    /// Tokens a sequence may hold when neither the request nor the model says otherwise; 0: 4096
+    #[arg(long, value_name = "TOKENS", env = "OLLAMA_CONTEXT_LENGTH", value_parser = clap::value_parser!(u32).range(0..=CONTEXT_MAX))]
+    context_length: Option<u32>,
     /// How requests are spread over replicas where a deployment does not say: round-robin, weighted, least-tokens, latency or
     /// prefix
     #[arg(long, value_name = "POLICY", env = "OLLAMAMAX_BALANCING")]
@@ -90,7 +96,7 @@ impl From<JoinArgs> for Args {
 
 /// Runs it.
 pub async fn run(args: Args) -> Result<(), Failure> {
-    daemon::log(args.node.daemon.log_format)?;
+    args.node.daemon.begin()?;
     let mut signals = StopSignals::listen(args.node.daemon.exit_with_stdin)?;
     let config = config(args)?;
     let started = tokio::select! {
@@ -154,6 +160,9 @@ fn config(args: Args) -> Result<NodeConfig, Failure> {
     }
     if let Some(requests) = node.max_queue {
         config.gateway.requests_queued = requests;
+    }
+    if let Some(tokens) = node.context_length {
+        config.gateway.context_tokens = tokens;
     }
     if let Some(text) = &node.balancing {
         let policy = text.parse::<Policy>();

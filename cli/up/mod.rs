@@ -20,6 +20,7 @@ mod share;
 mod start;
 
 use crate::daemon::StopSignals;
+use crate::dumps;
 use crate::exit::Failure;
 use crate::known_nodes::data_directory;
 use crate::out;
@@ -65,10 +66,30 @@ pub struct Args {
     /// Print what is ready as one line of JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    dumps: dumps::Args,
+}
+
+impl Args {
+    /// As `serve` starts it: one node, one worker and no model, where nothing else was said or is there already.
+    pub fn serving(self, listen: Option<SocketAddr>) -> Self {
+        let new = directory(self.data_dir.as_deref())
+            .is_ok_and(|directory| matches!(Layout::load(&directory), Ok(None)));
+        Self {
+            nodes: self.nodes.or(new.then_some(1)),
+            listen: self.listen.or(listen),
+            model: self.model.or_else(|| Some("none".to_owned())),
+            ..self
+        }
+    }
 }
 
 /// Starts it, keeps it, stops it.
 pub async fn run(args: Args) -> Result<(), Failure> {
+    if let Err(why) = args.dumps.apply() {
+        out::say(&why);
+    }
+    crate::environment::warn();
     let mut signals = StopSignals::listen(false)?;
     let progress = Progress::new();
     let directory = directory(args.data_dir.as_deref())?;

@@ -308,6 +308,9 @@ impl Cluster {
         let data = member_directory(&self.directory, &name);
         let mut args: Vec<OsString> = vec![command.into(), "--exit-with-stdin".into()];
         args.extend(["--data-dir".into(), data.into()]);
+        if self.args.dumps.allow_dumps {
+            args.push("--allow-dumps".into());
+        }
         args.extend(rest);
         let log = self.directory.join("logs").join(format!("{name}.log"));
         Spec { name, program: self.program.clone(), args, join_token: None, log }

@@ -119,6 +119,9 @@ pub const WORKER_PROBE_MS: u64 = 900;
 pub const WORKER_PROBE_TIMEOUT_MS: u64 = 300;
 /// How often the leader judges its workers.
 pub const WORKER_CHECK_MS: u64 = 200;
+/// How far the term of a node that speaks may lie before that of one that listens: more elections than there ever are, and so far
+/// from the end of the numbers that no liar gets there.
+pub const RAFT_TERMS_AHEAD_COUNT: u64 = 1 << 32;
 /// How long a node tries to join before it gives up.
 pub const JOIN_TIMEOUT_MS: u64 = 30_000;
 /// Threads of the runtime that carries Raft: one for its core, one for its network.
@@ -248,6 +251,20 @@ pub const MESSAGES_COUNT: usize = 16_384;
 pub const STOPS_COUNT: usize = 64;
 /// Bytes of one stop string: the detokeniser holds that much text back.
 pub const STOP_BYTES: usize = 1_024;
+/// Bytes of a tag or token that tells the parts of an answer apart.
+pub const MARKER_BYTES: usize = 128;
+/// Bytes of one call of a tool in an answer: what is longer is told as text.
+pub const TOOL_CALL_BYTES: usize = 256 * 1024;
+/// Requests that a gateway remembers after their end.
+pub const REQUESTS_REMEMBERED_COUNT: usize = 4_096;
+/// Of these, told in one answer.
+pub const REQUESTS_LISTED_COUNT: usize = 1_000;
+/// Tools in one request.
+pub const TOOLS_COUNT: usize = 1_024;
+/// Answers to one request.
+pub const CHOICES_COUNT: usize = 16;
+/// Control tokens that one request may ask to be shown.
+pub const MARKERS_COUNT: usize = 16;
 /// Largest temperature: far below it every choice is even already.
 pub const TEMPERATURE_MAX: f32 = 100.0;
 /// Largest repeat penalty: ten times what silences every repetition.
@@ -650,6 +667,12 @@ pub const TLS_HANDSHAKE_MS: u64 = 5_000;
 pub const TLS_HANDSHAKES_COUNT: usize = 1_024;
 /// Handshakes under way at once from one address: one machine alone cannot take all.
 pub const TLS_HANDSHAKES_PER_ADDRESS_COUNT: usize = 256;
+/// How long a connection without a certificate may last, in milliseconds: longer than joining takes.
+pub const TLS_STRANGER_MS: u64 = 60_000;
+/// Connections without a certificate at once: who joins needs one for a moment.
+pub const TLS_STRANGERS_COUNT: usize = 512;
+/// Connections without a certificate at once from one address: a rack that joins from behind one.
+pub const TLS_STRANGERS_PER_ADDRESS_COUNT: usize = 128;
 /// Failed handshakes are warned of once in this time, in milliseconds: a port scan fills no log.
 pub const TLS_WARN_PERIOD_MS: u64 = 10_000;
 /// After a connection could not be accepted, until the next is tried, in milliseconds: a lack of descriptors passes.

@@ -131,7 +131,7 @@ impl Gateway {
         let asked = want.keep_alive.filter(|keep| !keep.is_unload()).map(|keep| keep.0.max(-1));
         let usual = known.map_or(self.config.keep_alive_ms, |demand| demand.keep_alive_ms);
         let keep_alive_ms = asked.unwrap_or(usual);
-        let context_length = want.context_tokens.unwrap_or(0);
+        let context_length = want.context_tokens.unwrap_or(self.config.context_tokens);
         let replicas = want.replicas.unwrap_or(self.config.replicas);
         if let Some(demand) = known {
             let fresh = match demand.lifetime {

@@ -11,6 +11,7 @@
 //! with it the call, which is how a worker learns to stop.
 
 mod attempt;
+mod count;
 mod embed;
 mod estimate;
 mod generation;
@@ -24,6 +25,7 @@ mod waiting;
 use crate::Gateway;
 use crate::demand::{Use, Want};
 use crate::error::Failure;
+use crate::history::{Running, ms};
 use crate::quotas::Charge;
 use crate::request::{Asker, Deadline};
 use crate::streams::{Hold, Kept};
@@ -84,6 +86,8 @@ pub struct Piece {
     /// The tokens that released it. A token that released nothing by itself, such as the first bytes of a character, comes with
     /// the text that follows; the tokens of a stop text do not come at all.
     pub logprobs: Vec<TokenLogprob>,
+    /// How many tokens that were; told as log-probabilities are.
+    pub tokens: usize,
 }
 
 /// How a generation went.
@@ -93,6 +97,8 @@ pub struct Summary {
     pub reason: FinishReason,
     /// Tokens of the prompt, cached ones included.
     pub prompt_tokens: u32,
+    /// Of these, found in the cache of the worker that was asked last.
+    pub cached_tokens: u32,
     /// Tokens generated.
     pub output_tokens: u32,
     /// From the request to a worker that has the model, in nanoseconds.
@@ -115,6 +121,7 @@ impl Gateway {
         let resumed = job.resumed.as_ref().map_or(0, |resumed| resumed.tokens.len());
         let charge = self.let_in(&job.asker, &job.model.name, resumed)?;
         let entry = self.enter(&job.model.name, &job.asker, job.want)?;
+        let running = self.remember(&job.asker, &job.model);
         let (sender, mut events) = mpsc::channel(limits::STREAM_CHUNKS_BUFFERED);
         let span =
             tracing::info_span!("generate", request = %job.request_id, model = %job.model.name);
@@ -122,14 +129,21 @@ impl Gateway {
         let task = async move {
             let _in_flight = telemetry::InFlight::new();
             let deadline = job.asker.deadline;
-            let mut run = Run::new(gateway, job, (entry, charge), sender.clone());
+            let told = running.entry();
+            let mut run = Run::new(gateway, job, (entry, charge, running), sender.clone());
             tokio::select! {
+                failure = told.ended() => {
+                    telemetry::attempt("ended");
+                    let _ = sender.send(Err(failure)).await;
+                }
                 () = sender.closed() => telemetry::attempt("cancelled"),
                 failure = lateness(deadline) => {
                     telemetry::attempt("late");
+                    run.running.failed(&failure);
                     let _ = sender.send(Err(failure)).await;
                 }
                 result = run.drive() => if let Err(failure) = result {
+                    run.running.failed(&failure);
                     // Nobody may be listening any more, which is as good.
                     let _ = sender.send(Err(failure)).await;
                 }
@@ -142,6 +156,11 @@ impl Gateway {
             None => Err(Failure::Internal("the generation ended without a result".to_owned())),
         }
     }
+}
+
+/// What a prompt is thought to take, in tokens, before a worker has said.
+pub(crate) fn prompt_tokens(prompt: &Prompt, options: &Options) -> u32 {
+    estimate(prompt, options).prompt_tokens
 }
 
 impl Gateway {
@@ -177,6 +196,8 @@ struct Run {
     entry: Use,
     /// What it costs whom.
     charge: Charge,
+    /// What is remembered of it.
+    running: Running,
     sender: mpsc::Sender<Result<Event, Failure>>,
     started: Instant,
     load_ns: u64,
@@ -187,11 +208,11 @@ struct Run {
     mu: Option<f64>,
     /// Log-probabilities of tokens that have released no text yet.
     untold: Vec<TokenLogprob>,
+    /// How many tokens have released no text yet.
+    silent: usize,
     resumes: u32,
     /// Whether it went over to the other version of its model.
     switched: bool,
-    /// Bytes of text still to come that the client has already.
-    skip: usize,
     recording: Option<Hold>,
     /// When tokens came last.
     heard: Instant,
@@ -200,6 +221,7 @@ struct Run {
     tries: Tries,
     /// Tokens of the prompt: estimated, until a worker tells.
     prompt_tokens: u32,
+    cached_tokens: u32,
     /// Whether one has.
     told: bool,
     /// What a pick sees of it; its size grows with the tokens.
@@ -211,7 +233,7 @@ impl Run {
     fn new(
         gateway: Arc<Gateway>,
         job: Job,
-        (entry, charge): (Use, Charge),
+        (entry, charge, running): (Use, Charge, Running),
         sender: mpsc::Sender<Result<Event, Failure>>,
     ) -> Self {
         let now = Instant::now();
@@ -223,6 +245,7 @@ impl Run {
             job,
             entry,
             charge,
+            running,
             sender,
             started: now,
             load_ns: 0,
@@ -230,14 +253,15 @@ impl Run {
             tokens: Vec::new(),
             mu: None,
             untold: Vec::new(),
+            silent: 0,
             resumes: 0,
             switched: false,
-            skip: 0,
             recording: None,
             heard: now,
             paused: None,
             tries: Tries::new(),
             prompt_tokens: ask.shape.prompt_tokens,
+            cached_tokens: 0,
             told: false,
             ask,
             last_touch: now,
@@ -247,6 +271,8 @@ impl Run {
     async fn drive(&mut self) -> Result<(), Failure> {
         self.load().await?;
         self.load_ns = nanos(self.started.elapsed());
+        let loaded = ms(self.started.elapsed());
+        self.running.note(|record| record.load_ms = Some(loaded));
         let place = self.gateway.admit(&self.job, &self.ask.shape).await?;
         if !self.take_up().await {
             return Ok(());
@@ -303,6 +329,7 @@ impl Run {
                 Err(Unopened { seat, end }) => (seat, end),
                 Ok(opened) => {
                     let seat = Arc::clone(&opened.seat);
+                    self.running.goes_on_at(&seat, self.ask.policy, self.resumes);
                     (seat, Attempt { run: self, opened }.forward().await)
                 }
             };
@@ -360,6 +387,7 @@ impl Run {
         {
             self.first_text = Some(Instant::now());
             self.entry.started();
+            self.running.first_text();
             let model = self.job.model.name.to_string();
             telemetry::first_token(&model, self.started.elapsed());
         }

@@ -119,6 +119,11 @@ impl Failure {
         Self::unavailable("server busy, please try again.  maximum pending requests exceeded")
     }
 
+    /// Its status, as a number.
+    pub fn status_code(&self) -> u16 {
+        self.status().as_u16()
+    }
+
     fn status(&self) -> StatusCode {
         match self {
             Self::Invalid(_) | Self::InvalidField { .. } => StatusCode::BAD_REQUEST,
@@ -172,6 +177,22 @@ impl Failure {
         json!({"error": {"message": self.text(), "type": kind, "param": param, "code": code}})
     }
 
+    /// The body of an Anthropic error, without the id of its request.
+    pub fn anthropic_body(&self) -> Value {
+        let kind = match self.status() {
+            StatusCode::NOT_FOUND => "not_found_error",
+            StatusCode::UNAUTHORIZED => "authentication_error",
+            StatusCode::FORBIDDEN => "permission_error",
+            StatusCode::PAYLOAD_TOO_LARGE => "request_too_large",
+            StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
+            StatusCode::SERVICE_UNAVAILABLE => "overloaded_error",
+            StatusCode::GATEWAY_TIMEOUT => "timeout_error",
+            status if status.is_client_error() => "invalid_request_error",
+            _ => "api_error",
+        };
+        json!({"type": "error", "error": {"type": kind, "message": self.text()}})
+    }
+
     /// The body of an Ollama error, which is also the last line of a broken stream.
     pub fn ollama_body(&self) -> Value {
         json!({"error": self.text()})
@@ -215,6 +236,15 @@ pub struct OllamaError(pub Failure);
 #[derive(Debug)]
 pub struct OpenAiError(pub Failure);
 
+/// A failure as Anthropic's endpoints answer it.
+#[derive(Debug)]
+pub struct AnthropicError {
+    /// What went wrong.
+    pub failure: Failure,
+    /// With which request.
+    pub request_id: String,
+}
+
 /// A failure as our own endpoints answer it: problem details (RFC 9457), with `error` beside for clients that read only that.
 #[derive(Debug)]
 pub struct Problem(pub Failure);
@@ -228,6 +258,14 @@ impl IntoResponse for OllamaError {
 impl IntoResponse for OpenAiError {
     fn into_response(self) -> Response {
         self.0.respond("application/json", &self.0.openai_body())
+    }
+}
+
+impl IntoResponse for AnthropicError {
+    fn into_response(self) -> Response {
+        let mut body = self.failure.anthropic_body();
+        body["request_id"] = self.request_id.into();
+        self.failure.respond("application/json", &body)
     }
 }
 

@@ -37,16 +37,16 @@ pub(crate) fn ollama(
 #[derive(Debug, Deserialize)]
 pub(crate) struct ResponseFormat {
     #[serde(rename = "type")]
-    kind: String,
+    pub kind: String,
     #[serde(default)]
-    json_schema: Option<JsonSchema>,
+    pub json_schema: Option<JsonSchema>,
 }
 
 /// Its schema. `strict` is not looked at: a schema is followed, or refused.
 #[derive(Debug, Deserialize)]
-struct JsonSchema {
+pub(crate) struct JsonSchema {
     #[serde(default)]
-    schema: Option<Value>,
+    pub schema: Option<Value>,
 }
 
 /// OpenAI's `response_format`, or the `grammar` that is ours.

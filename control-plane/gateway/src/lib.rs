@@ -1,9 +1,9 @@
-//! The gateway: the Ollama and OpenAI APIs on every node.
+//! The gateway: the Ollama, OpenAI and Anthropic APIs on every node.
 //!
 //! ```text
-//! request -> body, options, names -> demand (is it loaded?) -> dispatch (pick a worker, resume elsewhere when it breaks)
+//! request -> body, options, converse -> demand (is it loaded?) -> dispatch (pick a worker, resume elsewhere when it breaks)
 //!                                                                   |
-//! client  <- stream (NDJSON, SSE or one object) <- events ----------+
+//! client  <- stream (NDJSON, SSE or one object) <- answer <- events +
 //! ```
 //!
 //! It reads the state as last applied on this node and changes it only by proposing ([`ports::ControlPlane`]). No request
@@ -12,9 +12,12 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod answer;
+mod anthropic;
 pub mod auth;
 mod body;
 pub mod config;
+mod converse;
 mod demand;
 mod dispatch;
 pub mod edge;
@@ -22,6 +25,7 @@ pub mod error;
 mod format;
 mod gate;
 mod health;
+mod history;
 mod keep_alive;
 mod logprobs;
 mod names;
@@ -54,7 +58,7 @@ use axum::extract::Request;
 use axum::http::Method;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use error::{Failure, OllamaError, OpenAiError, Problem};
+use error::{AnthropicError, Failure, OllamaError, OpenAiError, Problem};
 use ollamamax_core::access::Action;
 use ports::{Blobs, ControlPlane};
 use std::sync::Arc;
@@ -70,13 +74,14 @@ pub struct Gateway {
     versions: versions::Versions,
     streams: streams::Book,
     gate: Arc<gate::Gate>,
-    headers: ollama::model::Headers,
+    templates: ollama::model::Templates,
     edge: edge::Edge,
     has_served: AtomicBool,
     tokens: auth::jwt::Tokens,
     throttle: auth::throttle::Throttle,
     refusals: auth::refusals::Refusals,
     quotas: quotas::Quotas,
+    history: history::History,
     oidc: Option<Arc<auth::oidc::Oidc>>,
 }
 
@@ -96,12 +101,13 @@ impl Gateway {
             versions: versions::Versions::default(),
             streams: streams::Book::default(),
             gate: Arc::default(),
-            headers: ollama::model::Headers::default(),
+            templates: ollama::model::Templates::default(),
             has_served: AtomicBool::new(false),
             tokens,
             throttle: auth::throttle::Throttle::default(),
             refusals: auth::refusals::Refusals::default(),
             quotas: quotas::Quotas::default(),
+            history: history::History::default(),
             oidc,
         })
     }
@@ -161,6 +167,10 @@ fn api(routes: Routes) -> Routes {
         .get("/v1/models", read, openai::models::list)
         .get("/v1/models/{*id}", read, openai::models::get)
         .post("/v1/chat/completions", run, openai::chat::chat)
+        .post("/v1/completions", run, openai::completions::completions)
+        .post("/v1/responses", run, openai::responses::responses)
+        .post("/v1/messages", run, anthropic::messages)
+        .post("/v1/messages/count_tokens", run, anthropic::count_tokens)
         .post("/v1/embeddings", run, openai::embeddings::embeddings)
         .post("/auth/token", Open, sessions::token)
         .post("/auth/refresh", Open, sessions::refresh)
@@ -172,11 +182,14 @@ fn api(routes: Routes) -> Routes {
 
 /// A failure in the shape of the family of endpoints the path belongs to.
 fn shaped(request: &Request, failure: Failure) -> Response {
-    shaped_at(request.uri().path(), failure)
+    let id = request.extensions().get::<request::RequestId>();
+    shaped_at(request.uri().path(), id.map_or("", |id| &id.0), failure)
 }
 
-fn shaped_at(path: &str, failure: Failure) -> Response {
-    if path.starts_with("/v1/") {
+fn shaped_at(path: &str, request_id: &str, failure: Failure) -> Response {
+    if path.starts_with("/v1/messages") {
+        AnthropicError { failure, request_id: request_id.to_owned() }.into_response()
+    } else if path.starts_with("/v1/") {
         OpenAiError(failure).into_response()
     } else if path.starts_with("/admin/") {
         Problem(failure).into_response()

@@ -9,6 +9,7 @@ pub mod keys;
 pub mod models;
 pub mod placement;
 pub mod quotas;
+pub mod requests;
 pub mod roles;
 mod shape;
 pub mod signing;
@@ -46,6 +47,9 @@ pub(crate) fn routes(routes: Routes) -> Routes {
         .get("/admin/v1/placement", see_cluster, placement::show)
         .get("/admin/v1/placement/plan", see_cluster, placement::plan)
         .get("/admin/v1/placement/explain/{*model}", see_cluster, placement::explanation)
+        .get("/admin/v1/requests", see_cluster, requests::list)
+        .get("/admin/v1/requests/{id}", see_cluster, requests::get)
+        .delete("/admin/v1/requests/{id}", cluster, requests::end)
         .post("/admin/v1/rebalance", cluster, placement::even_out)
         .post("/admin/v1/models/{*rest}", models, models::post)
         .delete("/admin/v1/models/{*rest}", models, models::clear)

@@ -186,7 +186,7 @@ async fn deploy(
         model: model.name.clone(),
         replicas,
         lifetime,
-        context_length: deploy.context_length.unwrap_or(0),
+        context_length: deploy.context_length.unwrap_or(gateway.config.context_tokens),
         keep_alive_ms: keep_alive.0,
     };
     if !deploy.spreads() {

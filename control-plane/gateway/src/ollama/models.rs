@@ -34,7 +34,7 @@ pub(crate) async fn tags(State(gateway): State<Arc<Gateway>>, caller: Caller) ->
             "size": version.blob_bytes,
             "digest": version.digest.hex(),
             "details": Details::from(version),
-            "capabilities": gateway.capabilities(version, false).await,
+            "capabilities": gateway.capabilities(version),
         }));
     }
     stream::ollama_json(&json!({"models": list}))

@@ -1,6 +1,6 @@
 //! `POST /api/show`: everything about one model.
 
-use super::model::{Details, modelfile, parameters_text};
+use super::model::{Details, TEMPLATE_KEY, modelfile, parameters_text};
 use crate::auth::Caller;
 use crate::error::{Failure, OllamaError};
 use crate::stream::{self, timestamp_of};
@@ -40,8 +40,11 @@ pub(crate) async fn show(
     if let Some(system) = request.system.filter(|text| !text.is_empty()) {
         version.system = Some(system);
     }
-    let template = gateway.template(&version, true).await;
+    let template = gateway.template(&version);
     let metadata = serde_json::from_str::<Map<String, Value>>(&version.facts.metadata_json);
+    let mut metadata = metadata.unwrap_or_default();
+    // It has a field of its own.
+    metadata.shift_remove(TEMPLATE_KEY);
     let mut shown = json!({
         "license": version.licenses.join("\n"),
         "modelfile": modelfile(&model.name.to_string(), &version, template.as_deref()),
@@ -50,8 +53,8 @@ pub(crate) async fn show(
         "system": version.system.clone().unwrap_or_default(),
         "details": Details::from(&version),
         "messages": version.messages,
-        "model_info": metadata.unwrap_or_default(),
-        "capabilities": gateway.capabilities(&version, true).await,
+        "model_info": metadata,
+        "capabilities": gateway.capabilities(&version),
         "modified_at": timestamp_of(model.modified_at),
     });
     // Which versions a name has is nothing that Ollama knows; where there is one only, its answer is as Ollama's.
@@ -60,11 +63,10 @@ pub(crate) async fn show(
         shown["versions"] = Value::Array(versions);
     }
     if request.verbose == Some(true) {
-        let header = gateway.header(version.blob).await;
-        let header = header.ok_or_else(|| {
+        let tensors = gateway.tensors(version.blob).await;
+        shown["tensors"] = Value::Array(tensors.ok_or_else(|| {
             Failure::unavailable(format!("blob \"{}\" cannot be read", version.blob))
-        })?;
-        shown["tensors"] = Value::Array(header.tensors);
+        })?);
     }
     if let Value::Object(fields) = &mut shown {
         // Ollama leaves these out when empty; clients test for the key.
