@@ -5,23 +5,35 @@ use ollamamax_gguf::{Gguf, TensorInfo, Value as GgufValue};
 use ollamamax_proto::Digest;
 use ollamamax_proto::model::ModelVersion;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use utoipa::ToSchema;
 
 /// `details` of tags, show and ps.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = ModelDetails)]
 pub(crate) struct Details {
+    /// The model it was made from.
     parent_model: String,
+    /// Always `gguf`.
     format: &'static str,
+    /// Its architecture.
+    #[schema(examples("llama"))]
     family: String,
     families: Vec<String>,
+    /// How many parameters it has.
+    #[schema(examples("134.52M"))]
     parameter_size: String,
+    /// How its weights are packed.
+    #[schema(examples("Q4_0"))]
     quantization_level: String,
+    /// Tokens it was trained with.
     context_length: u32,
+    /// The width of its vectors.
     embedding_length: u32,
 }
 
@@ -52,11 +64,22 @@ pub(crate) fn human_count(count: u64) -> String {
     }
 }
 
+/// A tensor of a file.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct Tensor {
+    name: String,
+    /// How its values are packed.
+    #[serde(rename = "type")]
+    kind: &'static str,
+    /// Its dimensions, the innermost first.
+    shape: Vec<u64>,
+}
+
 /// What show needs of a file beside the facts in the catalogue.
 #[derive(Debug)]
 pub(crate) struct Header {
     pub chat_template: Option<String>,
-    pub tensors: Vec<Value>,
+    pub tensors: Vec<Tensor>,
 }
 
 /// Headers read lately, so that a tool that lists models again and again does not open files.
@@ -85,8 +108,8 @@ impl Gateway {
             _ => None,
         };
         let tensor = |tensor: &TensorInfo| {
-            let (name, kind, shape) = (&tensor.name, tensor.kind.name(), &tensor.dims);
-            json!({"name": name, "type": kind, "shape": shape})
+            let (name, shape) = (tensor.name.clone(), tensor.dims.clone());
+            Tensor { name, kind: tensor.kind.name(), shape }
         };
         Some(Header { chat_template, tensors: gguf.tensors().iter().map(tensor).collect() })
     }

@@ -1,5 +1,6 @@
 //! OpenAI's endpoints.
 
+pub mod answers;
 pub mod chat;
 pub mod embeddings;
 pub mod models;
