@@ -6,6 +6,7 @@ mod clients;
 mod cluster;
 mod embed;
 mod members;
+mod openapi;
 mod placement;
 mod rollout;
 mod split;
