@@ -4,7 +4,7 @@ use crate::client::Client;
 use crate::exit::Failure;
 use crate::list::text;
 use crate::{out, table};
-use ollamamax_proto::audit::{Note, Record, Verifier};
+use ollamamax_proto::audit::{Broken, Gap, Line, Verifier};
 use ollamamax_proto::{Digest, Millis, limits};
 use serde_json::Value;
 use std::fs::{File, OpenOptions};
@@ -43,6 +43,9 @@ pub enum Args {
         /// Do not ask the cluster: what was cut off at the end of the file does not show then
         #[arg(long, requires = "file")]
         offline: bool,
+        /// Accept that records are missing where the export itself says so
+        #[arg(long, requires = "file")]
+        accept_gaps: bool,
     },
 }
 
@@ -52,9 +55,9 @@ pub async fn run(client: &Client, args: &Args) -> Result<(), Failure> {
         Args::Tail { lines, follow, json } => tail(client, *lines, *follow, *json).await,
         Args::Export { output, follow } => export(client, output.as_deref(), *follow).await,
         Args::Verify { file: None, .. } => verify_cluster(client).await,
-        Args::Verify { file: Some(file), offline } => {
+        Args::Verify { file: Some(file), offline, accept_gaps } => {
             let client = (!offline).then_some(client);
-            verify_file(client, file).await
+            verify_file(client, file, *accept_gaps).await
         }
     }
 }
@@ -117,7 +120,16 @@ async fn export(client: &Client, output: Option<&Path>, follow: bool) -> Result<
     };
     let mut written = 0;
     loop {
-        let (records, _) = page(client, last).await?;
+        let (mut records, _) = page(client, last).await?;
+        let first = records.first().map_or(0, number);
+        if last > 0 && first > last + 1 {
+            let gap = Gap { from: last + 1, to: first - 1, noticed_at: Millis::now() };
+            let (from, to) = (gap.from, gap.to);
+            out::say(&format!(
+                "records {from} to {to} are missing: the cluster has forgotten them"
+            ));
+            records.insert(0, Line::Gap(gap).value());
+        }
         for record in &records {
             match &mut file {
                 None => out::line(&record.to_string()),
@@ -145,25 +157,11 @@ async fn export(client: &Client, output: Option<&Path>, follow: bool) -> Result<
     Ok(())
 }
 
-/// One line of an exported trail.
-fn parse(line: &str) -> Option<Record> {
-    let value: Value = serde_json::from_str(line).ok()?;
-    let field = |name: &str| value[name].as_str().map(str::to_owned);
-    let hash: Digest = format!("sha256:{}", value["hash"].as_str()?).parse().ok()?;
-    Some(Record {
-        number: value["number"].as_u64()?,
-        at: Millis(value["at"].as_u64()?),
-        note: Note {
-            actor: field("actor")?,
-            via: field("via")?,
-            from: field("from")?,
-            request: field("request")?,
-            action: field("action")?,
-            object: field("object")?,
-            outcome: field("outcome")?,
-        },
-        hash: hash.0,
-    })
+fn follow(verifier: &mut Verifier, line: &Line) -> Result<(), Broken> {
+    match line {
+        Line::Record(record) => verifier.next(record),
+        Line::Gap(gap) => verifier.gap(*gap),
+    }
 }
 
 /// Reads and checks a file.
@@ -175,14 +173,28 @@ fn read(path: &Path) -> Result<Verifier, Failure> {
         let at = |what: String| {
             Failure::Other(format!("`{}` line {}: {what}", path.display(), index + 1))
         };
-        let record = parse(&line).ok_or_else(|| at("no record of a trail".to_owned()))?;
-        verifier.next(&record).map_err(|broken| at(broken.to_string()))?;
+        let line = Line::parse(&line).ok_or_else(|| at("no record of a trail".to_owned()))?;
+        follow(&mut verifier, &line).map_err(|broken| at(broken.to_string()))?;
     }
     Ok(verifier)
 }
 
-async fn verify_file(client: Option<&Client>, path: &Path) -> Result<(), Failure> {
+async fn verify_file(
+    client: Option<&Client>,
+    path: &Path,
+    accept_gaps: bool,
+) -> Result<(), Failure> {
     let verifier = read(path)?;
+    let told = |gap: &Gap| format!("{} to {}", gap.from, gap.to);
+    let missing: Vec<String> = verifier.gaps().iter().map(told).collect();
+    let missing = missing.join(", ");
+    if !missing.is_empty() && !accept_gaps {
+        return Err(Failure::Other(format!(
+            "`{}` says that records are missing in it: {missing}; another node's file or receiver may have them. \
+             `--accept-gaps` checks the rest",
+            path.display()
+        )));
+    }
     let Some((last, hash)) = verifier.last() else {
         return Err(Failure::Other(format!("`{}` has no records", path.display())));
     };
@@ -206,7 +218,8 @@ async fn verify_file(client: Option<&Client>, path: &Path) -> Result<(), Failure
             )));
         }
     }
-    out::line(&format!("{} records, unbroken, up to record {last}", verifier.checked()));
+    let but = if missing.is_empty() { String::new() } else { format!(" but for {missing}") };
+    out::line(&format!("{} records, unbroken{but}, up to record {last}", verifier.checked()));
     Ok(())
 }
 
@@ -217,10 +230,10 @@ async fn verify_cluster(client: &Client) -> Result<(), Failure> {
         let Some(last) = records.last() else { break };
         after = number(last);
         for record in &records {
-            let parsed = parse(&record.to_string());
-            let parsed =
-                parsed.ok_or_else(|| Failure::Other(format!("no record of a trail: {record}")))?;
-            verifier.next(&parsed).map_err(|broken| Failure::Other(broken.to_string()))?;
+            let line = Line::parse(&record.to_string());
+            let line =
+                line.ok_or_else(|| Failure::Other(format!("no record of a trail: {record}")))?;
+            follow(&mut verifier, &line).map_err(|broken| Failure::Other(broken.to_string()))?;
         }
     }
     let last = verifier.last().map_or(0, |(number, _)| number);
@@ -231,6 +244,7 @@ async fn verify_cluster(client: &Client) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ollamamax_proto::audit::{Note, Record};
 
     fn lines(count: u64) -> Vec<String> {
         let mut records: Vec<Record> = Vec::new();
@@ -239,14 +253,7 @@ mod tests {
                 Note { actor: format!("user:u{nth}"), outcome: "done".into(), ..Note::default() };
             records.push(Record::following(records.last(), Millis(nth), note));
         }
-        let line = |r: &Record| {
-            let n = &r.note;
-            serde_json::json!({"number": r.number, "at": r.at, "actor": n.actor, "via": n.via, "from": n.from,
-                "request": n.request, "action": n.action, "object": n.object, "outcome": n.outcome,
-                "hash": Digest(r.hash).hex()})
-            .to_string()
-        };
-        records.iter().map(line).collect()
+        records.into_iter().map(|record| Line::Record(Box::new(record)).to_string()).collect()
     }
 
     fn check(lines: &[String]) -> Result<u64, String> {

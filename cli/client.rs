@@ -12,8 +12,9 @@ use crate::bearer::Credential;
 use crate::credentials::Secret;
 use crate::exit::Failure;
 use crate::host::{self, Endpoint};
-use crate::known_nodes::KnownNodes;
+use crate::known_nodes::{KnownNodes, node_endpoints};
 use crate::ndjson::Records;
+use crate::trust::{self, Trust};
 use futures_util::StreamExt;
 use ollamamax_proto::limits;
 use reqwest::{Method, Response, StatusCode};
@@ -35,7 +36,7 @@ const ERROR_TEXT_CHARS: usize = 2_000;
 
 /// How a request may be tried.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     /// Changes nothing: may be asked again elsewhere.
     Read,
     /// May have been done although no answer came.
@@ -45,7 +46,7 @@ enum Kind {
 }
 
 /// What is sent along.
-enum Body<'a> {
+pub(crate) enum Body<'a> {
     None,
     Json(&'a Value),
     /// JSON with a password or a token in it.
@@ -61,6 +62,8 @@ pub struct Client {
     http: reqwest::Client,
     given: Vec<Endpoint>,
     known: KnownNodes,
+    /// Whom it believes.
+    trust: Trust,
     /// What is shown to servers.
     pub(crate) credential: tokio::sync::Mutex<Credential>,
     /// Whether other nodes than the given ones may be asked.
@@ -77,13 +80,22 @@ pub struct Answer {
 }
 
 impl Client {
-    /// For `--host`, else `OLLAMA_HOST`, else this machine.
-    pub fn new(host: Option<&str>) -> Result<Self, Failure> {
-        Self::with(host::parse(host.unwrap_or_default())?, KnownNodes::of_user())
+    /// For `--host`, else `OLLAMA_HOST`, else this machine; believing `ca_file`, too.
+    pub fn new(host: Option<&str>, ca_file: Option<&Path>) -> Result<Self, Failure> {
+        let host = host.unwrap_or_default();
+        let mut given = host::parse(host)?;
+        if !host.contains("://") {
+            // Where `up --tls` serves on this machine, nobody has to say so.
+            for endpoint in given.iter_mut().filter(|e| trust::left_for(e).is_some()) {
+                endpoint.scheme = "https";
+            }
+        }
+        let trust = Trust::of(ca_file).and_left_for(&given);
+        Self::with(given, KnownNodes::of_user(), trust)
     }
 
     /// For given addresses and a given memory of nodes.
-    pub fn with(given: Vec<Endpoint>, known: KnownNodes) -> Result<Self, Failure> {
+    pub fn with(given: Vec<Endpoint>, known: KnownNodes, trust: Trust) -> Result<Self, Failure> {
         let mut builder = reqwest::Client::builder()
             .connect_timeout(Duration::from_millis(limits::CONNECT_TIMEOUT_MS))
             .tcp_nodelay(true)
@@ -91,20 +103,19 @@ impl Client {
         if given.iter().all(Endpoint::is_loopback) {
             builder = builder.no_proxy();
         }
-        if let Some(file) = std::env::var_os("OLLAMAMAX_CA_FILE") {
-            let pem = std::fs::read(&file).map_err(Failure::file("read", &file))?;
-            let trusted = reqwest::Certificate::from_pem_bundle(&pem);
-            let trusted = trusted.map_err(|error| Failure::Usage(cause_of(&error)))?;
+        let trusted = trust.certificates()?;
+        if !trusted.is_empty() {
             builder = builder.tls_certs_merge(trusted);
         }
         let http = builder.build().map_err(|error| Failure::Other(cause_of(&error)))?;
         let credential = tokio::sync::Mutex::new(Credential::of(&given)?);
-        Ok(Self { http, given, known, credential, goes_on: true, answered: Mutex::new(None) })
+        let answered = Mutex::new(None);
+        Ok(Self { http, given, known, trust, credential, goes_on: true, answered })
     }
 
     /// For one node and no other, with an API key.
-    pub fn with_key(node: Endpoint, key: &str) -> Result<Self, Failure> {
-        let client = Self::alone(node)?;
+    pub fn with_key(node: Endpoint, key: &str, trust: Trust) -> Result<Self, Failure> {
+        let client = Self::alone(node, trust)?;
         let credential = tokio::sync::Mutex::new(Credential::Text(Secret(key.to_owned().into())));
         Ok(Self { credential, ..client })
     }
@@ -115,8 +126,13 @@ impl Client {
     }
 
     /// For one node and no other.
-    pub fn alone(node: Endpoint) -> Result<Self, Failure> {
-        Ok(Self { goes_on: false, ..Self::with(vec![node], KnownNodes::nowhere())? })
+    pub fn alone(node: Endpoint, trust: Trust) -> Result<Self, Failure> {
+        Ok(Self { goes_on: false, ..Self::with(vec![node], KnownNodes::nowhere(), trust)? })
+    }
+
+    /// Whom it believes.
+    pub fn trust(&self) -> Trust {
+        self.trust.clone()
     }
 
     /// A small JSON document.
@@ -213,7 +229,7 @@ impl Client {
         all
     }
 
-    async fn send(
+    pub(crate) async fn send(
         &self,
         method: Method,
         path: &str,
@@ -260,7 +276,10 @@ impl Client {
                     return accept(response, node.clone()).await;
                 }
                 Err(error) if error.is_connect() || (kind == Kind::Read && !last) => {
-                    cause = cause_of(&error);
+                    // Another node that is not there says less than one that is not believed.
+                    if !trust::is_doubt(&cause) {
+                        cause = cause_of(&error);
+                    }
                 }
                 Err(error) if error.is_timeout() => {
                     return Err(Failure::Timeout {
@@ -275,7 +294,12 @@ impl Client {
             }
             tried.push(node.to_string());
         }
-        Err(Failure::Unreachable { tried, cause })
+        Err(Failure::Unreachable { tried, cause: trust::explain(cause) })
+    }
+
+    /// The node that answered last.
+    pub fn answered_by(&self) -> Option<Endpoint> {
+        self.answered.lock().ok().and_then(|guard| guard.clone())
     }
 
     fn remember_answer(&self, node: &Endpoint) {
@@ -304,18 +328,6 @@ impl Client {
             }
         }
     }
-}
-
-/// The nodes of a cluster status that make sense from here: a loopback address means the machine of the node that says it.
-fn node_endpoints(status: &Value, told_by: &Endpoint) -> Vec<Endpoint> {
-    let nodes = status["nodes"].as_array().map(Vec::as_slice).unwrap_or_default();
-    nodes
-        .iter()
-        .filter_map(Value::as_str)
-        .filter_map(|text| host::parse(text).ok()?.into_iter().next())
-        .map(|node| Endpoint { scheme: told_by.scheme, ..node })
-        .filter(|node| told_by.is_loopback() || !node.is_loopback())
-        .collect()
 }
 
 async fn file_body(
@@ -357,7 +369,7 @@ fn error_text(status: StatusCode, text: &str) -> String {
     if words.is_empty() { format!("the server answered {status}") } else { words }
 }
 
-async fn read_json(answer: Answer, path: &str) -> Result<Value, Failure> {
+pub(crate) async fn read_json(answer: Answer, path: &str) -> Result<Value, Failure> {
     let node = answer.node.to_string();
     let bytes = answer
         .response

@@ -86,7 +86,7 @@ async fn dead() -> Endpoint {
 }
 
 fn client(given: Vec<Endpoint>, directory: &Path) -> Client {
-    Client::with(given, KnownNodes::at(directory)).expect("a client")
+    Client::with(given, KnownNodes::at(directory), Trust::default()).expect("a client")
 }
 
 #[tokio::test]
@@ -172,7 +172,7 @@ async fn the_ports_after_an_unknown_loopback_address_are_tried() {
     assert_eq!(candidates[1], stub.endpoint);
     let remote = host::parse("10.0.0.1,http://127.0.0.1:80/prefix").expect("valid");
     assert_eq!(
-        super::Client::with(remote, KnownNodes::at(directory.path()))
+        super::Client::with(remote, KnownNodes::at(directory.path()), Trust::default())
             .expect("a client")
             .candidates(true)
             .len(),

@@ -4,6 +4,7 @@ use crate::client::Client;
 use crate::control_plane::JoinArgs;
 use crate::exit::Failure;
 use crate::list::text;
+use crate::output::{List, Output};
 use crate::{human, out, table, watch};
 use ollamamax_proto::Millis;
 use serde_json::{Value, json};
@@ -21,19 +22,11 @@ pub enum Args {
         watch: bool,
     },
     /// Show the nodes only
-    Members {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
+    Members(Output),
     /// Start a node on this machine and join a cluster with it, with a join token
     Join(Box<JoinArgs>),
     /// Show what signs the certificates of nodes and workers
-    Authorities {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
+    Authorities(Output),
     /// Replace it: the new one is trusted at once, and signs when every member must have heard of it
     RotateAuthority,
     /// Take a node out of the quorum
@@ -50,13 +43,14 @@ pub enum Args {
 pub async fn run(client: &Client, args: &Args) -> Result<(), Failure> {
     match args {
         Args::Status { json, watch } => {
-            watch::show(*watch, *json, async || status(client).await, render).await?;
+            let shown = watch::or_json(*json, render);
+            watch::show(*watch, async || status(client).await, shown).await?;
         }
-        Args::Members { json: true } => {
+        Args::Members(output) => {
             let mut status = status(client).await?;
-            out::json(&json!({"nodes": status["nodes"].take()}));
+            let nodes = json!({"nodes": status["nodes"].take()});
+            output.print(&nodes, List { items: "nodes", name: "id" }, nodes_table);
         }
-        Args::Members { json: false } => out::text(&nodes_table(&status(client).await?)),
         Args::Remove { id, json } => {
             let answer = client.delete(&format!("/admin/v1/cluster/nodes/{id}"), None).await?;
             if *json {
@@ -65,9 +59,10 @@ pub async fn run(client: &Client, args: &Args) -> Result<(), Failure> {
                 out::line(&format!("removed node {id}"));
             }
         }
-        Args::Authorities { json } => {
+        Args::Authorities(output) => {
             let answer = client.get("/admin/v1/authorities").await?;
-            if *json { out::json(&answer) } else { out::text(&authorities(&answer)) }
+            let list = List { items: "authorities", name: "fingerprint" };
+            output.print(&answer, list, |answer, _| authorities(answer));
         }
         Args::RotateAuthority => {
             let made = client.post("/admin/v1/authorities/rotate", &json!({})).await?;
@@ -96,7 +91,7 @@ fn authorities(answer: &Value) -> String {
 
 /// The cluster as the answering node sees it: it must work without a quorum too.
 pub async fn status(client: &Client) -> Result<Value, Failure> {
-    client.get("/admin/v1/cluster?consistency=local").await
+    client.get(crate::ask::CLUSTER).await
 }
 
 fn list<'a>(status: &'a Value, field: &str) -> &'a [Value] {
@@ -110,7 +105,7 @@ fn number(value: &Value, field: &str) -> String {
 fn render(status: &Value) -> String {
     let mut shown = headline(status);
     shown.push_str("\n\n");
-    shown.push_str(&nodes_table(status));
+    shown.push_str(&nodes_table(status, false));
     let workers = list(status, "workers");
     if workers.is_empty() {
         shown.push_str("\nno workers; start one with `ollamamax worker`\n");
@@ -160,19 +155,24 @@ fn headline(status: &Value) -> String {
     format!("{up} of {total} nodes up, leader {leader} (term {term}), {more}")
 }
 
-fn nodes_table(status: &Value) -> String {
+fn nodes_table(status: &Value, wide: bool) -> String {
+    const HEADER: [&str; 7] = ["NODE", "ROLE", "HTTP", "RAFT", "PID", "APPLIED", "VOTER"];
+    let columns = if wide { HEADER.len() } else { 6 };
     let row = |node: &Value| {
-        vec![
+        let mut cells = vec![
             number(node, "id"),
             text(node, "role"),
             text(node, "http"),
             text(node, "raft"),
             number(node, "pid"),
             number(node, "applied"),
-        ]
+            (if node["voter"] == false { "no" } else { "yes" }).to_owned(),
+        ];
+        cells.truncate(columns);
+        cells
     };
     let rows: Vec<_> = list(status, "nodes").iter().map(row).collect();
-    table::render(&["NODE", "ROLE", "HTTP", "RAFT", "PID", "APPLIED"], &rows)
+    table::render(&HEADER[..columns], &rows)
 }
 
 /// The models of a worker, each with its phase unless it is ready.

@@ -3,10 +3,13 @@
 use crate::daemon::{self, StopSignals};
 use crate::exit::Failure;
 use crate::{edge, human, oidc, out, secret};
-use ollamamax_control_plane::{ControlPlaneNode, NodeConfig, Policy};
+use ollamamax_control_plane::{ControlPlaneNode, NodeConfig, Policy, Target};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// Longest context that can be asked for, in tokens: models that are trained for more are not known.
+const CONTEXT_MAX: i64 = 16 * 1024 * 1024;
 
 /// How to start a node.
 #[derive(Clone, Debug, clap::Args)]
@@ -66,10 +69,17 @@ struct NodeArgs {
     /// How long a request waits for its model to be loaded
     #[arg(long, value_name = "DURATION", env = "OLLAMA_LOAD_TIMEOUT")]
     load_timeout: Option<String>,
+    /// Tokens a sequence may hold when neither the request nor the model says otherwise; 0: 4096
+    #[arg(long, value_name = "TOKENS", env = "OLLAMA_CONTEXT_LENGTH", value_parser = clap::value_parser!(u32).range(0..=CONTEXT_MAX))]
+    context_length: Option<u32>,
     /// How requests are spread over replicas where a deployment does not say: round-robin, weighted, least-tokens, latency or
     /// prefix
     #[arg(long, value_name = "POLICY", env = "OLLAMAMAX_BALANCING")]
     balancing: Option<String>,
+    /// Export the audit trail for as long as the node runs: file:PATH (JSON lines), stdout, or otlp:URL (a receiver of OTLP
+    /// logs over gRPC; the leader sends, so give it to every node). May be given several times, or with commas
+    #[arg(long, value_name = "TARGET", env = "OLLAMAMAX_AUDIT_EXPORT", value_delimiter = ',')]
+    audit_export: Vec<Target>,
     #[command(flatten)]
     edge: edge::Args,
     #[command(flatten)]
@@ -86,7 +96,7 @@ impl From<JoinArgs> for Args {
 
 /// Runs it.
 pub async fn run(args: Args) -> Result<(), Failure> {
-    daemon::log(args.node.daemon.log_format)?;
+    args.node.daemon.begin()?;
     let mut signals = StopSignals::listen(args.node.daemon.exit_with_stdin)?;
     let config = config(args)?;
     let started = tokio::select! {
@@ -132,6 +142,7 @@ fn config(args: Args) -> Result<NodeConfig, Failure> {
     node.edge.apply(&mut config)?;
     node.oidc.apply(&mut config)?;
     config.sealing = sealing;
+    config.audit_export = node.audit_export;
     if !node.anonymous.is_empty() {
         config.gateway.anonymous = Some(node.anonymous.into_iter().collect());
     }
@@ -148,6 +159,9 @@ fn config(args: Args) -> Result<NodeConfig, Failure> {
     }
     if let Some(requests) = node.max_queue {
         config.gateway.requests_queued = requests;
+    }
+    if let Some(tokens) = node.context_length {
+        config.gateway.context_tokens = tokens;
     }
     if let Some(text) = &node.balancing {
         let policy = text.parse::<Policy>();

@@ -4,6 +4,7 @@
 //! supervisor that was killed. A second signal ends it at once.
 
 use crate::exit::Failure;
+use crate::{dumps, environment};
 use ollamamax_proto::limits;
 use std::fmt::{self, Write as _};
 use std::io::Read;
@@ -24,6 +25,23 @@ pub struct Args {
     /// Stop gracefully when stdin ends
     #[arg(long, hide = true)]
     pub exit_with_stdin: bool,
+    #[command(flatten)]
+    pub dumps: dumps::Args,
+}
+
+impl Args {
+    /// What every daemon does before anything else: it tells of variables that are set in vain, unless whoever supervises it has
+    /// done so, starts its log, and shuts others out of its memory.
+    pub fn begin(&self) -> Result<(), Failure> {
+        if !self.exit_with_stdin {
+            environment::warn();
+        }
+        log(self.log_format)?;
+        if let Err(why) = self.dumps.apply() {
+            tracing::warn!("{why}");
+        }
+        Ok(())
+    }
 }
 
 /// How log lines look.
@@ -35,14 +53,18 @@ pub enum LogFormat {
     Json,
 }
 
-/// Sends logs to stderr. `OLLAMAMAX_LOG`, else `RUST_LOG`, filters them; without either: `info`, of Raft only warnings.
-pub fn log(format: LogFormat) -> Result<(), Failure> {
+/// Sends logs to stderr. `OLLAMAMAX_LOG`, else `RUST_LOG`, filters them; without either: `info`, of Raft only warnings, and of our
+/// own code what `OLLAMA_DEBUG` asks for.
+fn log(format: LogFormat) -> Result<(), Failure> {
     let wanted = ["OLLAMAMAX_LOG", "RUST_LOG"]
         .into_iter()
         .find_map(|name| Some((name, std::env::var(name).ok().filter(|text| !text.is_empty())?)));
     let filter = match wanted {
         // openraft tells every vote and every missed heartbeat at `info`.
-        None => EnvFilter::new("info,openraft=warn"),
+        None => match environment::debug_level() {
+            None => EnvFilter::new("info,openraft=warn"),
+            Some(level) => EnvFilter::new(debug_filter(level)),
+        },
         Some((name, text)) => EnvFilter::try_new(&text)
             .map_err(|error| Failure::Usage(format!("`{name}` is no log filter: {error}")))?,
     };
@@ -57,6 +79,14 @@ pub fn log(format: LogFormat) -> Result<(), Failure> {
         LogFormat::Json => builder.json().init(),
     }
     Ok(())
+}
+
+/// Our own crates at a level, the others as usual.
+fn debug_filter(level: &str) -> String {
+    const OURS: [&str; 8] =
+        ["", "_control_plane", "_gateway", "_core", "_storage", "_worker", "_engine", "_tls"];
+    let ours = OURS.iter().map(|name| format!(",ollamamax{name}={level}"));
+    ours.fold("info,openraft=warn".to_owned(), |filter, crate_filter| filter + &crate_filter)
 }
 
 /// Writes one field. Errors quote what clients and models say: none of it may begin a line or move a cursor (JSON escapes by

@@ -39,6 +39,25 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no node reachable, 4 denied, 5 no
 6 conflict, 7 no quorum, 8 timeout; of a daemon also 70 its promises are lost, 74 its disk failed,
 77 the cluster does not let it in, 78 its settings cannot work";
 
+/// Every code and what it means: the table of `docs/command-line.md`.
+#[cfg(test)]
+const EXIT_CODES: [(u8, &str); 14] = [
+    (0, "done"),
+    (Exit::Failed as u8, "failed, in a way that has no code of its own"),
+    (Exit::Usage as u8, "wrong usage: the command line, or a file it names, makes no sense"),
+    (Exit::Unreachable as u8, "no node was reached"),
+    (Exit::Denied as u8, "denied: log in, or ask who may"),
+    (Exit::NotFound as u8, "what was named does not exist"),
+    (Exit::Conflict as u8, "conflict: it exists already, or has changed meanwhile"),
+    (Exit::NoQuorum as u8, "the control plane has no quorum: changes have to wait"),
+    (Exit::Timeout as u8, "it took too long"),
+    (70, "a daemon: its promises are lost, it must not go on with this data"),
+    (74, "a daemon: its disk failed"),
+    (77, "a daemon: the cluster does not let it in"),
+    (78, "a daemon: its settings cannot work"),
+    (130, "`up`: stopped by a second signal before everything had ended"),
+];
+
 /// Why a command did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
@@ -165,6 +184,20 @@ pub fn names_lost_quorum(message: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_documentation_has_each_exit_code_and_no_other() {
+        let page = include_str!("../docs/command-line.md");
+        let table = page.split("## Exit codes").nth(1).expect("a chapter");
+        let rows = table.split("\n## ").next().expect("text").lines();
+        let rows: Vec<&str> = rows.filter(|line| line.starts_with("| ")).skip(1).collect();
+        let expected = EXIT_CODES.map(|(code, meaning)| format!("| {code} | {meaning} |"));
+        assert_eq!(rows, expected);
+        for (code, _) in EXIT_CODES.iter().filter(|(code, _)| *code < 100) {
+            let named = EXIT_CODES_HELP.split([' ', ',', ';', ':', '\n']);
+            assert!(named.clone().any(|word| word == code.to_string()), "--help lacks {code}");
+        }
+    }
 
     #[test]
     fn each_refusal_has_its_exit_code() {

@@ -17,6 +17,17 @@ pub fn bytes(count: u64) -> String {
     }
 }
 
+/// A number of parameters: `133.70M`, `7B`.
+pub fn count(number: f64) -> String {
+    let (value, unit) = match number {
+        n if n >= 1e9 => (n / 1e9, "B"),
+        n if n >= 1e6 => (n / 1e6, "M"),
+        n if n >= 1e3 => (n / 1e3, "K"),
+        n => return format!("{n:.0}"),
+    };
+    if value.fract() == 0.0 { format!("{value:.0}{unit}") } else { format!("{value:.2}{unit}") }
+}
+
 /// A length of time in one unit: `About a minute`, `3 weeks`.
 pub fn duration(seconds: u64) -> String {
     let minutes = seconds / 60;

@@ -4,7 +4,9 @@ use crate::client::Client;
 use crate::deploy::key_value;
 use crate::exit::Failure;
 use crate::list::text;
+use crate::output::{List, Output};
 use crate::{human, out, table};
+use ollamamax_proto::Millis;
 use serde_json::{Map, Value, json};
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -40,11 +42,7 @@ pub enum Args {
     },
     /// List the join tokens that are still good
     #[command(visible_alias = "ls")]
-    List {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
+    List(Output),
     /// Have a join token let nobody in any more
     Revoke {
         /// Its id, as `join-token list` shows it
@@ -72,9 +70,10 @@ pub async fn run(client: &Client, args: &Args) -> Result<(), Failure> {
                 if *uses == 1 { "" } else { "s" }
             ));
         }
-        Args::List { json } => {
+        Args::List(output) => {
             let answer = client.get("/admin/v1/join-tokens").await?;
-            if *json { out::json(&answer) } else { out::text(&list(&answer)) }
+            let tokens = List { items: "join_tokens", name: "id" };
+            output.print(&answer, tokens, |answer, _| list(answer, Millis::now()));
         }
         Args::Revoke { id } => {
             client.delete(&format!("/admin/v1/join-tokens/{id}"), None).await?;
@@ -114,7 +113,7 @@ fn request(
     Ok(body)
 }
 
-fn list(answer: &Value) -> String {
+fn list(answer: &Value, now: Millis) -> String {
     let row = |token: &Value| {
         let labels = token["labels"].as_object().into_iter().flatten();
         let labels: Vec<String> =
@@ -123,12 +122,14 @@ fn list(answer: &Value) -> String {
             text(token, "id"),
             text(token, "role"),
             token["uses_left"].to_string(),
-            token["expires_at"].to_string(),
+            token["expires_at"]
+                .as_u64()
+                .map_or("-".to_owned(), |end| human::duration(Millis(end).since(now) / 1_000)),
             labels.join(","),
         ]
     };
     let rows: Vec<_> = answer["join_tokens"].as_array().into_iter().flatten().map(row).collect();
-    table::render(&["ID", "ROLE", "USES LEFT", "EXPIRES AT (MS)", "LABELS"], &rows)
+    table::render(&["ID", "ROLE", "USES LEFT", "GOOD FOR", "LABELS"], &rows)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use crate::client::Client;
 use crate::exit::Failure;
 use crate::list::text;
+use crate::output::{List, Output};
 use crate::{human, out, table};
 use ollamamax_proto::Millis;
 use serde_json::{Map, Value, json};
@@ -12,11 +13,7 @@ use serde_json::{Map, Value, json};
 pub enum Keys {
     /// List the keys: one's own, or all of them for who may see them
     #[command(visible_alias = "ls")]
-    List {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
+    List(Output),
     /// Create a key; it is printed once, alone on stdout
     Create {
         /// Whose it is; one's own when absent
@@ -45,11 +42,7 @@ pub enum Keys {
 pub enum Roles {
     /// List the roles and what they grant
     #[command(visible_alias = "ls")]
-    List {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
+    List(Output),
     /// Create a role or change it
     Set {
         /// Its name
@@ -76,12 +69,8 @@ pub enum Roles {
 pub enum Quotas {
     /// List the quotas
     #[command(visible_alias = "ls")]
-    List {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Set a quota, replacing the one there was; what is not named is not limited
+    List(Output),
+    /// Set a quota, replacing the one there was; what is not named is not limited; what is made, as usual
     Set {
         /// `key:ID`, `user:NAME`, `model:NAME`, or `anybody`
         of: String,
@@ -100,6 +89,12 @@ pub enum Quotas {
         /// Answers under way at once
         #[arg(long, value_name = "N")]
         streams: Option<u32>,
+        /// Models created or copied per day; 1000 where nothing is set
+        #[arg(long, value_name = "N")]
+        models_per_day: Option<u32>,
+        /// Bytes uploaded per day; 4 TiB where nothing is set
+        #[arg(long, value_name = "N")]
+        blob_bytes_per_day: Option<u64>,
     },
     /// Remove a quota
     Rm {
@@ -111,9 +106,10 @@ pub enum Quotas {
 /// Does something with API keys.
 pub async fn keys(client: &Client, args: &Keys) -> Result<(), Failure> {
     match args {
-        Keys::List { json } => {
+        Keys::List(output) => {
             let answer = client.get("/admin/v1/keys").await?;
-            if *json { out::json(&answer) } else { out::text(&list_keys(&answer)) }
+            let keys = List { items: "keys", name: "id" };
+            output.print(&answer, keys, list_keys);
         }
         Keys::Create { owner, label, scope, expires } => {
             let mut body = json!({"label": label});
@@ -154,7 +150,7 @@ fn joined(value: &Value, none: &str) -> String {
     if texts.is_empty() { none.to_owned() } else { texts.join(",") }
 }
 
-fn list_keys(answer: &Value) -> String {
+fn list_keys(answer: &Value, wide: bool) -> String {
     let now = Millis::now();
     let row = |key: &Value| {
         let expires = match key["expires_at"].as_u64().map(Millis) {
@@ -163,32 +159,60 @@ fn list_keys(answer: &Value) -> String {
             Some(end) => format!("in {}", human::duration(end.since(now) / 1_000)),
         };
         let scope = joined(&key["scope"], "all of its owner's");
-        vec![text(key, "prefix"), text(key, "owner"), text(key, "label"), scope, expires]
+        let shown = [text(key, "prefix"), text(key, "owner"), text(key, "label"), scope, expires];
+        shown.into_iter().chain(wide.then(|| text(key, "id"))).collect()
     };
     let rows: Vec<_> = answer["keys"].as_array().into_iter().flatten().map(row).collect();
-    table::render(&["KEY", "OWNER", "LABEL", "SCOPE", "EXPIRES"], &rows)
+    let header = ["KEY", "OWNER", "LABEL", "SCOPE", "EXPIRES", "ID"];
+    table::render(&header[..if wide { 6 } else { 5 }], &rows)
+}
+
+fn list_roles(answer: &Value) -> String {
+    let row = |role: &Value| {
+        let grants = joined(&role["grants"], "");
+        vec![text(role, "name"), joined(&role["inherits"], ""), grants, text(role, "description")]
+    };
+    let rows: Vec<_> = answer["roles"].as_array().into_iter().flatten().map(row).collect();
+    table::render(&["ROLE", "INHERITS", "GRANTS", "FOR"], &rows)
+}
+
+fn list_quotas(answer: &Value) -> String {
+    let fields = [
+        "requests_per_minute",
+        "prompt_tokens_per_minute",
+        "output_tokens_per_minute",
+        "tokens_per_day",
+        "streams",
+        "models_per_day",
+        "blob_bytes_per_day",
+    ];
+    let row = |quota: &Value| {
+        let cell = |field: &str| {
+            quota["quota"][field].as_u64().map_or("-".to_owned(), |number| number.to_string())
+        };
+        std::iter::once(text(quota, "of")).chain(fields.map(cell)).collect()
+    };
+    let rows: Vec<_> = answer["quotas"].as_array().into_iter().flatten().map(row).collect();
+    let header = [
+        "OF",
+        "REQUESTS/MIN",
+        "PROMPT TOKENS/MIN",
+        "OUTPUT TOKENS/MIN",
+        "TOKENS/DAY",
+        "STREAMS",
+        "MODELS/DAY",
+        "BLOB BYTES/DAY",
+    ];
+    table::render(&header, &rows)
 }
 
 /// Does something with roles.
 pub async fn roles(client: &Client, args: &Roles) -> Result<(), Failure> {
     match args {
-        Roles::List { json } => {
+        Roles::List(output) => {
             let answer = client.get("/admin/v1/roles").await?;
-            if *json {
-                out::json(&answer);
-                return Ok(());
-            }
-            let row = |role: &Value| {
-                let grants = joined(&role["grants"], "");
-                vec![
-                    text(role, "name"),
-                    joined(&role["inherits"], ""),
-                    grants,
-                    text(role, "description"),
-                ]
-            };
-            let rows: Vec<_> = answer["roles"].as_array().into_iter().flatten().map(row).collect();
-            out::text(&table::render(&["ROLE", "INHERITS", "GRANTS", "FOR"], &rows));
+            let roles = List { items: "roles", name: "name" };
+            output.print(&answer, roles, |answer, _| list_roles(answer));
         }
         Roles::Set { name, grant, inherit, description } => {
             let body = json!({"grants": grant, "inherits": inherit, "description": description});
@@ -206,35 +230,10 @@ pub async fn roles(client: &Client, args: &Roles) -> Result<(), Failure> {
 /// Does something with quotas.
 pub async fn quotas(client: &Client, args: &Quotas) -> Result<(), Failure> {
     match args {
-        Quotas::List { json } => {
+        Quotas::List(output) => {
             let answer = client.get("/admin/v1/quotas").await?;
-            if *json {
-                out::json(&answer);
-                return Ok(());
-            }
-            let row = |quota: &Value| {
-                let cell = |field: &str| {
-                    quota["quota"][field].as_u64().map_or("-".to_owned(), |n| n.to_string())
-                };
-                vec![
-                    text(quota, "of"),
-                    cell("requests_per_minute"),
-                    cell("prompt_tokens_per_minute"),
-                    cell("output_tokens_per_minute"),
-                    cell("tokens_per_day"),
-                    cell("streams"),
-                ]
-            };
-            let rows: Vec<_> = answer["quotas"].as_array().into_iter().flatten().map(row).collect();
-            let header = [
-                "OF",
-                "REQUESTS/MIN",
-                "PROMPT TOKENS/MIN",
-                "OUTPUT TOKENS/MIN",
-                "TOKENS/DAY",
-                "STREAMS",
-            ];
-            out::text(&table::render(&header, &rows));
+            let quotas = List { items: "quotas", name: "of" };
+            output.print(&answer, quotas, |answer, _| list_quotas(answer));
         }
         Quotas::Set {
             of,
@@ -243,6 +242,8 @@ pub async fn quotas(client: &Client, args: &Quotas) -> Result<(), Failure> {
             output_tokens_per_minute,
             tokens_per_day,
             streams,
+            models_per_day,
+            blob_bytes_per_day,
         } => {
             let mut body = Map::new();
             let mut set = |name: &str, value: Option<u64>| {
@@ -253,6 +254,8 @@ pub async fn quotas(client: &Client, args: &Quotas) -> Result<(), Failure> {
             set("output_tokens_per_minute", output_tokens_per_minute.map(u64::from));
             set("tokens_per_day", *tokens_per_day);
             set("streams", streams.map(u64::from));
+            set("models_per_day", models_per_day.map(u64::from));
+            set("blob_bytes_per_day", *blob_bytes_per_day);
             client.put(&format!("/admin/v1/quotas/{of}"), &Value::Object(body)).await?;
             out::line(&format!("{of} has a quota"));
         }

@@ -3,6 +3,7 @@
 
 use crate::host::{self, Endpoint};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -75,6 +76,18 @@ impl KnownNodes {
         let name: String = endpoint.to_string().chars().map(safe).take(100).collect();
         Some(self.directory.as_ref()?.join(format!("{name}.json")))
     }
+}
+
+/// The nodes of a cluster status that make sense from here: a loopback address means the machine of the node that says it.
+pub fn node_endpoints(status: &Value, told_by: &Endpoint) -> Vec<Endpoint> {
+    let nodes = status["nodes"].as_array().map(Vec::as_slice).unwrap_or_default();
+    nodes
+        .iter()
+        .filter_map(Value::as_str)
+        .filter_map(|text| host::parse(text).ok()?.into_iter().next())
+        .map(|node| Endpoint { scheme: told_by.scheme, ..node })
+        .filter(|node| told_by.is_loopback() || !node.is_loopback())
+        .collect()
 }
 
 /// `$XDG_CACHE_HOME/ollamamax` or `~/.cache/ollamamax`.

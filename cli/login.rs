@@ -44,7 +44,7 @@ pub async fn login(client: &Client, args: &Login) -> Result<(), Failure> {
     let (entry, who) = if args.key {
         let key = ask_secret("API key: ")?;
         let key = Zeroizing::new(key.trim().to_owned());
-        let probe = Client::with_key(endpoint.clone(), &key)?;
+        let probe = Client::with_key(endpoint.clone(), &key, client.trust())?;
         let me = probe.get("/auth/whoami").await?;
         (Entry::Key { key: Secret(key) }, text(&me, "actor"))
     } else {

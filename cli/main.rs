@@ -7,18 +7,27 @@
 
 #![forbid(unsafe_code)]
 
+mod account;
+mod answer;
+mod ask;
 mod audit;
 mod bearer;
 mod bench;
+mod chat;
 mod client;
 mod cluster;
+mod config;
 mod control_plane;
 mod copy;
 mod create;
 mod credentials;
 mod daemon;
 mod deploy;
+mod doctor;
+mod dumps;
 mod edge;
+mod embed;
+mod environment;
 mod exit;
 mod generate;
 mod host;
@@ -28,24 +37,31 @@ mod keys;
 mod known_nodes;
 mod list;
 mod login;
+mod markdown;
 mod modelfile;
 mod ndjson;
 mod oidc;
 mod out;
+mod output;
+mod pages;
 mod placement;
 mod progress;
 mod ps;
 mod pull;
+mod push;
 mod remove;
-mod repl;
 mod run;
 mod secret;
+mod serve;
 mod show;
 mod signing_keys;
 mod source;
 mod stop;
+mod suggest;
 mod synth;
 mod table;
+mod top;
+mod trust;
 mod up;
 mod upload;
 mod users;
@@ -53,10 +69,14 @@ mod version;
 mod watch;
 mod worker;
 mod workers;
+mod wrap;
 
-use clap::{Parser, Subcommand};
+use clap::parser::ValueSource;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use client::Client;
 use exit::{EXIT_CODES_HELP, Failure};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Many machines behind one Ollama- and OpenAI-compatible endpoint
@@ -66,6 +86,15 @@ struct Cli {
     /// Node to talk to, or several with commas between: host[:port] or http[s]://host[:port][/path]
     #[arg(long, global = true, env = "OLLAMA_HOST", value_name = "HOST")]
     host: Option<String>,
+    /// A file with authorities (PEM) that vouch for the server's certificate, beside those of the system
+    #[arg(long, global = true, env = "OLLAMAMAX_CA_FILE", value_name = "PATH")]
+    ca_file: Option<PathBuf>,
+    /// Configuration file; else ollamamax.toml in the user's configuration directory or in /etc/ollamamax
+    #[arg(long, global = true, env = "OLLAMAMAX_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The host comes from the configuration file: it is where commands go, not where `serve` listens.
+    #[arg(skip)]
+    host_is_configured: bool,
     /// Show the version and that of the server
     #[arg(short = 'v', long)]
     version: bool,
@@ -77,6 +106,9 @@ struct Cli {
 enum Command {
     /// Start a local cluster, supervise it, and serve a model
     Up(up::Args),
+    /// Start a local server, as Ollama's: `up` of one node and one worker, without a model
+    #[command(visible_alias = "start")]
+    Serve(up::Args),
     /// Run one control-plane node
     ControlPlane(Box<control_plane::Args>),
     /// Run one worker
@@ -116,6 +148,17 @@ enum Command {
     Cp(copy::Args),
     /// Get a model from the catalogue, a file or a URL
     Pull(pull::Args),
+    /// Give a model to a registry
+    Push(push::Args),
+    /// Ollama's account: there is none here, see `login`
+    #[command(hide = true)]
+    Signin,
+    /// Ollama's account: there is none here, see `logout`
+    #[command(hide = true)]
+    Signout,
+    /// Ollama's launcher: says how to point a program at this cluster
+    #[command(hide = true)]
+    Launch(account::Launch),
     /// Unload a model
     Stop(stop::Args),
     /// Log in, or keep an API key, for the commands that follow
@@ -150,12 +193,31 @@ enum Command {
     Bench(bench::Args),
     /// Write a model file of random weights, to measure a size that is not at hand
     Synth(synth::Args),
+    /// Watch nodes, workers and models on one screen
+    Top(top::Args),
+    /// Find what is wrong, and what to do about it
+    Doctor(doctor::Args),
+    /// Check and show the configuration
+    #[command(subcommand)]
+    Config(config::Args),
+    /// Print what a shell needs to complete commands: source it, or put it where your shell looks
+    Completions(pages::Completions),
+    /// Print the manual page, or write one for each command
+    Man(pages::Man),
     /// Show the version and that of the server
     Version(version::Args),
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let mut cli = match parse(std::env::args_os().collect()) {
+        Ok(cli) => cli,
+        Err(failure) => return report(&failure),
+    };
+    if let Some(Command::Worker(args)) = &mut cli.command
+        && let Err(failure) = args.confine()
+    {
+        return report(&failure);
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return report(&Failure::Other(format!("cannot start threads: {error}"))),
@@ -169,13 +231,21 @@ fn main() -> ExitCode {
     }
 }
 
+/// Reads the command line, with the configuration file behind it. Wrong usage ends the program here.
+fn parse(argv: Vec<OsString>) -> Result<Cli, Failure> {
+    let matches = config::command(Cli::command(), &argv)?.get_matches_from(argv);
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let host_is_configured = matches.value_source("host") == Some(ValueSource::DefaultValue);
+    Ok(Cli { host_is_configured, ..cli })
+}
+
 fn report(failure: &Failure) -> ExitCode {
     out::say(&format!("Error: {}", out::printable(&failure.to_string())));
     failure.exit_code()
 }
 
 async fn dispatch(cli: Cli) -> Result<(), Failure> {
-    let host = cli.host.as_deref();
+    let host = Server { host: cli.host.as_deref(), ca_file: cli.ca_file.as_deref() };
     let Some(command) = cli.command else {
         if cli.version {
             return talk(host, async |client| {
@@ -190,6 +260,9 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
     };
     match command {
         Command::Up(args) => up::run(args).await,
+        Command::Serve(args) => {
+            serve::run(args, host.host.filter(|_| !cli.host_is_configured)).await
+        }
         Command::ControlPlane(args) => control_plane::run(*args).await,
         Command::Worker(args) => worker::run(args).await,
         Command::Cluster(cluster::Args::Join(args)) => control_plane::run((*args).into()).await,
@@ -210,6 +283,10 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Rm(args) => talk(host, async |c| remove::run(c, &args).await).await,
         Command::Cp(args) => talk(host, async |c| copy::run(c, &args).await).await,
         Command::Pull(args) => talk(host, async |c| pull::run(c, &args).await).await,
+        Command::Push(args) => talk(host, async |c| push::run(c, &args).await).await,
+        Command::Signin => Err(account::signin()),
+        Command::Signout => Err(account::signout()),
+        Command::Launch(args) => Err(account::launch(&args, host.host)),
         Command::Stop(args) => talk(host, async |c| stop::run(c, &args).await).await,
         Command::Login(args) => talk(host, async |c| login::login(c, &args).await).await,
         Command::Logout => talk(host, async |c| login::logout(c).await).await,
@@ -223,17 +300,35 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Audit(args) => talk(host, async |c| audit::run(c, &args).await).await,
         Command::Bench(args) => bench::run(&args),
         Command::Synth(args) => synth::run(&args),
+        Command::Top(args) => talk(host, async |c| top::run(c, args).await).await,
+        Command::Doctor(args) => talk(host, async |c| doctor::run(c, &args).await).await,
+        Command::Config(args) => config::run(&args, cli.config.as_deref(), Cli::command()),
+        Command::Completions(args) => {
+            pages::completions(&args, Cli::command());
+            Ok(())
+        }
+        Command::Man(args) => pages::man(&args, Cli::command()),
         Command::Version(args) => talk(host, async |c| version::run(c, &args).await).await,
     }
 }
 
+/// Which server a command talks to.
+#[derive(Clone, Copy)]
+struct Server<'a> {
+    host: Option<&'a str>,
+    ca_file: Option<&'a Path>,
+}
+
 /// Runs a command that talks to a server, and learns the cluster's addresses for the next one.
 async fn talk(
-    host: Option<&str>,
+    server: Server<'_>,
     command: impl AsyncFnOnce(&Client) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    let client = Client::new(host)?;
-    let done = command(&client).await;
+    let client = Client::new(server.host, server.ca_file)?;
+    let done = match command(&client).await {
+        Err(failure) => Err(suggest::next(&client, failure).await),
+        Ok(()) => Ok(()),
+    };
     client.learn().await;
     done
 }
@@ -241,7 +336,6 @@ async fn talk(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -28,6 +28,12 @@ pub fn say(line: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{line}");
 }
 
+/// Whether people want colours: `NO_COLOR` is not set, and the terminal has them.
+pub fn colours() -> bool {
+    let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    !set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
 /// Text of others as a terminal may show it: nothing in it moves the cursor, changes colours, turns its direction, or goes on
 /// for pages.
 pub fn printable(text: &str) -> String {

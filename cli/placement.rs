@@ -68,7 +68,7 @@ pub async fn run(client: &Client, args: &Args) -> Result<(), Failure> {
             (format!("/admin/v1/placement/explain/{model}"), *json, false, explain)
         }
     };
-    watch::show(watch, json, async || client.get(&path).await, shown).await
+    watch::show(watch, async || client.get(&path).await, watch::or_json(json, shown)).await
 }
 
 /// Evens out.

@@ -2,8 +2,9 @@
 
 use crate::client::Client;
 use crate::exit::Failure;
-use crate::list::{keep_prefix, models, short_digest, text};
-use crate::{human, out, table};
+use crate::list::{elements, keep_prefix, models, short_digest, text};
+use crate::output::{List, Output};
+use crate::{human, table};
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -12,37 +13,39 @@ use serde_json::Value;
 pub struct Args {
     /// Only models whose names start with this
     prefix: Option<String>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// Prints them.
 pub async fn run(client: &Client, args: &Args) -> Result<(), Failure> {
     let mut answer = client.get("/api/ps").await?;
     keep_prefix(&mut answer, args.prefix.as_deref());
-    if args.json {
-        out::json(&answer);
-    } else {
-        out::text(&render(&answer, Timestamp::now()));
-    }
+    let loaded = List { items: "models", name: "name" };
+    args.output.print(&answer, loaded, |answer, wide| render(answer, wide, Timestamp::now()));
     Ok(())
 }
 
-fn render(answer: &Value, now: Timestamp) -> String {
+fn render(answer: &Value, wide: bool, now: Timestamp) -> String {
+    const HEADER: [&str; 7] = ["NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL", "WORKERS"];
+    let columns = if wide { HEADER.len() } else { 6 };
     let row = |model: &Value| {
         let size = model["size"].as_u64().unwrap_or(0);
-        vec![
+        let workers = elements(&model["workers"]).iter().map(|worker| text(worker, "name"));
+        let mut cells = vec![
             text(model, "name"),
             short_digest(model),
             human::bytes(size),
             processor(size, model["size_vram"].as_u64().unwrap_or(0)),
             model["context_length"].as_u64().unwrap_or(0).to_string(),
             until(&text(model, "expires_at"), now),
-        ]
+            workers.collect::<Vec<_>>().join(","),
+        ];
+        cells.truncate(columns);
+        cells
     };
     let rows: Vec<_> = models(answer).iter().map(row).collect();
-    table::render(&["NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"], &rows)
+    table::render(&HEADER[..columns], &rows)
 }
 
 fn processor(size: u64, vram: u64) -> String {
@@ -57,7 +60,8 @@ fn processor(size: u64, vram: u64) -> String {
     }
 }
 
-fn until(expires_at: &str, now: Timestamp) -> String {
+/// Until when a model stays loaded, in words.
+pub fn until(expires_at: &str, now: Timestamp) -> String {
     match expires_at.parse::<Timestamp>() {
         Ok(at) if at < now => "Stopping...".to_owned(),
         Ok(_) => human::moment(expires_at, now).unwrap_or_default(),
@@ -89,13 +93,15 @@ mod tests {
         let answer = json!({"models": [{
             "name": "smollm2:135m", "digest": "9077fe9d2ae1a4a4", "size": 150_000_000, "size_vram": 0,
             "context_length": 4096, "expires_at": "2318-01-01T00:00:00Z",
+            "workers": [{"name": "w1"}, {"name": "w2"}],
         }]});
         let now = "2026-01-10T12:00:00Z".parse().expect("a time");
         assert_eq!(
-            render(&answer, now),
+            render(&answer, false, now),
             "NAME            ID              SIZE      PROCESSOR    CONTEXT    UNTIL\n\
              smollm2:135m    9077fe9d2ae1    150 MB    100% CPU     4096       Forever\n"
         );
+        assert!(render(&answer, true, now).ends_with("Forever    w1,w2\n"));
         assert_eq!(until("2026-01-10T11:59:59Z", now), "Stopping...");
         assert_eq!(until("9999-12-31T00:00:00Z", now), "Forever");
         assert_eq!(until("2026-01-10T12:05:00Z", now), "5 minutes from now");

@@ -1,10 +1,11 @@
 //! `run`: one prompt from the arguments and stdin, or a conversation on a terminal.
 
+use crate::answer::Look;
 use crate::client::Client;
 use crate::exit::Failure;
 use crate::generate::{self, Settings, keep_alive};
 use crate::progress::Progress;
-use crate::{pull, repl};
+use crate::{chat, embed, human, pull};
 use serde_json::{Value, json};
 use std::io::{IsTerminal, Read};
 
@@ -33,9 +34,14 @@ pub struct Args {
     /// Do not show the thoughts
     #[arg(long)]
     hidethinking: bool,
-    /// Accepted for compatibility: lines are left to the terminal
-    #[arg(long, hide = true)]
+    /// Leave lines to the terminal instead of wrapping them at words
+    #[arg(long)]
     nowordwrap: bool,
+    #[command(flatten)]
+    embed: embed::Args,
+    /// Accepted for compatibility
+    #[arg(long, hide = true)]
+    insecure: bool,
     /// Print the records of the answer as JSON lines
     #[arg(long)]
     json: bool,
@@ -47,14 +53,18 @@ pub async fn run(client: &Client, args: &Args) -> Result<(), Failure> {
     let interactive =
         args.prompt.is_empty() && std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     let prompt = if interactive { String::new() } else { gather_prompt(&args.prompt)? };
-    ensure_model(client, &args.model).await?;
+    let about = ensure_model(client, &args.model).await?;
+    if embed::only_embeds(&about) {
+        let keep_alive = settings.keep_alive.as_ref();
+        return embed::run(client, &args.embed, &args.model, &prompt, keep_alive).await;
+    }
     if interactive {
         load(client, &settings).await?;
-        return repl::converse(client, settings).await;
+        return chat::converse(client, settings, &about).await;
     }
     let request = settings.request(json!({"prompt": prompt}));
     let records = client.stream("/api/generate", &request).await?;
-    generate::print(records, &settings).await.map(drop)
+    generate::print(records, &settings, &mut String::new()).await
 }
 
 fn settings(args: &Args) -> Result<Settings, Failure> {
@@ -65,6 +75,16 @@ fn settings(args: &Args) -> Result<Settings, Failure> {
             Failure::Usage(format!("--format is neither `json` nor a JSON schema: {error}"))
         })?),
     };
+    if let Some(text) =
+        args.keepalive.as_deref().filter(|text| human::parse_duration_ms(text).is_none())
+    {
+        return Err(Failure::Usage(format!(
+            "--keepalive `{text}` is no duration; expected e.g. 300, 5m or -1"
+        )));
+    }
+    let look = Look::of_stdout();
+    let look =
+        Look { wrap: look.wrap && !args.nowordwrap, hide_thinking: args.hidethinking, ..look };
     let think = args.think.as_deref().map(|think| match think {
         "true" => json!(true),
         "false" => json!(false),
@@ -75,7 +95,7 @@ fn settings(args: &Args) -> Result<Settings, Failure> {
         keep_alive: args.keepalive.as_deref().map(keep_alive),
         format,
         think,
-        hide_thinking: args.hidethinking,
+        look,
         verbose: args.verbose,
         json: args.json,
         options: serde_json::Map::new(),
@@ -99,21 +119,20 @@ fn gather_prompt(words: &[String]) -> Result<String, Failure> {
     Ok(parts.join(" "))
 }
 
-/// Pulls the model when the server does not know it and the catalogue does.
-async fn ensure_model(client: &Client, model: &str) -> Result<(), Failure> {
-    match client.ask("/api/show", &json!({"model": model})).await {
-        Err(Failure::Refused { status: 404, message }) => {
-            if !crate::source::is_known(model) {
-                return Err(Failure::Refused { status: 404, message });
-            }
-            pull::pull(client, model, None, &Progress::new()).await.map(drop)
+/// What the server says of a model; pulled when it does not know it and the catalogue does.
+async fn ensure_model(client: &Client, model: &str) -> Result<Value, Failure> {
+    let about = json!({"model": model});
+    match client.ask("/api/show", &about).await {
+        Err(Failure::Refused { status: 404, .. }) if crate::source::is_known(model) => {
+            pull::pull(client, model, None, &Progress::new()).await?;
+            client.ask("/api/show", &about).await
         }
-        answer => answer.map(drop),
+        answer => answer,
     }
 }
 
 /// Loads the model before the first prompt, so that the wait is seen for what it is.
-async fn load(client: &Client, settings: &Settings) -> Result<(), Failure> {
+pub async fn load(client: &Client, settings: &Settings) -> Result<(), Failure> {
     let progress = Progress::new();
     progress.status("loading");
     let mut records =

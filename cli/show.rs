@@ -2,7 +2,7 @@
 
 use crate::client::Client;
 use crate::exit::Failure;
-use crate::{out, table};
+use crate::{human, out, table};
 use serde_json::{Value, json};
 
 /// Which model, and what of it.
@@ -55,8 +55,8 @@ pub async fn run(client: &Client, args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Lines of a licence shown; the rest is behind `--license`.
-const LICENSE_LINES: usize = 2;
+/// Lines shown of a licence or a system prompt; the rest is behind `--license` and `--system`.
+const HEAD_LINES: usize = 2;
 /// Longest metadata value shown.
 const VALUE_CHARS: usize = 80;
 
@@ -81,9 +81,10 @@ pub fn render(answer: &Value, verbose: bool) -> String {
     let rows = model.into_iter().filter_map(|(name, value)| Some(vec![name.to_owned(), value?]));
     block(&mut text, "Model", rows.collect());
     block(&mut text, "Capabilities", words(&answer["capabilities"]));
-    block(&mut text, "Parameters", lines(&answer["parameters"], usize::MAX));
-    block(&mut text, "System", lines(&answer["system"], usize::MAX));
-    block(&mut text, "License", lines(&answer["license"], LICENSE_LINES));
+    block(&mut text, "Projector", projector(&answer["projector_info"]));
+    block(&mut text, "Parameters", parameters(&answer["parameters"]));
+    block(&mut text, "System", head(&answer["system"]));
+    block(&mut text, "License", head(&answer["license"]));
     block(&mut text, "Versions", versions(&answer["versions"]));
     if verbose {
         block(&mut text, "Metadata", metadata(info));
@@ -110,16 +111,39 @@ fn words(list: &Value) -> Vec<Vec<String>> {
     list.iter().filter_map(|word| Some(vec![word.as_str()?.to_owned()])).collect()
 }
 
-/// The lines of a text, each cut at the first run of spaces when it is a `name value` line.
-fn lines(text: &Value, at_most: usize) -> Vec<Vec<String>> {
-    let all: Vec<&str> = text.as_str().unwrap_or_default().trim().lines().collect();
-    let cut = all.len() > at_most;
-    let shown = all.iter().take(at_most).filter(|line| !line.trim().is_empty());
-    let cells = |line: &&str| match line.split_once("  ") {
-        Some((name, value)) => vec![name.trim().to_owned(), value.trim().to_owned()],
-        None => vec![line.trim().to_owned()],
+fn full_lines(text: &Value) -> Vec<&str> {
+    let lines = text.as_str().unwrap_or_default().lines().map(str::trim);
+    lines.filter(|line| !line.is_empty()).collect()
+}
+
+/// The first lines of a text.
+fn head(text: &Value) -> Vec<Vec<String>> {
+    let all = full_lines(text);
+    let shown = all.iter().take(HEAD_LINES).map(|line| vec![(*line).to_owned()]);
+    shown.chain((all.len() > HEAD_LINES).then(|| vec!["...".to_owned()])).collect()
+}
+
+/// Lines of a name and a value.
+fn parameters(text: &Value) -> Vec<Vec<String>> {
+    let cells = |line: &str| match line.split_once(char::is_whitespace) {
+        Some((name, value)) => vec![name.to_owned(), value.trim().to_owned()],
+        None => vec![line.to_owned()],
     };
-    shown.map(cells).chain(cut.then(|| vec!["...".to_owned()])).collect()
+    full_lines(text).into_iter().map(cells).collect()
+}
+
+/// What turns pictures into something the model reads.
+fn projector(info: &Value) -> Vec<Vec<String>> {
+    let Some(architecture) = info["general.architecture"].as_str() else { return Vec::new() };
+    let number = |key: &str| info[key].as_f64();
+    let whole = |key: &str| number(key).map(|n| format!("{n:.0}"));
+    let rows = [
+        ("architecture", Some(architecture.to_owned())),
+        ("parameters", number("general.parameter_count").map(human::count)),
+        ("embedding length", whole(&format!("{architecture}.vision.embedding_length"))),
+        ("dimensions", whole(&format!("{architecture}.vision.projection_dim"))),
+    ];
+    rows.into_iter().filter_map(|(name, value)| Some(vec![name.to_owned(), value?])).collect()
 }
 
 /// Digest, state and share of each version, where there are several.
@@ -154,7 +178,11 @@ fn tensors(list: &Value) -> Vec<Vec<String>> {
     let cell = |tensor: &Value, field: &str| {
         tensor[field].as_str().map_or_else(|| tensor[field].to_string(), str::to_owned)
     };
-    list.iter().map(|t| ["name", "type", "shape"].map(|field| cell(t, field)).to_vec()).collect()
+    let shape = |tensor: &Value| {
+        let sizes = tensor["shape"].as_array().map(Vec::as_slice).unwrap_or_default();
+        format!("[{}]", sizes.iter().map(Value::to_string).collect::<Vec<_>>().join(" "))
+    };
+    list.iter().map(|t| vec![cell(t, "name"), cell(t, "type"), shape(t)]).collect()
 }
 
 #[cfg(test)]
@@ -182,8 +210,52 @@ mod tests {
              Version 2.0\n    ...\n\n"
         );
         let verbose = render(&answer, true);
-        assert!(verbose.contains("  Tensors\n    a    F32    [2,3]\n"), "{verbose}");
+        assert!(verbose.contains("  Tensors\n    a    F32    [2 3]\n"), "{verbose}");
         assert!(verbose.contains("llama.context_length      8192"), "{verbose}");
+    }
+
+    /// The blocks of Ollama's own tests; the blanks it puts behind a line are not looked at.
+    #[test]
+    fn each_block_is_as_ollama_prints_it() {
+        let details =
+            json!({"family": "test", "parameter_size": "7B", "quantization_level": "FP16"});
+        let model = "  Model\n    architecture    test\n    parameters      7B\n    quantization    FP16\n\n";
+        for (field, value, block) in [
+            ("requires", json!("0.19.0"), ""),
+            (
+                "system",
+                json!("One!\nTwo!\nThree!\n\t\t\t"),
+                "  System\n    One!\n    Two!\n    ...\n\n",
+            ),
+            (
+                "license",
+                json!("MIT License\nCopyright\n"),
+                "  License\n    MIT License\n    Copyright\n\n",
+            ),
+            (
+                "capabilities",
+                json!(["vision", "tools"]),
+                "  Capabilities\n    vision\n    tools\n\n",
+            ),
+            (
+                "parameters",
+                json!("\n\t\t\tstop never\n\t\t\tstop a b\n\t\t\ttemperature 99"),
+                "  Parameters\n    stop           never\n    stop           a b\n    temperature    99\n\n",
+            ),
+            (
+                "projector_info",
+                json!({"general.architecture": "clip", "general.parameter_count": 133_700_000,
+                       "clip.vision.embedding_length": 0, "clip.vision.projection_dim": 0}),
+                "  Projector\n    architecture        clip\n    parameters          133.70M\n    \
+                 embedding length    0\n    dimensions          0\n\n",
+            ),
+        ] {
+            let shown = render(&json!({"details": details.clone(), field: value}), false);
+            match block {
+                "" => assert!(shown.ends_with("    requires        0.19.0\n\n"), "{shown}"),
+                block => assert_eq!(shown, format!("{model}{block}"), "{field}"),
+            }
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use crate::client::Client;
 use crate::credentials::ask_secret;
 use crate::exit::Failure;
 use crate::list::text;
+use crate::output::{List, Output};
 use crate::{human, out, table};
 use ollamamax_proto::Millis;
 use serde_json::{Value, json};
@@ -13,11 +14,7 @@ use serde_json::{Value, json};
 pub enum Args {
     /// List the keys that sign access tokens, did, or will
     #[command(visible_alias = "ls")]
-    List {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
+    List(Output),
     /// Make a new one; the others are believed until what they signed has expired
     Rotate {
         /// A key is in wrong hands: drop the others at once, and with them every access token
@@ -36,9 +33,10 @@ pub enum Tokens {
 /// Does something with signing keys.
 pub async fn run(client: &Client, args: &Args) -> Result<(), Failure> {
     match args {
-        Args::List { json } => {
+        Args::List(output) => {
             let answer = client.get("/admin/v1/signing-keys").await?;
-            if *json { out::json(&answer) } else { out::text(&list(&answer)) }
+            let keys = List { items: "signing_keys", name: "id" };
+            output.print(&answer, keys, |answer, _| list(answer));
         }
         Args::Rotate { emergency } => {
             let body = json!({"emergency": emergency});

@@ -4,6 +4,7 @@ use crate::client::Client;
 use crate::credentials::ask_secret;
 use crate::exit::Failure;
 use crate::list::text;
+use crate::output::{List, Output};
 use crate::{out, table};
 use serde_json::{Value, json};
 
@@ -12,11 +13,7 @@ use serde_json::{Value, json};
 pub enum Args {
     /// List the users
     #[command(visible_alias = "ls")]
-    List {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
+    List(Output),
     /// Create a user; the password is asked for, or read from stdin
     Create {
         /// Its name
@@ -67,9 +64,9 @@ pub enum Args {
 pub async fn run(client: &Client, args: &Args) -> Result<(), Failure> {
     let path = |name: &str| format!("/admin/v1/users/{name}");
     match args {
-        Args::List { json } => {
+        Args::List(output) => {
             let answer = client.get("/admin/v1/users").await?;
-            if *json { out::json(&answer) } else { out::text(&list(&answer)) }
+            output.print(&answer, List { items: "users", name: "name" }, |answer, _| list(answer));
         }
         Args::Create { name, role, service } => {
             let mut body = json!({"name": name, "service": service});

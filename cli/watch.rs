@@ -14,15 +14,18 @@ use std::time::Duration;
 /// Clears the screen and goes to its top.
 const CLEAR: &str = "\x1b[2J\x1b[H";
 
-/// Shows the answer of `ask` as `json` or as `render` has it, once or until Ctrl-C.
+/// What `--json` shows instead of `render`.
+pub fn or_json(json: bool, render: impl Fn(&Value) -> String) -> impl Fn(&Value) -> String {
+    move |answer| if json { format!("{answer:#}\n") } else { render(answer) }
+}
+
+/// Shows the answer of `ask` as `render` has it, once or until Ctrl-C.
 pub async fn show(
     watch: bool,
-    json: bool,
     ask: impl AsyncFn() -> Result<Value, Failure>,
     render: impl Fn(&Value) -> String,
 ) -> Result<(), Failure> {
-    let text = |answer: &Value| if json { format!("{answer:#}\n") } else { render(answer) };
-    let first = text(&ask().await?);
+    let first = render(&ask().await?);
     if !watch {
         out::text(&first);
         return Ok(());
@@ -33,7 +36,7 @@ pub async fn show(
         loop {
             tokio::time::sleep(Duration::from_millis(limits::WATCH_PERIOD_MS)).await;
             screen.show(match ask().await {
-                Ok(answer) => text(&answer),
+                Ok(answer) => render(&answer),
                 Err(failure) => format!("{failure}\n"),
             });
         }

@@ -7,6 +7,7 @@ use ollamamax_control_plane::error::{EXIT_CONFIG, EXIT_DENIED};
 use ollamamax_tls::{JoinError, JoinToken};
 use ollamamax_worker::agent::Dismissed;
 use ollamamax_worker::credentials::CredentialError;
+use ollamamax_worker::sandbox::{self, Confined, Surroundings};
 use ollamamax_worker::{DeviceChoice, Ended, KvType, StartError, WorkerConfig, WorkerNode};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -42,6 +43,9 @@ pub struct Args {
     /// What keys and values are kept as: f16, or q8_0 in little more than half the memory; the same for all workers of a cluster
     #[arg(long, value_name = "TYPE", default_value = "f16", env = "OLLAMA_KV_CACHE_TYPE")]
     kv_type: KvType,
+    /// Sequences it runs at once per model; 0: as many as are allowed
+    #[arg(long, value_name = "N", default_value_t = 0, env = "OLLAMA_NUM_PARALLEL")]
+    parallel: u32,
     /// Its name, for people
     #[arg(long, default_value = "worker")]
     name: String,
@@ -51,13 +55,47 @@ pub struct Args {
     /// Milliseconds that running answers may take to finish when it stops
     #[arg(long, value_name = "MS")]
     drain_ms: Option<u64>,
+    /// Let the process read, write and start whatever its user may; without it, it writes to its own directory alone and starts
+    /// nothing
+    #[arg(long, env = "OLLAMAMAX_NO_SANDBOX", value_parser = clap::builder::FalseyValueParser::new())]
+    no_sandbox: bool,
     #[command(flatten)]
     daemon: daemon::Args,
+    #[arg(skip)]
+    confined: Option<Confined>,
+}
+
+impl Args {
+    /// Confines this process. To be called while it has one thread.
+    pub fn confine(&mut self) -> Result<(), Failure> {
+        // Without a directory the start fails, and says better why.
+        if self.no_sandbox || std::fs::create_dir_all(&self.data_dir).is_err() {
+            return Ok(());
+        }
+        let gpu = self.device != DeviceChoice::Cpu;
+        if gpu {
+            sandbox::wake_gpu();
+        }
+        let reads = self.blob_hint.iter().chain(&self.join_token_file).cloned().collect();
+        let around = Surroundings::look(self.data_dir.clone(), reads, self.listen.port(), gpu);
+        let entered = sandbox::enter(&around);
+        self.confined = Some(entered.map_err(|error| Failure::Other(error.to_string()))?);
+        Ok(())
+    }
+
+    fn tell(&self) {
+        match &self.confined {
+            Some(confined) if confined.is_less() => tracing::warn!("{confined}"),
+            Some(confined) => tracing::info!("{confined}"),
+            None => tracing::warn!("this worker reads, writes and starts whatever its user may"),
+        }
+    }
 }
 
 /// Runs it.
 pub async fn run(args: Args) -> Result<(), Failure> {
-    daemon::log(args.daemon.log_format)?;
+    args.daemon.begin()?;
+    args.tell();
     let mut signals = StopSignals::listen(args.daemon.exit_with_stdin)?;
     let join = join_token(&args)?;
     let mut config = WorkerConfig::new(args.data_dir, args.listen, args.control_plane);
@@ -69,6 +107,9 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     config.device = args.device;
     config.kv_type = args.kv_type;
     config.blob_hints = args.blob_hint;
+    if args.parallel > 0 {
+        config.sequences_max = config.sequences_max.min(args.parallel);
+    }
     if let Some(drain_ms) = args.drain_ms {
         config.drain_ms = drain_ms;
     }

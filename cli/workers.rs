@@ -3,7 +3,8 @@
 use crate::client::Client;
 use crate::deploy::key_value;
 use crate::exit::Failure;
-use crate::list::text;
+use crate::list::{elements, text};
+use crate::output::{List, Output};
 use crate::{human, out, table, watch};
 use serde_json::{Map, Value, json};
 
@@ -16,9 +17,8 @@ pub enum Args {
     /// List the workers
     #[command(visible_alias = "ls")]
     List {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        output: Output,
         /// Show it again whenever it changes, until Ctrl-C
         #[arg(short, long)]
         watch: bool,
@@ -62,9 +62,10 @@ pub enum Args {
 /// Does it.
 pub async fn run(client: &Client, args: &Args) -> Result<(), Failure> {
     match args {
-        Args::List { json, watch } => {
+        Args::List { output, watch } => {
             let ask = async || client.get("/admin/v1/workers").await;
-            watch::show(*watch, *json, ask, list).await?;
+            let workers = List { items: "workers", name: "name" };
+            watch::show(*watch, ask, |answer| output.text(answer, workers, list)).await?;
         }
         Args::Show { worker, json } => {
             let answer = client.get(&format!("/admin/v1/workers/{worker}")).await?;
@@ -108,21 +109,29 @@ fn joined(labels: &Value) -> String {
     if pairs.is_empty() { "no labels".to_owned() } else { pairs.join(",") }
 }
 
-fn list(answer: &Value) -> String {
+fn list(answer: &Value, wide: bool) -> String {
+    const HEADER: [&str; 9] =
+        ["WORKER", "ID", "STATUS", "DEVICE", "MEMORY", "MODELS", "LABELS", "ADDRESS", "HOLDS"];
+    let columns = if wide { HEADER.len() } else { 7 };
     let row = |worker: &Value| {
-        let models = worker["models"].as_array().map_or(0, Vec::len);
-        vec![
+        let models = elements(&worker["models"]);
+        let names: Vec<&str> = models.iter().filter_map(Value::as_str).collect();
+        let mut cells = vec![
             text(worker, "name"),
             text(worker, "id").chars().take(12).collect(),
             status(worker),
             text(worker, "device"),
             human::bytes(worker["memory_bytes"].as_u64().unwrap_or(0)),
-            models.to_string(),
+            models.len().to_string(),
             joined(&worker["labels"]),
-        ]
+            text(worker, "address"),
+            names.join(","),
+        ];
+        cells.truncate(columns);
+        cells
     };
     let rows: Vec<_> = answer["workers"].as_array().into_iter().flatten().map(row).collect();
-    table::render(&["WORKER", "ID", "STATUS", "DEVICE", "MEMORY", "MODELS", "LABELS"], &rows)
+    table::render(&HEADER[..columns], &rows)
 }
 
 fn status(worker: &Value) -> String {

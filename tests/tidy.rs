@@ -12,7 +12,7 @@ const LINES_MAX: usize = 400;
 
 /// Files that are longer for a reason, with the length they must not outgrow.
 const LONG: &[(&str, usize)] =
-    &[("storage/src/log.rs", 470), ("storage/src/sled.rs", 430), ("proto/src/limits.rs", 700)];
+    &[("storage/src/log.rs", 470), ("storage/src/sled.rs", 430), ("proto/src/limits.rs", 900)];
 
 /// Which of our crates each of our crates may import, dev-dependencies apart.
 const IMPORTS: &[(&str, &[&str])] = &[
@@ -54,9 +54,14 @@ const FENCED: &[(&str, &[&str])] = &[
     ("utoipa", &["ollamamax-gateway"]),
     ("tokenizers", &["ollamamax-engine"]),
     ("llguidance", &["ollamamax-engine"]),
+    ("rustyline", &["ollamamax"]),
+    ("ratatui", &["ollamamax"]),
     ("rustls-webpki", &["ollamamax-tls"]),
     ("rcgen", &["ollamamax-tls"]),
     ("x509-cert", &["ollamamax-tls"]),
+    ("landlock", &["ollamamax-worker"]),
+    ("seccompiler", &["ollamamax-worker"]),
+    ("opentelemetry-proto", &["ollamamax-control-plane"]),
     // The control plane's own is the HTTPS that clients speak.
     ("rustls", &["ollamamax-tls", "ollamamax-control-plane"]),
     ("tokio-rustls", &["ollamamax-tls", "ollamamax-control-plane"]),

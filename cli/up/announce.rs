@@ -15,6 +15,8 @@ pub struct Ready {
     pub model: Option<String>,
     /// Where everything is kept.
     pub data_dir: String,
+    /// The file with what vouches for the nodes' certificate; `None`: plain HTTP.
+    pub ca_file: Option<String>,
     /// The file with the first user's API key.
     pub key: Option<String>,
     /// What programs on this machine may do without a credential; `None`: nothing.
@@ -24,9 +26,10 @@ pub struct Ready {
 impl Ready {
     /// One line of JSON.
     pub fn to_json(&self) -> String {
-        let Self { urls, workers, model, data_dir, key, anonymous } = self;
+        let Self { urls, workers, model, data_dir, ca_file, key, anonymous } = self;
         let ready = json!({"ready": true, "endpoints": urls, "workers": workers, "model": model,
-                           "data_dir": data_dir, "admin_key_file": key, "anonymous": anonymous});
+                           "data_dir": data_dir, "ca_file": ca_file, "admin_key_file": key,
+                           "anonymous": anonymous});
         format!("{ready}\n")
     }
 
@@ -42,6 +45,9 @@ impl Ready {
         let model = self.model.as_deref();
         text.push_str(&format!("  {:<10} {}\n", "model", model.unwrap_or("none")));
         text.push_str(&format!("  {:<10} {}\n", "data", self.data_dir));
+        if let Some(file) = &self.ca_file {
+            text.push_str(&format!("  {:<10} {file}  (`--cacert` of curl)\n", "authority"));
+        }
         if let Some(key) = &self.key {
             text.push_str(&format!("  {:<10} {key}  (of user `admin`)\n", "key"));
         }
@@ -54,7 +60,10 @@ impl Ready {
         });
         text.push_str("\nTry:\n");
         let first = self.urls.first().map_or("", String::as_str);
-        let host = first.trim_start_matches("http://");
+        // The command line knows by itself where there is HTTPS.
+        let host = first.trim_start_matches("http://").trim_start_matches("https://");
+        let trusting = self.ca_file.as_ref().map(|file| format!("--cacert {file} "));
+        let trusting = trusting.unwrap_or_default();
         let option = if host == format!("127.0.0.1:{DEFAULT_PORT}") {
             String::new()
         } else {
@@ -64,7 +73,7 @@ impl Ready {
             Some(model) => {
                 let message = json!({"role": "user", "content": "Why is the sky blue?"});
                 let body = json!({"model": model, "messages": [message]});
-                text.push_str(&format!("  curl {first}/api/chat -d '{body}'\n"));
+                text.push_str(&format!("  curl {trusting}{first}/api/chat -d '{body}'\n"));
                 text.push_str(&format!("  ollamamax run{option} {model}\n"));
             }
             None => text.push_str(&format!("  ollamamax pull{option} {DEFAULT_MODEL}\n")),
@@ -90,6 +99,7 @@ mod tests {
             workers: 1,
             model: model.map(str::to_owned),
             data_dir: "/data".to_owned(),
+            ca_file: None,
             key: Some("/data/node-1/admin.key".to_owned()),
             anonymous: Some("developer".to_owned()),
         }
@@ -109,6 +119,22 @@ mod tests {
              ollamamax login --key < /data/node-1/admin.key    # to administer, and not only to use\n\n\
              Ctrl-C stops everything.\n"
         );
+    }
+
+    #[test]
+    fn https_is_told_with_what_vouches_for_it() {
+        let ready = Ready {
+            urls: vec!["https://127.0.0.1:1".to_owned()],
+            ca_file: Some("/data/tls/ca.pem".to_owned()),
+            ..ready(1, Some("m"))
+        };
+        let text = ready.to_text();
+        assert!(
+            text.contains("curl --cacert /data/tls/ca.pem https://127.0.0.1:1/api/chat"),
+            "{text}"
+        );
+        assert!(text.contains("ollamamax run --host 127.0.0.1:1 m"), "{text}");
+        assert!(ready.to_json().contains("\"ca_file\":\"/data/tls/ca.pem\""));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use crate::exit::Failure;
 use crate::known_nodes::write_atomically;
-use ollamamax_proto::limits;
+use ollamamax_proto::{Millis, limits};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -34,6 +34,18 @@ pub struct Layout {
     pub nodes: Vec<Node>,
     /// The workers in order.
     pub workers: Vec<Worker>,
+    /// The nodes' HTTPS; plain HTTP without.
+    #[serde(default)]
+    pub https: Option<Https>,
+}
+
+/// The certificate of the nodes' APIs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Https {
+    /// The names it is for.
+    pub names: Vec<String>,
+    /// When it ends; 0: there is none yet.
+    pub until: Millis,
 }
 
 /// A model as it was named and as the cluster knows it.
@@ -73,6 +85,8 @@ pub struct Asked {
     pub workers: Option<usize>,
     /// Where the first node's API listens.
     pub listen: Option<SocketAddr>,
+    /// Whether the nodes serve HTTPS.
+    pub tls: Option<bool>,
 }
 
 impl Layout {
@@ -163,7 +177,13 @@ pub fn settle(
         model: None,
         nodes: Vec::new(),
         workers: Vec::new(),
+        https: None,
     });
+    match asked.tls {
+        Some(false) => layout.https = None,
+        Some(true) => drop(layout.https.get_or_insert_default()),
+        None => {}
+    }
     let known = layout.members().len();
     let nodes = asked.nodes.unwrap_or(if known == 0 { DEFAULT_NODES } else { known });
     let known_workers = layout.workers.len();
@@ -213,7 +233,7 @@ mod tests {
     }
 
     fn asked(nodes: Option<usize>, workers: Option<usize>) -> Asked {
-        Asked { nodes, workers, listen: None }
+        Asked { nodes, workers, ..Asked::default() }
     }
 
     #[test]
@@ -258,6 +278,17 @@ mod tests {
     }
 
     #[test]
+    fn https_stays_until_it_is_said_otherwise() {
+        let asked = |tls| Asked { tls, ..Asked::default() };
+        let first = settle(None, &asked(Some(true)), ports()).expect("valid").0;
+        let none = || unreachable!("no port is needed");
+        let (again, _) = settle(Some(first.clone()), &asked(None), none).expect("valid");
+        assert!(first.https.is_some() && again == first);
+        let (plain, _) = settle(Some(again), &asked(Some(false)), none).expect("valid");
+        assert_eq!(plain.https, None);
+    }
+
+    #[test]
     fn what_cannot_be_is_refused() {
         for (nodes, workers, listen) in [
             (Some(0), None, None),
@@ -267,7 +298,7 @@ mod tests {
             (Some(3), None, Some("127.0.0.1:65534")),
         ] {
             let listen = listen.map(|text| text.parse().expect("an address"));
-            let asked = Asked { nodes, workers, listen };
+            let asked = Asked { nodes, workers, listen, tls: None };
             let failure = settle(None, &asked, ports()).expect_err("cannot be");
             assert!(matches!(failure, Failure::Usage(_)), "{failure}");
         }

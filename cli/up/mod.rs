@@ -10,14 +10,17 @@
 mod access;
 mod announce;
 mod child;
+mod https;
 mod layout;
 mod lock;
 mod log;
 mod ports;
 mod ready;
+mod share;
 mod start;
 
 use crate::daemon::StopSignals;
+use crate::dumps;
 use crate::exit::Failure;
 use crate::known_nodes::data_directory;
 use crate::out;
@@ -41,6 +44,10 @@ pub struct Args {
     /// Where the first node's API listens; the other nodes take the ports after it
     #[arg(long, value_name = "ADDR")]
     listen: Option<SocketAddr>,
+    /// Serve HTTPS, with a certificate for this machine that the command line believes by itself; stays so for this cluster
+    /// until `--tls=false`
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    tls: Option<bool>,
     /// Where everything is kept; a directory of the user's when absent
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
@@ -59,10 +66,30 @@ pub struct Args {
     /// Print what is ready as one line of JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    dumps: dumps::Args,
+}
+
+impl Args {
+    /// As `serve` starts it: one node, one worker and no model, where nothing else was said or is there already.
+    pub fn serving(self, listen: Option<SocketAddr>) -> Self {
+        let new = directory(self.data_dir.as_deref())
+            .is_ok_and(|directory| matches!(Layout::load(&directory), Ok(None)));
+        Self {
+            nodes: self.nodes.or(new.then_some(1)),
+            listen: self.listen.or(listen),
+            model: self.model.or_else(|| Some("none".to_owned())),
+            ..self
+        }
+    }
 }
 
 /// Starts it, keeps it, stops it.
 pub async fn run(args: Args) -> Result<(), Failure> {
+    if let Err(why) = args.dumps.apply() {
+        out::say(&why);
+    }
+    crate::environment::warn();
     let mut signals = StopSignals::listen(false)?;
     let progress = Progress::new();
     let directory = directory(args.data_dir.as_deref())?;
@@ -74,6 +101,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         lock.end()?;
         return Err(failure);
     }
+    cluster.prepare_https()?;
     let brought_up = tokio::select! {
         brought_up = cluster.bring_up(&progress) => Some(brought_up),
         _ = signals.asked() => None,
@@ -131,7 +159,8 @@ fn directory(given: Option<&Path>) -> Result<PathBuf, Failure> {
 fn prepare(args: &Args, directory: &Path) -> Result<(Layout, usize), Failure> {
     let last = Layout::load(directory)?;
     let mut free = ports::FreePorts::default();
-    let asked = Asked { nodes: args.nodes, workers: args.workers, listen: args.listen };
+    let asked =
+        Asked { nodes: args.nodes, workers: args.workers, listen: args.listen, tls: args.tls };
     for node in last.iter().flat_map(|last| &last.nodes) {
         free.reserve(node.raft.port());
     }

@@ -4,11 +4,12 @@ use super::Args;
 use super::announce::Ready;
 use super::child::{Death, KillHandle, QUICK_DEATHS_MAX, Spec, Supervised};
 use super::layout::{DEFAULT_MODEL, Layout, Model, member_directory, node_name, worker_name};
-use super::{access, describe, log, ports, ready};
+use super::{access, describe, https, log, ports, ready, share};
 use crate::client::Client;
 use crate::exit::Failure;
 use crate::host::Endpoint;
 use crate::progress::Progress;
+use crate::trust::Trust;
 use crate::{out, pull};
 use serde_json::json;
 use std::ffi::OsString;
@@ -101,6 +102,11 @@ impl Cluster {
             }
         }
         self.layout.save(&self.directory)
+    }
+
+    /// Makes what HTTPS needs, where it is wanted.
+    pub fn prepare_https(&mut self) -> Result<(), Failure> {
+        https::prepare(&self.directory, &mut self.layout)
     }
 
     fn taken_port(&self) -> Result<Option<(String, SocketAddr)>, Failure> {
@@ -266,6 +272,11 @@ impl Cluster {
         if bootstrap {
             args.push("--bootstrap".into());
         }
+        if self.layout.https.is_some() {
+            let files = https::files(&self.directory);
+            args.extend(["--tls-cert".into(), files.certificate.into()]);
+            args.extend(["--tls-key".into(), files.key.into()]);
+        }
         if self.layout.is_local() {
             args.extend(["--anonymous".into(), ANONYMOUS.into()]);
         }
@@ -278,8 +289,14 @@ impl Cluster {
         let mut args: Vec<OsString> = vec!["--listen".into(), listen.to_string().into()];
         args.extend(["--name".into(), name.clone().into()]);
         args.extend(["--drain-ms".into(), DRAIN.as_millis().to_string().into()]);
-        args.extend(["--threads".into(), self.threads().to_string().into()]);
-        args.extend(["--memory".into(), self.memory().to_string().into()]);
+        args.extend([
+            "--threads".into(),
+            share::threads(self.args.threads, self.worker_count).to_string().into(),
+        ]);
+        args.extend([
+            "--memory".into(),
+            share::memory(self.args.memory, self.worker_count).to_string().into(),
+        ]);
         for node in self.layout.members() {
             let blobs = member_directory(&self.directory, &node_name(node)).join("blobs");
             args.extend(["--blob-hint".into(), blobs.into()]);
@@ -291,50 +308,50 @@ impl Cluster {
         let data = member_directory(&self.directory, &name);
         let mut args: Vec<OsString> = vec![command.into(), "--exit-with-stdin".into()];
         args.extend(["--data-dir".into(), data.into()]);
+        if self.args.dumps.allow_dumps {
+            args.push("--allow-dumps".into());
+        }
         args.extend(rest);
         let log = self.directory.join("logs").join(format!("{name}.log"));
         Spec { name, program: self.program.clone(), args, join_token: None, log }
-    }
-
-    /// Each worker's share of the cores.
-    fn threads(&self) -> u32 {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let share = (cores / self.worker_count.max(1)).max(1);
-        self.args.threads.unwrap_or(u32::try_from(share).unwrap_or(1))
-    }
-
-    /// Each worker's share of the free memory; a single worker finds out by itself.
-    fn memory(&self) -> u64 {
-        match (self.args.memory, self.worker_count) {
-            (Some(bytes), _) => bytes,
-            (None, 0 | 1) => 0,
-            (None, workers) => available_memory().unwrap_or(0) / workers as u64 / 10 * 9,
-        }
     }
 
     /// A client of one node alone: what the others say is not asked.
     fn client(&self, index: usize) -> Result<Client, Failure> {
         let address = self.layout.reached(index);
         let endpoint = Endpoint {
-            scheme: "http",
+            scheme: self.scheme(),
             host: address.ip().to_string(),
             port: address.port(),
             path: String::new(),
         };
+        let authority = https::files(&self.directory).authority;
+        let trust = Trust::of(self.layout.https.as_ref().map(|_| authority.as_path()));
         match &self.key {
-            Some(key) => Client::with_key(endpoint, key),
-            None => Client::alone(endpoint),
+            Some(key) => Client::with_key(endpoint, key, trust),
+            None => Client::alone(endpoint, trust),
         }
+    }
+
+    fn scheme(&self) -> &'static str {
+        if self.layout.https.is_some() { "https" } else { "http" }
     }
 
     /// Prints where to send the first request.
     pub fn announce(&self, model: Option<&str>, json: bool) {
         let nodes = self.layout.members().into_iter();
         let ready = Ready {
-            urls: nodes.map(|index| format!("http://{}", self.layout.reached(index))).collect(),
+            urls: nodes
+                .map(|index| format!("{}://{}", self.scheme(), self.layout.reached(index)))
+                .collect(),
             workers: self.worker_count,
             model: model.map(str::to_owned),
             data_dir: self.directory.display().to_string(),
+            ca_file: self
+                .layout
+                .https
+                .as_ref()
+                .map(|_| https::files(&self.directory).authority.display().to_string()),
             key: access::path(&self.directory, &self.layout).map(|path| path.display().to_string()),
             anonymous: self.layout.is_local().then(|| ANONYMOUS.to_owned()),
         };
@@ -374,10 +391,4 @@ impl Cluster {
     pub fn kill_handles(&self) -> Vec<KillHandle> {
         self.nodes.iter().chain(&self.workers).map(Supervised::handle).collect()
     }
-}
-
-fn available_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()?.checked_mul(1024)
 }

@@ -1,6 +1,7 @@
 //! What a node is told at its start, and the checks that need no disk and no network.
 
 use crate::error::StartError;
+use crate::export::Target;
 pub use crate::http::tls::TlsFiles;
 pub use ollamamax_gateway::secrets::SealingKey;
 use ollamamax_proto::limits;
@@ -37,6 +38,8 @@ pub struct NodeConfig {
     /// Serve plain HTTP on an address that others reach, too: right behind a proxy that does TLS, or in a network that is
     /// trusted.
     pub insecure_http: bool,
+    /// Where the trail is exported to.
+    pub audit_export: Vec<Target>,
     /// Bounds on connections to the gateway.
     pub connections: ConnectionLimits,
     /// Waits and periods.
@@ -73,6 +76,7 @@ impl NodeConfig {
             sealing: SealingSource::default(),
             tls: None,
             insecure_http: false,
+            audit_export: Vec::new(),
             connections: ConnectionLimits::default(),
             timings: Timings::default(),
             gateway: ollamamax_gateway::Config::default(),
@@ -106,6 +110,11 @@ impl NodeConfig {
             |field: &'static str, reason: String| Err(StartError::Config { field, reason });
         if self.bootstrap && self.join.is_some() {
             return invalid("join", "a node bootstraps or joins, not both".to_owned());
+        }
+        for (nth, target) in self.audit_export.iter().enumerate() {
+            if self.audit_export[..nth].contains(target) {
+                return invalid("audit_export", format!("`{target}` is named twice"));
+            }
         }
         for (field, listen, advertise) in [
             ("http_advertise", self.http_listen, &self.http_advertise),
@@ -299,6 +308,8 @@ mod tests {
         no_host.gateway.edge.allowed_hosts.push("https://x".to_owned());
         let mut open = NodeConfig { insecure_http: true, ..outside.clone() };
         open.gateway.anonymous = Some(["user".to_owned()].into());
+        let twice = vec![Target::Stdout, Target::Stdout];
+        let twice = NodeConfig { audit_export: twice, ..good.clone() };
         let slow = Timings { heartbeat_ms: 400, ..Timings::default() };
         let slow = NodeConfig { timings: slow, ..good };
         for (config, field) in [
@@ -309,6 +320,7 @@ mod tests {
             (nobody, "connections"),
             (no_host, "allowed_host"),
             (open, "anonymous"),
+            (twice, "audit_export"),
             (slow, "timings"),
         ] {
             let error = config.validate().expect_err(field).to_string();

@@ -18,6 +18,7 @@ pub mod config;
 pub mod credentials;
 mod doors;
 pub mod error;
+mod export;
 mod http;
 pub mod leader;
 mod life;
@@ -36,6 +37,7 @@ mod workers;
 
 pub use config::{ConnectionLimits, NodeConfig, Timings, TlsFiles};
 pub use error::{NodeFailure, StartError};
+pub use export::{InvalidTarget, Target};
 pub use node::{ControlPlaneNode, Running};
 pub use ollamamax_core::route::Policy;
 pub use ollamamax_gateway::OidcConfig;

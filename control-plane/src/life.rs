@@ -12,7 +12,8 @@ use ollamamax_core::{Command, Rejection};
 use ollamamax_gateway::credential::{self, PresentedKey};
 use ollamamax_gateway::ports::ControlError;
 use ollamamax_gateway::{seal_authority, unseal_authority};
-use ollamamax_proto::{Millis, NodeId, limits};
+use ollamamax_proto::audit::Note;
+use ollamamax_proto::{Digest, Millis, NodeId, limits};
 use ollamamax_storage::Identity;
 use openraft::async_runtime::WatchReceiver;
 use std::collections::BTreeMap;
@@ -84,7 +85,9 @@ async fn set_up(control: &NodeControl, credentials: &Credentials) -> Result<(), 
         let record = seal_authority(&credentials.sealing, &authority, Millis::now());
         let (authority, lifetime_ms) = (record, limits::CERTIFICATE_MAX_MS);
         tracing::info!(cluster = %own.cluster(), "the cluster gets its certificate authority");
-        settled(control, &access(AccessCommand::PutAuthority { authority, lifetime_ms })).await;
+        let object = Digest(authority.fingerprint).hex();
+        let put = AccessCommand::PutAuthority { authority, lifetime_ms };
+        settled(control, &noted("authority.put", object, put)).await;
         files.forget_authority();
     }
     while control.client.linearizable().await.is_err() {
@@ -119,15 +122,25 @@ async fn set_up(control: &NodeControl, credentials: &Credentials) -> Result<(), 
         created_at: Millis(0),
         not_before: Millis(0),
     };
-    settled(control, &access(AccessCommand::CreateUser { user })).await;
-    settled(control, &access(AccessCommand::CreateKey { key })).await;
+    let (name, id) = (user.name.clone(), key.id.to_string());
+    settled(control, &noted("user.create", name, AccessCommand::CreateUser { user })).await;
+    settled(control, &noted("key.create", id, AccessCommand::CreateKey { key })).await;
     files.forget_admin();
     tracing::info!(key = %files.admin_path().display(), "user `admin` has an API key");
     Ok(())
 }
 
-fn access(command: AccessCommand) -> Command {
-    Command::Access(Box::new(command))
+/// A command of the first node, with what the trail says of it.
+fn noted(action: &str, object: String, command: AccessCommand) -> Command {
+    let note = Note {
+        actor: format!("node:{FIRST_NODE}"),
+        via: "first start".to_owned(),
+        action: action.to_owned(),
+        object,
+        ..Note::default()
+    };
+    let command = Box::new(Command::Access(Box::new(command)));
+    Command::Noted { note: Box::new(note), command }
 }
 
 /// Whether `command` has been decided: here, or through the others when nobody is known to lead.

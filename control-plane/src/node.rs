@@ -5,7 +5,7 @@
 //!               |         |    \--- raft, control, blobs, join services <- who may? <- TLS <- gRPC port
 //!           published   batcher
 //!               |         |
-//!               +--- client ---+--- reconcile, membership, workers, introduction, credentials, upkeep
+//!               +--- client ---+--- reconcile, membership, workers, introduction, credentials, upkeep, export
 //!                              +--- gateway <- HTTP port       (the caller's runtime)
 //! ```
 
@@ -14,6 +14,7 @@ use crate::client::Client;
 use crate::config::{NodeConfig, Timings};
 use crate::credentials::{Credentials, keep};
 use crate::error::{NodeFailure, StartError};
+use crate::export::Export;
 use crate::http;
 use crate::http::tls::Certificates;
 use crate::leader::Leadership;
@@ -202,6 +203,15 @@ impl Core {
         tasks.spawn(upkeep.run());
         let (own, peers) = (ollamamax_proto::NodeId(self.identity.node), Arc::clone(&self.peers));
         tasks.spawn(usage::share(Arc::clone(&gateway), Arc::clone(&self.published), peers, own));
+        for target in config.audit_export {
+            let (dir, known) = (&config.data_dir, Arc::clone(&self.published));
+            let leader = (self.leadership.clone(), self.client.clone());
+            let export = Export::open(target.clone(), dir, known, leader).map_err(|error| {
+                let reason = format!("`{target}`: {error}");
+                StartError::Config { field: "audit_export", reason }
+            })?;
+            tasks.spawn(export.run());
+        }
         if let Some(certificates) = certificates.clone() {
             tasks.spawn(certificates.watch(config.connections.tls_reload));
         }

@@ -8,7 +8,10 @@
 //! other programs, from nothing but their JSON lines. An edit, a gap or another order breaks the chain where it happens;
 //! what is cut off at the end shows against the last hash the cluster has.
 
+mod line;
+
 use crate::Millis;
+pub use line::{Gap, Line};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -115,6 +118,9 @@ pub enum Broken {
 pub struct Verifier {
     last: Option<(u64, [u8; 32])>,
     checked: u64,
+    gaps: Vec<Gap>,
+    /// The number before the next record, where a gap was told of since the last one.
+    skipped: Option<u64>,
 }
 
 impl Verifier {
@@ -124,10 +130,11 @@ impl Verifier {
     /// # Errors
     /// When it does not follow from the one before.
     pub fn next(&mut self, record: &Record) -> Result<(), Broken> {
-        let (expected, before) = match self.last {
-            Some((number, hash)) => (number + 1, Some(hash)),
-            None if record.number <= 1 => (1, Some([0; 32])),
-            None => (record.number, None),
+        let (expected, before) = match (self.skipped.take(), self.last) {
+            (Some(number), _) => (number.saturating_add(1), None),
+            (None, Some((number, hash))) => (number + 1, Some(hash)),
+            (None, None) if record.number <= 1 => (1, Some([0; 32])),
+            (None, None) => (record.number, None),
         };
         if record.number != expected {
             return Err(Broken::Number { expected, got: record.number });
@@ -140,6 +147,26 @@ impl Verifier {
         self.last = Some((record.number, record.hash));
         self.checked += 1;
         Ok(())
+    }
+
+    /// Whoever exported the trail tells that records are missing here. What follows them is believed as a beginning is.
+    ///
+    /// # Errors
+    /// When they are not the ones that would have come next.
+    pub fn gap(&mut self, gap: Gap) -> Result<(), Broken> {
+        let last = self.skipped.or(self.last.map(|(number, _)| number));
+        let expected = last.map_or(gap.from, |number| number.saturating_add(1));
+        if gap.from != expected || gap.to < gap.from {
+            return Err(Broken::Number { expected, got: gap.from });
+        }
+        self.skipped = Some(gap.to);
+        self.gaps.push(gap);
+        Ok(())
+    }
+
+    /// What was told to be missing.
+    pub fn gaps(&self) -> &[Gap] {
+        &self.gaps
     }
 
     /// Number and hash of the last record, if there was one.
@@ -190,6 +217,22 @@ mod tests {
             "867994c4e45a7befb198ee472dd650fbe1fa77eac8e0effe79c02cbf93078985",
             "the encoding changed: trails that were exported can no longer be checked"
         );
+    }
+
+    #[test]
+    fn a_gap_is_believed_where_it_is_told_of_and_only_as_wide_as_that() {
+        let records = trail(9);
+        let with = |from, to, rest: usize| {
+            let mut verifier = Verifier::default();
+            records[..3].iter().try_for_each(|record| verifier.next(record))?;
+            verifier.gap(Gap { from, to, noticed_at: Millis(5) })?;
+            records[rest..].iter().try_for_each(|record| verifier.next(record))?;
+            Ok::<_, Broken>((verifier.checked(), verifier.gaps().len()))
+        };
+        assert_eq!(with(4, 6, 6), Ok((6, 1)));
+        assert!(with(4, 5, 6).is_err() && with(4, 7, 6).is_err(), "another width");
+        assert!(with(5, 6, 6).is_err() && with(3, 6, 6).is_err(), "another place");
+        assert!(with(4, 3, 3).is_err(), "none at all");
     }
 
     #[test]

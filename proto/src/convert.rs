@@ -3,7 +3,9 @@
 //! Everything that comes in is checked against [`crate::limits`] here, so that code behind it may rely on its types.
 
 use crate::ids::{AssignmentId, Generation, InvalidId};
-use crate::inference::{Done, FinishReason, GenerateRequest, Message, Prompt, Started, TokenChunk};
+use crate::inference::{
+    Chat, Done, FinishReason, GenerateRequest, Insert, Message, Prompt, Started, Think, TokenChunk,
+};
 use crate::limits;
 use crate::placement::{AssignmentReport, Device, DeviceHealth, Phase};
 use crate::wire;
@@ -177,20 +179,16 @@ impl From<&GenerateRequest> for wire::GenerateRequest {
             ..Self::default()
         };
         match &request.prompt {
-            Prompt::Chat { messages, template, tools_json, context } => {
+            Prompt::Chat(chat) => {
                 wire.kind = "chat".to_owned();
-                wire.chat = Some(wire::ChatPrompt {
-                    messages: messages
-                        .iter()
-                        .map(|message| wire::Message {
-                            role: message.role.clone(),
-                            content: message.content.clone(),
-                            extra_json: message.extra_json.clone(),
-                        })
-                        .collect(),
-                    template: template.clone().unwrap_or_default(),
-                    tools_json: tools_json.clone(),
-                    context: context.clone(),
+                wire.chat = Some(chat.into());
+            }
+            Prompt::Insert(insert) => {
+                wire.kind = "insert".to_owned();
+                wire.insert = Some(wire::InsertPrompt {
+                    before: insert.before.clone(),
+                    after: insert.after.clone(),
+                    template: insert.template.clone().unwrap_or_default(),
                 });
             }
             Prompt::Text(text) => {
@@ -215,31 +213,22 @@ impl TryFrom<wire::GenerateRequest> for GenerateRequest {
                 let chat = wire
                     .chat
                     .ok_or(InvalidMessage::Missing { message: "GenerateRequest", field: "chat" })?;
-                if chat.messages.len() > limits::MESSAGES_COUNT {
-                    return Err(out_of_range(
-                        "messages",
-                        chat.messages.len(),
-                        format!("at most {}", limits::MESSAGES_COUNT),
-                    ));
-                }
-                Prompt::Chat {
-                    messages: chat
-                        .messages
-                        .into_iter()
-                        .map(|message| Message {
-                            role: message.role,
-                            content: message.content,
-                            extra_json: message.extra_json,
-                        })
-                        .collect(),
-                    template: Some(chat.template).filter(|text| !text.is_empty()),
-                    tools_json: chat.tools_json,
-                    context: chat.context,
-                }
+                Prompt::Chat(chat.try_into()?)
+            }
+            "insert" => {
+                let field = "insert";
+                let insert = wire
+                    .insert
+                    .ok_or(InvalidMessage::Missing { message: "GenerateRequest", field })?;
+                Prompt::Insert(Insert {
+                    before: insert.before,
+                    after: insert.after,
+                    template: Some(insert.template).filter(|text| !text.is_empty()),
+                })
             }
             "text" => Prompt::Text(wire.text),
             "tokens" => Prompt::Tokens(wire.tokens),
-            other => return Err(out_of_range("kind", other, "chat, text or tokens")),
+            other => return Err(out_of_range("kind", other, "chat, text, tokens or insert")),
         };
         let options = wire
             .options
@@ -259,6 +248,56 @@ impl TryFrom<wire::GenerateRequest> for GenerateRequest {
             prefix: caches::prefix_from_wire(wire.prefix)?,
         })
     }
+}
+
+impl From<&Chat> for wire::ChatPrompt {
+    fn from(chat: &Chat) -> Self {
+        let message = |message: &Message| wire::Message {
+            role: message.role.clone(),
+            content: message.content.clone(),
+            extra_json: message.extra_json.clone(),
+        };
+        Self {
+            messages: chat.messages.iter().map(message).collect(),
+            template: chat.template.clone().unwrap_or_default(),
+            tools_json: chat.tools_json.clone(),
+            context: chat.context.clone(),
+            think: chat.think.map_or("", Think::as_str).to_owned(),
+        }
+    }
+}
+
+impl TryFrom<wire::ChatPrompt> for Chat {
+    type Error = InvalidMessage;
+
+    fn try_from(wire: wire::ChatPrompt) -> Result<Self, InvalidMessage> {
+        let (count, most) = (wire.messages.len(), limits::MESSAGES_COUNT);
+        if count > most {
+            return Err(out_of_range("messages", count, format!("at most {most}")));
+        }
+        let message = |wire: wire::Message| Message {
+            role: wire.role,
+            content: wire.content,
+            extra_json: wire.extra_json,
+        };
+        Ok(Self {
+            messages: wire.messages.into_iter().map(message).collect(),
+            template: Some(wire.template).filter(|text| !text.is_empty()),
+            tools_json: wire.tools_json,
+            context: wire.context,
+            think: think(&wire.think)?,
+        })
+    }
+}
+
+fn think(text: &str) -> Result<Option<Think>, InvalidMessage> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let think = Think::ALL.into_iter().find(|think| think.as_str() == text);
+    let got = || text.chars().take(100).collect::<String>();
+    let expected = "false, true, low, medium, high or max";
+    think.map(Some).ok_or_else(|| out_of_range("think", got(), expected))
 }
 
 impl From<TokenChunk> for wire::TokenChunk {

@@ -21,20 +21,79 @@ pub struct Message {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Prompt {
     /// Messages, rendered by the model's chat template.
-    Chat {
-        /// In order; not empty.
-        messages: Vec<Message>,
-        /// Overrides the model's template.
-        template: Option<String>,
-        /// Tools as a JSON array, or empty.
-        tools_json: String,
-        /// Tokens that stand before the rendered messages.
-        context: Vec<u32>,
-    },
+    Chat(Chat),
+    /// A text with a gap, rendered by the model's template or by the tokens it has for that.
+    Insert(Insert),
     /// Text as it is; special tokens in it are recognised.
     Text(String),
     /// Tokens as they are.
     Tokens(Vec<u32>),
+}
+
+/// A conversation, and what its template is told beside it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Chat {
+    /// In order; not empty.
+    pub messages: Vec<Message>,
+    /// Overrides the model's template.
+    pub template: Option<String>,
+    /// Tools as a JSON array, or empty.
+    pub tools_json: String,
+    /// Tokens that stand before the rendered messages.
+    pub context: Vec<u32>,
+    /// Whether the model is to think first; `None` leaves it to the template.
+    pub think: Option<Think>,
+}
+
+/// A text whose middle is to be written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Insert {
+    /// What stands before the gap.
+    pub before: String,
+    /// What stands after it; not empty.
+    pub after: String,
+    /// Overrides the model's template.
+    pub template: Option<String>,
+}
+
+/// Whether to think before answering, and how hard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Think {
+    /// Not at all.
+    Off,
+    /// As the model does by itself.
+    On,
+    /// A little.
+    Low,
+    /// Somewhat.
+    Medium,
+    /// Hard.
+    High,
+    /// As hard as it can.
+    Max,
+}
+
+impl Think {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Off, Self::On, Self::Low, Self::Medium, Self::High, Self::Max];
+
+    /// `false`, `true`, or the level.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "false",
+            Self::On => "true",
+            Self::Low => "low",
+            Self::Medium => "medium",
+            Self::High => "high",
+            Self::Max => "max",
+        }
+    }
+
+    /// The level, where one was named.
+    pub fn level(self) -> Option<&'static str> {
+        (!matches!(self, Self::Off | Self::On)).then(|| self.as_str())
+    }
 }
 
 /// How to generate. Defaults are Ollama's.
@@ -60,6 +119,20 @@ pub struct Options {
     pub logprobs: Option<u32>,
     /// What the output may be; `None` for anything.
     pub format: Option<OutputFormat>,
+    /// What encloses the model's thinking, where somebody will tell it apart. An output whose prompt ends with the opening tag
+    /// (white space aside) begins with that tag, and a format holds only behind the closing one.
+    pub thinking: Option<Tags>,
+    /// Control tokens that are part of the output's text by their spelling; others are not shown.
+    pub shown: Vec<String>,
+}
+
+/// What stands before and behind a part of a text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tags {
+    /// Before; not empty.
+    pub open: String,
+    /// Behind; not empty.
+    pub close: String,
 }
 
 impl Default for Options {
@@ -75,6 +148,8 @@ impl Default for Options {
             ignore_end: false,
             logprobs: None,
             format: None,
+            thinking: None,
+            shown: Vec::new(),
         }
     }
 }

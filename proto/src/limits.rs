@@ -119,6 +119,9 @@ pub const WORKER_PROBE_MS: u64 = 900;
 pub const WORKER_PROBE_TIMEOUT_MS: u64 = 300;
 /// How often the leader judges its workers.
 pub const WORKER_CHECK_MS: u64 = 200;
+/// How far the term of a node that speaks may lie before that of one that listens: more elections than there ever are, and so far
+/// from the end of the numbers that no liar gets there.
+pub const RAFT_TERMS_AHEAD_COUNT: u64 = 1 << 32;
 /// How long a node tries to join before it gives up.
 pub const JOIN_TIMEOUT_MS: u64 = 30_000;
 /// Threads of the runtime that carries Raft: one for its core, one for its network.
@@ -248,6 +251,16 @@ pub const MESSAGES_COUNT: usize = 16_384;
 pub const STOPS_COUNT: usize = 64;
 /// Bytes of one stop string: the detokeniser holds that much text back.
 pub const STOP_BYTES: usize = 1_024;
+/// Bytes of a tag or token that tells the parts of an answer apart.
+pub const MARKER_BYTES: usize = 128;
+/// Bytes of one call of a tool in an answer: what is longer is told as text.
+pub const TOOL_CALL_BYTES: usize = 256 * 1024;
+/// Tools in one request.
+pub const TOOLS_COUNT: usize = 1_024;
+/// Answers to one request.
+pub const CHOICES_COUNT: usize = 16;
+/// Control tokens that one request may ask to be shown.
+pub const MARKERS_COUNT: usize = 16;
 /// Largest temperature: far below it every choice is even already.
 pub const TEMPERATURE_MAX: f32 = 100.0;
 /// Largest repeat penalty: ten times what silences every repetition.
@@ -570,6 +583,20 @@ pub const AUDIT_TEXT_BYTES: usize = 512;
 pub const AUDIT_RECORDS_COUNT: usize = 10_000;
 /// Records of the trail in one answer.
 pub const AUDIT_PAGE_COUNT: usize = 1_000;
+/// Receivers of the trail of which the cluster remembers how far they are.
+pub const AUDIT_RECEIVERS_COUNT: usize = 16;
+/// Records that go to a receiver at once: some hundred kilobytes.
+pub const AUDIT_EXPORT_COUNT: usize = 256;
+/// Between two looks for more to export, in milliseconds: records that come together are written together.
+pub const AUDIT_EXPORT_PERIOD_MS: u64 = 200;
+/// How often the cluster is told how far a receiver is, in milliseconds: so much comes twice at most when another node leads.
+pub const AUDIT_CURSOR_MS: u64 = 2_000;
+/// How long a receiver may take to answer, in milliseconds.
+pub const AUDIT_EXPORT_TIMEOUT_MS: u64 = 10_000;
+/// Longest pause before an export that failed is tried again, in milliseconds.
+pub const AUDIT_EXPORT_RETRY_MS: u64 = 15_000;
+/// Longest line of an exported trail: seven texts with each byte escaped.
+pub const AUDIT_LINE_BYTES: usize = 64 * 1024;
 /// Kinds of refusals kept apart between two entries in the trail.
 pub const REFUSALS_COUNT: usize = 100;
 /// How often refusals go into the trail, in milliseconds: a flood costs the cluster a command each time.
@@ -614,6 +641,10 @@ pub const TLS_AUTHORITY_LIFETIME_MS: u64 = 3_650 * TLS_LIFETIME_MS;
 pub const TLS_SKEW_MS: u64 = 60_000;
 /// The part of its life after which a certificate is renewed: a third is left for trying again.
 pub const TLS_RENEW_PERCENT: u64 = 67;
+/// How long the HTTPS certificate that `up --tls` makes lives, in milliseconds: 825 days, the most that some clients take.
+pub const TLS_LOCAL_LIFETIME_MS: u64 = 825 * TLS_LIFETIME_MS;
+/// How long before its end `up` makes another, in milliseconds: it is looked at when `up` starts.
+pub const TLS_LOCAL_RENEW_MS: u64 = 90 * TLS_LIFETIME_MS;
 /// Longest request for a certificate: a P-256 key and its signature take about 200 bytes.
 pub const TLS_REQUEST_BYTES: usize = 1_024;
 /// Largest certificate read: ours take about 500 bytes.
@@ -630,6 +661,12 @@ pub const TLS_HANDSHAKE_MS: u64 = 5_000;
 pub const TLS_HANDSHAKES_COUNT: usize = 1_024;
 /// Handshakes under way at once from one address: one machine alone cannot take all.
 pub const TLS_HANDSHAKES_PER_ADDRESS_COUNT: usize = 256;
+/// How long a connection without a certificate may last, in milliseconds: longer than joining takes.
+pub const TLS_STRANGER_MS: u64 = 60_000;
+/// Connections without a certificate at once: who joins needs one for a moment.
+pub const TLS_STRANGERS_COUNT: usize = 512;
+/// Connections without a certificate at once from one address: a rack that joins from behind one.
+pub const TLS_STRANGERS_PER_ADDRESS_COUNT: usize = 128;
 /// Failed handshakes are warned of once in this time, in milliseconds: a port scan fills no log.
 pub const TLS_WARN_PERIOD_MS: u64 = 10_000;
 /// After a connection could not be accepted, until the next is tried, in milliseconds: a lack of descriptors passes.
@@ -644,6 +681,10 @@ pub const QUOTA_NEWS_COUNT: usize = 2_000;
 pub const QUOTA_NEWS_PERIOD_MS: u64 = 1_000;
 /// How long streams at another gateway count that tells nothing any more, in milliseconds.
 pub const QUOTA_NEWS_KEPT_MS: u64 = 5_000;
+/// Models that one user makes in a day where nobody says otherwise: a script that runs wild stops within the day.
+pub const MODELS_MADE_PER_DAY_COUNT: u32 = 1_000;
+/// Bytes that one user uploads in a day where nobody says otherwise: 4 TiB, some large models.
+pub const BLOB_BYTES_PER_DAY: u64 = 4 << 40;
 /// When to come back for a stream, in milliseconds: one of the others ends sometime.
 pub const QUOTA_STREAM_RETRY_MS: u64 = 1_000;
 /// Longest wait for an OpenID provider, in milliseconds.

@@ -93,6 +93,88 @@ fn wrong_usage_exits_with_2() {
 }
 
 #[test]
+fn slips_are_answered_with_what_was_meant() {
+    for (args, said) in [
+        (&["lst"][..], "'list'"),
+        (&["list", "--jsn"], "'--json'"),
+        (&["signin"], "ollamamax login"),
+        (&["signout"], "ollamamax logout"),
+        (&["launch", "claude", "--now"], "OPENAI_BASE_URL=http://127.0.0.1:1/nowhere/v1"),
+        (&["config", "show", "wroker"], "expected one of client, up"),
+        (&["serve", "--host", "gpu.example.com"], "needs a number"),
+    ] {
+        let output = run(args, "");
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains(said), "{args:?}: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn shells_and_man_know_every_command() {
+    for (shell, sign) in
+        [("bash", "complete -F"), ("zsh", "#compdef ollamamax"), ("fish", "complete -c ollamamax")]
+    {
+        let output = run(&["completions", shell], "");
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains(sign), "{shell}: {text}");
+        assert!(
+            text.contains("join-token") && text.contains("--keepalive") || shell == "fish",
+            "{shell}"
+        );
+    }
+    let pages = tempfile::tempdir().expect("a directory");
+    let directory = pages.path().to_str().expect("utf-8");
+    assert_eq!(code(&["man", directory]), Some(0));
+    for page in ["ollamamax.1", "ollamamax-run.1", "ollamamax-cluster-status.1"] {
+        let text = std::fs::read_to_string(pages.path().join(page)).expect(page);
+        assert!(text.contains(".TH"), "{page}: {text}");
+    }
+    assert!(String::from_utf8_lossy(&run(&["man"], "").stdout).contains(".TH ollamamax 1"));
+}
+
+#[test]
+fn the_configuration_file_is_read_checked_and_shown() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("c.toml");
+    let path = file.to_str().expect("utf-8");
+    let write = |text: &str| std::fs::write(&file, text).expect("written");
+    write("[client]\nhost = \"127.0.0.1:2\"\n\n[worker]\nthreads = 3\n");
+    let output = run(&["config", "check", path], "");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("is fine: 2 settings"), "{said}");
+    let output = run(&["--config", path, "config", "show", "worker", "-o", "jsonl"], "");
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(shown.contains("\"key\":\"threads\",\"value\":\"3\""), "{shown}");
+    assert!(shown.contains("c.toml:5"), "{shown}");
+    // OLLAMA_HOST, which these tests set, wins over the file; `config show` says so.
+    let output = run(&["--config", path, "config", "show", "client"], "");
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(shown.contains("variable OLLAMA_HOST"), "{shown}");
+
+    write("[client]\n\n[worker]\nthread = 3\n");
+    for args in [&["config", "check", path][..], &["--config", path, "list"]] {
+        let output = run(args, "");
+        assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+        let said = stderr(&output);
+        assert!(
+            said.contains("line 4: unknown key `thread` in `[worker]`; did you mean `threads`?"),
+            "{said}"
+        );
+    }
+    assert_eq!(code(&["--config", "/nowhere.toml", "list"]), Some(2));
+    // What a daemon must be told may be in the file, and a flag wins over it.
+    let data = directory.path().join("data").display().to_string();
+    write(&format!(
+        "[control-plane]\ndata-dir = \"{data}\"\nlisten = \"127.0.0.1:0\"\nraft-listen = \"0.0.0.0:0\"\n"
+    ));
+    let output = run(&["--config", path, "control-plane"], "");
+    assert_eq!(output.status.code(), Some(78), "{}", stderr(&output));
+    assert!(stderr(&output).contains("raft_advertise"), "{}", stderr(&output));
+    let output = run(&["--config", path, "control-plane", "--raft-listen", "127.0.0.1:0"], "");
+    assert!(stderr(&output).contains("--bootstrap"), "{}", stderr(&output));
+}
+
+#[test]
 fn nobody_there_exits_with_3_and_says_where_it_looked() {
     for args in [
         &["list"][..],

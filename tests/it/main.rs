@@ -1,16 +1,22 @@
 //! Whole processes, driven as a user drives them.
 
 mod access;
+mod chat;
 mod cli;
 mod clients;
 mod cluster;
+mod dumps;
 mod embed;
+mod fuzz;
 mod members;
 mod openapi;
+mod operate;
 mod placement;
 mod rollout;
+mod sandbox;
 mod split;
 mod streams;
+mod terminal;
 mod up;
 
 use ollamamax_tests::Cluster;

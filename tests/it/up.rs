@@ -182,3 +182,78 @@ async fn a_taken_port_is_named_and_nothing_is_started() {
     assert!(said.contains(&format!("127.0.0.1:{}", port + 1)), "{said}");
     assert!(!data.join("node-1").exists());
 }
+
+/// HTTPS by one word: the command line believes the cluster by itself, others by its file, and nobody else does.
+#[tokio::test(flavor = "multi_thread")]
+async fn up_with_tls_serves_https_that_the_command_line_believes_by_itself() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (dir, port) = (directory.path(), ports::free().expect("a port"));
+    let bare = ["--nodes", "1", "--workers", "0", "--model", "none"];
+    let mut up = Up::start(dir, port, &[&bare[..], &["--tls"]].concat()).await;
+    let ready = up.wait_ready().await;
+    let url = format!("https://127.0.0.1:{port}");
+    assert_eq!(ready["endpoints"][0], url);
+    let ca_file = ready["ca_file"].as_str().expect("a file").to_owned();
+
+    // On a busy machine a second for connecting may be too short: what works is asked for until it does.
+    let works = async |home: &Path, args: &[&str]| {
+        let (home, args) = (home.to_owned(), args.iter().map(ToString::to_string));
+        let args: Vec<String> = args.collect();
+        let done = wait_until(START, "the command works", async || {
+            let run = Command::new(binary())
+                .args(&args)
+                .envs(self::home(&home))
+                .env("OLLAMA_HOST", format!("127.0.0.1:{port}"))
+                .output();
+            let run = run.expect("it runs");
+            let said = String::from_utf8_lossy(&run.stderr).into_owned();
+            run.status.success().then_some(run.stdout).ok_or(said)
+        });
+        String::from_utf8_lossy(&done.await.expect("it works")).into_owned()
+    };
+    let list = works(dir, &["list", "--json"]).await;
+    assert!(list.contains("\"models\""), "without a word of HTTPS: {list}");
+    works(dir, &["--host", &url, "list"]).await;
+    works(dir, &["--host", &format!("https://localhost:{port}"), "list"]).await;
+
+    // Somebody else on this machine: knows of nothing, and is told what to do.
+    let other = tempfile::tempdir().expect("a directory");
+    let run = |args: &[&str]| {
+        let run = Command::new(binary()).args(args).envs(home(other.path())).output();
+        let run = run.expect("it runs");
+        (run.status.code(), String::from_utf8_lossy(&run.stderr).into_owned())
+    };
+    let (code, said) = run(&["--host", &url, "list"]);
+    assert!(code == Some(3) && said.contains("--ca-file"), "{code:?}: {said}");
+    works(other.path(), &["--host", &url, "list", "--ca-file", &ca_file]).await;
+    let (code, said) = run(&["--host", &url, "--ca-file", "/no/such/file", "list"]);
+    assert!(code.is_some_and(|code| code != 0) && said.contains("/no/such/file"), "{said}");
+
+    let pem = std::fs::read(&ca_file).expect("readable");
+    let authority = reqwest::Certificate::from_pem(&pem).expect("a certificate");
+    let client = reqwest::Client::builder().tls_certs_merge([authority]).build().expect("a client");
+    let answer = client.get(format!("{url}/api/version")).send().await.expect("believed");
+    assert_eq!(answer.status(), 200);
+    let stranger = reqwest::Client::new().get(format!("{url}/api/version")).send().await;
+    assert!(stranger.expect_err("nobody vouches for it").is_connect());
+    let plain = reqwest::Client::new().get(format!("http://127.0.0.1:{port}/api/version"));
+    let plain = plain.send().await.expect("an answer that says what is wrong");
+    assert_eq!(plain.status(), 400, "no plain HTTP on that port");
+    assert!(plain.text().await.expect("text").contains("HTTPS"));
+    let key = up.data.join("tls/server.key");
+    let mode = std::os::unix::fs::PermissionsExt::mode(
+        &std::fs::metadata(&key).expect("there").permissions(),
+    );
+    assert_eq!(mode & 0o077, 0, "the key is its owner's alone");
+    up.stop().await;
+
+    // It stays so, with the same authority, until it is said otherwise.
+    let mut again = Up::start(dir, port, &bare).await;
+    assert_eq!(again.wait_ready().await["endpoints"][0], url);
+    assert_eq!(std::fs::read(&ca_file).expect("readable"), pem);
+    again.stop().await;
+    let mut plain = Up::start(dir, port, &[&bare[..], &["--tls=false"]].concat()).await;
+    assert_eq!(plain.wait_ready().await["endpoints"][0], format!("http://127.0.0.1:{port}"));
+    works(dir, &["list"]).await;
+    plain.stop().await;
+}

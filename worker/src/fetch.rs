@@ -16,7 +16,7 @@ use ollamamax_proto::{Digest, backoff, limits};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -273,20 +273,16 @@ fn link_verified(from: &Path, to: &Path, digest: Digest) -> io::Result<bool> {
     if Digest(hash.finalize().into()) != digest {
         return Ok(false);
     }
-    if fs::hard_link(from, to).is_ok() {
-        sync_parent(to)?;
-        return Ok(true);
+    if fs::symlink_metadata(to).is_ok() {
+        // A link to what has gone.
+        fs::remove_file(to)?;
     }
-    // Another file system: copy, hashing what was really written.
-    let mut partial = Partial::open(to.with_extension("partial"), 0)?;
-    file.seek(SeekFrom::Start(0))?;
-    let mut buffer = vec![0; limits::TRANSFER_CHUNK_BYTES];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return partial.finish(to, digest),
-            read => partial.append(&buffer[..read])?,
-        }
+    if fs::hard_link(from, to).is_err() {
+        // Another file system, or one that may only be read: it is read where it is, for as long as it is there.
+        std::os::unix::fs::symlink(from, to)?;
     }
+    sync_parent(to)?;
+    Ok(true)
 }
 
 fn hash_all(file: &mut File, hash: &mut Sha256) -> io::Result<u64> {

@@ -32,6 +32,7 @@ pub mod peers;
 pub mod places;
 pub mod renewal;
 pub mod runner;
+pub mod sandbox;
 pub mod service;
 pub mod stage;
 mod telemetry;

@@ -260,8 +260,14 @@ impl Text for LlamaText {
             .map_err(|error| BadRequest(error.to_string()))
     }
 
-    fn tokenize(&self, text: &str) -> Result<Vec<u32>, BadRequest> {
-        self.model.tokenizer().encode(text, true).map_err(|error| BadRequest(error.to_string()))
+    fn tokenize(&self, prompt: &Prompt) -> Result<Vec<u32>, BadRequest> {
+        if let Prompt::Text(text) = prompt {
+            let tokens = self.model.tokenizer().encode(text, true);
+            return tokens.map_err(|error| BadRequest(error.to_string()));
+        }
+        let options = Options { truncate: false, ..Options::default() };
+        let prepared = self.model.prepare(prompt, &options, u32::MAX);
+        prepared.map(|prepared| prepared.tokens).map_err(|error| BadRequest(error.to_string()))
     }
 }
 

@@ -92,8 +92,8 @@ pub trait Text: fmt::Debug + Send + Sync {
     /// The tokens of an input to embed, cut to the context if `truncate` allows it.
     fn prepare_input(&self, input: &EmbedInput, truncate: bool) -> Result<Vec<u32>, BadRequest>;
 
-    /// The tokens of `text`.
-    fn tokenize(&self, text: &str) -> Result<Vec<u32>, BadRequest>;
+    /// The tokens of a prompt, however many there are; special tokens in a text are recognised.
+    fn tokenize(&self, prompt: &Prompt) -> Result<Vec<u32>, BadRequest>;
 }
 
 /// The computing half of a model.

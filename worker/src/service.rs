@@ -8,7 +8,7 @@ use crate::holder::{Holder, LookupError};
 use crate::machine::BadRequest;
 use crate::outbox::Inbox;
 use crate::runner::SubmitError;
-use ollamamax_proto::inference::{EmbedRequest, GenerateRequest, TokenChunk};
+use ollamamax_proto::inference::{Chat, EmbedRequest, GenerateRequest, Prompt, TokenChunk};
 use ollamamax_proto::wire::inference_server::Inference;
 use ollamamax_proto::wire::{self, EmbedReply, TokenizeReply, TokenizeRequest};
 use ollamamax_proto::{AssignmentId, Digest, Generation, limits};
@@ -100,14 +100,18 @@ impl Inference for InferenceService {
         &self,
         request: Request<TokenizeRequest>,
     ) -> Result<Response<TokenizeReply>, Status> {
-        let TokenizeRequest { blob, text } = request.into_inner();
+        let TokenizeRequest { blob, text, chat } = request.into_inner();
+        let prompt = match chat {
+            Some(chat) => Prompt::Chat(Chat::try_from(chat)?),
+            None => Prompt::Text(text),
+        };
         let blob: Digest =
             blob.parse().map_err(|error| Status::invalid_argument(format!("{error}")))?;
         let runner = self.holder.by_blob(blob);
         let runner =
             runner.ok_or_else(|| Status::not_found(format!("blob `{blob}` is not held here")))?;
         let model = Arc::clone(runner.text());
-        let tokens = tokio::task::spawn_blocking(move || model.tokenize(&text))
+        let tokens = tokio::task::spawn_blocking(move || model.tokenize(&prompt))
             .await
             .map_err(|error| Status::internal(format!("the text was not tokenised: {error}")))?
             .map_err(|BadRequest(why)| Status::invalid_argument(why))?;

@@ -27,8 +27,8 @@ pub use grant::{Grant, InvalidGrant};
 pub use ids::{Hidden, JoinTokenId, KeyId, SessionId, SigningKeyId, TokenId};
 pub use may::{Permissions, Subject};
 pub use record::{
-    AuthorityRecord, Enrolment, JoinRole, JoinToken, KeyRecord, Quota, QuotaOf, RevokedToken,
-    RoleRecord, SessionRecord, SigningKey, UserRecord,
+    AuthorityRecord, Enrolment, JoinRole, JoinToken, KeyRecord, Making, Quota, QuotaOf,
+    RevokedToken, RoleRecord, SessionRecord, SigningKey, UserRecord,
 };
 pub use role::{BUILT_IN, ROLE_ADMIN, built_in};
 pub use tables::{Access, RefreshVerdict};

@@ -1,21 +1,23 @@
 //! How much of their quotas callers have used: token buckets in the memory of each gateway, which tell each other.
 //!
 //! ```text
-//! admit (one request, one stream) -> charge (tokens, as they come) -> release
+//! admit (one request, one stream) -> charge (tokens, as they are known) -> release
 //!            |                              |
 //!            +----------- news -------------+--> other gateways: absorb
+//!            |
+//! make (a model, bytes of a blob)
 //! ```
 //!
 //! A bucket holds what may be asked for in its period and fills steadily; so a burst may use a whole period at once, and after
-//! that the rate holds. Tokens are counted when they are known: a bucket may go below nothing, and the next request waits for
-//! it to come back. What other gateways let in shows up here within a second, so all together let through at most what one
+//! that the rate holds. Tokens are counted when they are known, a prompt's as they are estimated until then: a bucket may go
+//! below nothing, and the next request waits for it to come back. What is made is counted before it is, and never goes below. What other gateways let in shows up here within a second, so all together let through at most what one
 //! would, and what each lets through in that second. No request writes anything anywhere.
 
 mod account;
 #[cfg(test)]
 mod tests;
 
-use crate::access::{Quota, QuotaOf};
+use crate::access::{Making, Quota, QuotaOf};
 use account::Account;
 use ollamamax_proto::{Millis, NodeId, limits};
 use std::collections::BTreeMap;
@@ -34,13 +36,23 @@ pub enum Measure {
     OutputTokens,
     /// Tokens of both per day.
     TokensPerDay,
+    /// Models made per day.
+    ModelsPerDay,
+    /// Bytes uploaded per day.
+    BlobBytesPerDay,
     /// Answers under way.
     Streams,
 }
 
 impl Measure {
-    const BUCKETS: [Self; 4] =
-        [Self::Requests, Self::PromptTokens, Self::OutputTokens, Self::TokensPerDay];
+    const BUCKETS: [Self; 6] = [
+        Self::Requests,
+        Self::PromptTokens,
+        Self::OutputTokens,
+        Self::TokensPerDay,
+        Self::ModelsPerDay,
+        Self::BlobBytesPerDay,
+    ];
 
     /// In words.
     pub const fn name(self) -> &'static str {
@@ -49,46 +61,72 @@ impl Measure {
             Self::PromptTokens => "prompt tokens per minute",
             Self::OutputTokens => "output tokens per minute",
             Self::TokensPerDay => "tokens per day",
+            Self::ModelsPerDay => "models made per day",
+            Self::BlobBytesPerDay => "bytes uploaded per day",
             Self::Streams => "answers at once",
         }
     }
 
     const fn period_ms(self) -> u64 {
         match self {
-            Self::TokensPerDay => DAY_MS,
+            Self::TokensPerDay | Self::ModelsPerDay | Self::BlobBytesPerDay => DAY_MS,
             _ => MINUTE_MS,
         }
     }
 
-    fn limit(self, quota: &Quota) -> Option<u64> {
+    fn limit(self, bounds: &Bounds) -> Option<u64> {
+        let Bounds { quota, making } = bounds;
         match self {
             Self::Requests => quota.requests_per_minute.map(u64::from),
             Self::PromptTokens => quota.prompt_tokens_per_minute.map(u64::from),
             Self::OutputTokens => quota.output_tokens_per_minute.map(u64::from),
             Self::TokensPerDay => quota.tokens_per_day,
+            Self::ModelsPerDay => making.models_per_day.map(u64::from),
+            Self::BlobBytesPerDay => making.blob_bytes_per_day,
             Self::Streams => quota.streams.map(u64::from),
         }
     }
 }
 
-/// What was used.
+/// What one account is held to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bounds {
+    /// How much it may ask for.
+    pub quota: Quota,
+    /// How much it may make; `None` in it: as much as there is.
+    pub making: Making,
+}
+
+impl From<Quota> for Bounds {
+    fn from(quota: Quota) -> Self {
+        Self { quota, ..Self::default() }
+    }
+}
+
+/// What was used; less than nothing where too much was thought of before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Requests.
-    pub requests: u64,
+    pub requests: i64,
     /// Tokens of prompts.
-    pub prompt_tokens: u64,
+    pub prompt_tokens: i64,
     /// Tokens of answers.
-    pub output_tokens: u64,
+    pub output_tokens: i64,
+    /// Models made.
+    pub models: i64,
+    /// Bytes uploaded.
+    pub blob_bytes: i64,
 }
 
 impl Usage {
-    fn of(&self, measure: Measure) -> u64 {
+    fn of(&self, measure: Measure) -> i64 {
         match measure {
             Measure::Requests => self.requests,
             Measure::PromptTokens => self.prompt_tokens,
             Measure::OutputTokens => self.output_tokens,
             Measure::TokensPerDay => self.prompt_tokens.saturating_add(self.output_tokens),
+            Measure::ModelsPerDay => self.models,
+            Measure::BlobBytesPerDay => self.blob_bytes,
             Measure::Streams => 0,
         }
     }
@@ -97,6 +135,8 @@ impl Usage {
         self.requests = self.requests.saturating_add(more.requests);
         self.prompt_tokens = self.prompt_tokens.saturating_add(more.prompt_tokens);
         self.output_tokens = self.output_tokens.saturating_add(more.output_tokens);
+        self.models = self.models.saturating_add(more.models);
+        self.blob_bytes = self.blob_bytes.saturating_add(more.blob_bytes);
     }
 }
 
@@ -143,48 +183,69 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Lets a request in that counts against all of `quotas`, or against none of them.
+    /// Lets a request in that counts against all of `accounts`, or against none of them.
     ///
     /// # Errors
     /// The quota that is used up; of several, the one that takes longest.
-    pub fn admit(&mut self, quotas: &[(QuotaOf, Quota)], now: Millis) -> Result<(), Exceeded> {
-        let mut worst: Option<Exceeded> = None;
-        for (of, quota) in quotas {
-            self.make_room(of);
-            let account = self.accounts.entry(of.clone()).or_default();
-            account.quota = Some(*quota);
-            account.settle(quota, now);
-            for exceeded in account.exceeded(of, quota) {
-                if worst.as_ref().is_none_or(|w| w.retry_after_ms < exceeded.retry_after_ms) {
-                    worst = Some(exceeded);
-                }
-            }
-        }
-        if let Some(exceeded) = worst {
-            return Err(exceeded);
-        }
-        let one = Usage { requests: 1, ..Usage::default() };
-        for (of, _) in quotas {
-            let account = self.accounts.entry(of.clone()).or_default();
-            account.use_up(&one, now);
-            account.fresh.add(&one);
-            account.streams += 1;
+    pub fn admit(&mut self, accounts: &[(QuotaOf, Bounds)], now: Millis) -> Result<(), Exceeded> {
+        // What it will cost is not known yet: something must be left of each.
+        let least = Usage { requests: 1, prompt_tokens: 1, output_tokens: 1, ..Usage::default() };
+        self.check(accounts, now, |of, bounds, account| {
+            let mut all = account.exceeded(of, bounds, &least);
+            all.extend(account.too_many_streams(of, bounds));
+            all
+        })?;
+        let all = || accounts.iter().map(|(of, _)| of);
+        self.charge(all(), &Usage { requests: 1, ..Usage::default() }, now);
+        for of in all() {
+            self.accounts.entry(of.clone()).or_default().streams += 1;
         }
         Ok(())
     }
 
-    /// Counts tokens of a request that was let in.
+    /// Counts what is about to be made against all of `accounts`, or against none of them.
+    ///
+    /// # Errors
+    /// The bound that has no room for it; of several, the one that takes longest.
+    pub fn make(
+        &mut self,
+        accounts: &[(QuotaOf, Bounds)],
+        usage: &Usage,
+        now: Millis,
+    ) -> Result<(), Exceeded> {
+        self.check(accounts, now, |of, bounds, account| account.exceeded(of, bounds, usage))?;
+        self.charge(accounts.iter().map(|(of, _)| of), usage, now);
+        Ok(())
+    }
+
+    fn check(
+        &mut self,
+        accounts: &[(QuotaOf, Bounds)],
+        now: Millis,
+        exceeded: impl Fn(&QuotaOf, &Bounds, &Account) -> Vec<Exceeded>,
+    ) -> Result<(), Exceeded> {
+        let mut all = Vec::new();
+        for (of, bounds) in accounts {
+            self.make_room(of);
+            let account = self.accounts.entry(of.clone()).or_default();
+            account.bounds = Some(*bounds);
+            account.settle(bounds, now);
+            all.extend(exceeded(of, bounds, account));
+        }
+        all.into_iter().max_by_key(|exceeded| exceeded.retry_after_ms).map_or(Ok(()), Err)
+    }
+
+    /// Counts what was used by somebody who was let in, or what is to be given back of it.
     pub fn charge<'a>(
         &mut self,
         all: impl IntoIterator<Item = &'a QuotaOf>,
-        (prompt_tokens, output_tokens): (u64, u64),
+        usage: &Usage,
         now: Millis,
     ) {
-        let usage = Usage { requests: 0, prompt_tokens, output_tokens };
         for of in all {
             if let Some(account) = self.accounts.get_mut(of) {
-                account.use_up(&usage, now);
-                account.fresh.add(&usage);
+                account.use_up(usage, now);
+                account.fresh.add(usage);
             }
         }
     }
@@ -199,10 +260,16 @@ impl Ledger {
     }
 
     /// What is left of one measure of a quota; `None` when it is not limited.
-    pub fn left(&self, of: &QuotaOf, quota: &Quota, measure: Measure, now: Millis) -> Option<Left> {
-        let limit = measure.limit(quota)?;
+    pub fn left(
+        &self,
+        of: &QuotaOf,
+        bounds: &Bounds,
+        measure: Measure,
+        now: Millis,
+    ) -> Option<Left> {
+        let limit = measure.limit(bounds)?;
         let mut account = self.accounts.get(of).cloned().unwrap_or_default();
-        account.settle(quota, now);
+        account.settle(bounds, now);
         if measure == Measure::Streams {
             let remaining = limit.saturating_sub(account.all_streams());
             return Some(Left { limit, remaining, reset_ms: 0 });

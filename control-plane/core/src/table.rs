@@ -66,6 +66,10 @@ pub mod prefix {
     pub const QUOTA: u8 = 24;
     /// The audit trail by number.
     pub const TRAIL: u8 = 25;
+    /// Bounds of what is made, by whose.
+    pub const MAKING: u8 = 26;
+    /// How far the trail was sent, by receiver.
+    pub const EXPORTED: u8 = 27;
 }
 
 /// One row to put or remove.

@@ -26,6 +26,8 @@ pub struct Config {
     pub keep_alive_ms: i64,
     /// On how many workers a model is wanted when a request is the first to want it.
     pub replicas: u32,
+    /// Tokens a sequence may hold when neither request nor model says otherwise; 0: as the planner has it.
+    pub context_tokens: u32,
     /// How long a request waits for its model to be loaded somewhere.
     pub load_timeout: Duration,
     /// How long a request waits while no worker at all can be used.
@@ -74,6 +76,7 @@ impl Default for Config {
             metrics: Arc::new(String::new),
             keep_alive_ms: limits::KEEP_ALIVE_MS,
             replicas: limits::DEMAND_REPLICAS_COUNT,
+            context_tokens: 0,
             load_timeout: Duration::from_millis(limits::LOAD_TIMEOUT_MS),
             no_worker_timeout: Duration::from_millis(limits::NO_WORKER_TIMEOUT_MS),
             stall: Duration::from_millis(limits::STREAM_STALL_MS),

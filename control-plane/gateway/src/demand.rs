@@ -7,20 +7,23 @@
 //! Steady traffic does not write: a wish is only renewed when less than half of its time is left, and then in the background,
 //! so that a lost quorum delays no request whose model is loaded.
 
+mod book;
 mod progress;
 
 use crate::Gateway;
 use crate::error::Failure;
 use crate::keep_alive::KeepAlive;
 use crate::ports::ControlError;
-use crate::request::Class;
+use crate::request::{Asker, Class};
+pub use book::{Demands, Use};
 use ollamamax_core::record::{Demand, Lifetime, ModelRecord};
 use ollamamax_core::{Command, Rejection, State};
+use ollamamax_proto::audit::Note;
 use ollamamax_proto::placement::{Phase, WorkerStatus};
 use ollamamax_proto::{Millis, ModelName, limits};
 use progress::{Progress, no_worker};
-use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use tokio::time::{Duration, Instant};
 
 /// What a request asks about its model beside the answer.
@@ -34,92 +37,17 @@ pub struct Want {
     pub replicas: Option<u32>,
 }
 
-/// What a gateway remembers about the wishes of its requests.
-#[derive(Default)]
-pub struct Demands {
-    book: Mutex<Book>,
-}
-
-#[derive(Default)]
-struct Book {
-    /// Models whose renewal is under way.
-    renewing: HashSet<ModelName>,
-    /// Requests by model that have not ended.
-    in_use: HashMap<ModelName, usize>,
-    /// Models to release when the last of their requests here ends.
-    release_when_idle: HashSet<ModelName>,
-    /// Requests by model that wait for their first text.
-    waiting: HashMap<ModelName, usize>,
-}
-
-/// A request in the book; it leaves when dropped.
-pub struct Use {
-    gateway: Arc<Gateway>,
-    model: ModelName,
-    waiting: bool,
-}
-
-impl Use {
-    /// The request has its first text and waits no longer.
-    pub fn started(&mut self) {
-        if std::mem::take(&mut self.waiting) {
-            self.gateway.demands.leave_queue(&self.model);
-        }
-    }
-}
-
-impl Drop for Use {
-    fn drop(&mut self) {
-        self.started();
-        if self.gateway.demands.leave(&self.model) {
-            let (gateway, model) = (Arc::clone(&self.gateway), self.model.clone());
-            tokio::spawn(async move {
-                if let Err(error) = gateway.release(&model).await {
-                    tracing::warn!(%model, error = %error, "could not release the idle model");
-                }
-            });
-        }
-    }
-}
-
-impl Demands {
-    fn book(&self) -> std::sync::MutexGuard<'_, Book> {
-        self.book.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn leave_queue(&self, model: &ModelName) {
-        decrement(&mut self.book().waiting, model);
-    }
-
-    /// Whether this was the last request of a model that is to be released.
-    fn leave(&self, model: &ModelName) -> bool {
-        let mut book = self.book();
-        decrement(&mut book.in_use, model) && book.release_when_idle.remove(model)
-    }
-}
-
-/// Counts one down; tells whether none is left.
-fn decrement(counts: &mut HashMap<ModelName, usize>, model: &ModelName) -> bool {
-    let Some(count) = counts.get_mut(model) else { return true };
-    *count = count.saturating_sub(1);
-    let none_left = *count == 0;
-    if none_left {
-        counts.remove(model);
-    }
-    none_left
-}
-
 impl Gateway {
     /// Enters a request into the book; refused when too many of its kind wait already.
     pub(crate) fn enter(
         self: &Arc<Self>,
         model: &ModelName,
-        class: Class,
+        asker: &Asker,
         want: Want,
     ) -> Result<Use, Failure> {
         let mut book = self.demands.book();
         // Batch requests have a queue of their own: they must not take the places of this one.
-        let waits = class == Class::Interactive;
+        let waits = asker.class == Class::Interactive;
         if waits {
             let waiting = book.waiting.entry(model.clone()).or_default();
             if *waiting >= self.config.requests_queued {
@@ -130,7 +58,7 @@ impl Gateway {
         *book.in_use.entry(model.clone()).or_default() += 1;
         match want.keep_alive {
             Some(keep) if keep.is_unload() => {
-                book.release_when_idle.insert(model.clone());
+                book.release_when_idle.insert(model.clone(), unloads(asker, model));
             }
             Some(_) => {
                 book.release_when_idle.remove(model);
@@ -143,6 +71,7 @@ impl Gateway {
     /// Returns when some worker can answer for the model, wanting it first where nobody does.
     pub(crate) async fn ensure_loaded(
         self: &Arc<Self>,
+        asker: &Asker,
         model: &ModelRecord,
         want: Want,
     ) -> Result<(), Failure> {
@@ -154,39 +83,42 @@ impl Gateway {
             renewal => renewal,
         };
         if let Some(demand) = renewal {
+            let note = pins(&state, asker, &model.name, want);
             if loaded {
-                self.renew_in_background(demand);
+                self.renew_in_background(demand, note);
             } else {
-                self.propose_demand(demand).await?;
+                self.propose_demand(demand, note).await?;
             }
         }
-        if loaded { Ok(()) } else { self.wait_until_loaded(model, want).await }
+        if loaded { Ok(()) } else { self.wait_until_loaded(asker, model, want).await }
     }
 
     /// Keeps the wish alive while a long request runs.
     pub(crate) fn touch(self: &Arc<Self>, model: &ModelName) {
         if let Some(demand) = self.renewal(&self.control.state(), model, Want::default()) {
-            self.renew_in_background(demand);
+            self.renew_in_background(demand, None);
         }
     }
 
     /// Wants the model no longer: at once when no request of this gateway uses it, else when the last one ends.
-    pub(crate) async fn unload(&self, model: &ModelName) -> Result<(), Failure> {
+    pub(crate) async fn unload(&self, asker: &Asker, model: &ModelName) -> Result<(), Failure> {
+        let note = unloads(asker, model);
         {
             let mut book = self.demands.book();
             if book.in_use.contains_key(model) {
-                book.release_when_idle.insert(model.clone());
+                book.release_when_idle.insert(model.clone(), note);
                 return Ok(());
             }
         }
-        self.release(model).await
+        self.release(model, note).await
     }
 
-    async fn release(&self, model: &ModelName) -> Result<(), Failure> {
+    async fn release(&self, model: &ModelName, note: Note) -> Result<(), Failure> {
         if !self.control.state().demands.contains_key(model) {
             return Ok(());
         }
-        match self.control.propose(Command::ReleaseModel { name: model.clone() }).await {
+        let command = Box::new(Command::ReleaseModel { name: model.clone() });
+        match self.control.propose(Command::Noted { note: Box::new(note), command }).await {
             Ok(_) | Err(ControlError::Rejected(Rejection::UnknownModel(_))) => Ok(()),
             Err(error) => Err(error.into()),
         }
@@ -199,7 +131,7 @@ impl Gateway {
         let asked = want.keep_alive.filter(|keep| !keep.is_unload()).map(|keep| keep.0.max(-1));
         let usual = known.map_or(self.config.keep_alive_ms, |demand| demand.keep_alive_ms);
         let keep_alive_ms = asked.unwrap_or(usual);
-        let context_length = want.context_tokens.unwrap_or(0);
+        let context_length = want.context_tokens.unwrap_or(self.config.context_tokens);
         let replicas = want.replicas.unwrap_or(self.config.replicas);
         if let Some(demand) = known {
             let fresh = match demand.lifetime {
@@ -229,9 +161,13 @@ impl Gateway {
     }
 
     /// Proposes a wish; a refusal is the caller's.
-    pub(crate) async fn propose_demand(&self, demand: Demand) -> Result<(), Failure> {
+    async fn propose_demand(&self, demand: Demand, note: Option<Note>) -> Result<(), Failure> {
         let model = demand.model.clone();
-        match self.control.propose(Command::DemandModel { demand }).await {
+        let mut command = Command::DemandModel { demand };
+        if let Some(note) = note {
+            command = Command::Noted { note: Box::new(note), command: Box::new(command) };
+        }
+        match self.control.propose(command).await {
             Ok(_) => Ok(()),
             Err(error) => {
                 tracing::debug!(%model, error = %error, "could not demand the model");
@@ -240,7 +176,7 @@ impl Gateway {
         }
     }
 
-    fn renew_in_background(self: &Arc<Self>, demand: Demand) {
+    fn renew_in_background(self: &Arc<Self>, demand: Demand, note: Option<Note>) {
         let model = demand.model.clone();
         if !self.demands.book().renewing.insert(model.clone()) {
             return;
@@ -248,7 +184,7 @@ impl Gateway {
         let gateway = Arc::clone(self);
         tokio::spawn(async move {
             // Without a quorum the model stays loaded where it is: nothing to tell the client.
-            let failed = gateway.propose_demand(demand).await.is_err();
+            let failed = gateway.propose_demand(demand, note).await.is_err();
             if failed {
                 tokio::time::sleep(Duration::from_millis(limits::RECONCILE_PERIOD_MS)).await;
             }
@@ -258,6 +194,7 @@ impl Gateway {
 
     async fn wait_until_loaded(
         self: &Arc<Self>,
+        asker: &Asker,
         model: &ModelRecord,
         want: Want,
     ) -> Result<(), Failure> {
@@ -282,7 +219,8 @@ impl Gateway {
                 Progress::Forgotten => {
                     // Somebody released it between our wish and now; the request still wants it.
                     if let Some(demand) = self.renewal(&state, &model.name, want) {
-                        self.propose_demand(demand).await?;
+                        let note = pins(&state, asker, &model.name, want);
+                        self.propose_demand(demand, note).await?;
                     }
                     started + self.config.load_timeout
                 }
@@ -371,6 +309,23 @@ impl Gateway {
             .collect();
         let seen = if phases.is_empty() { "placed nowhere".to_owned() } else { phases.join(", ") };
         format!("'{}' was not loaded within {seconds} s: {seen}", model.name)
+    }
+}
+
+/// The note of who has a model taken out of memory.
+fn unloads(asker: &Asker, model: &ModelName) -> Note {
+    asker.note("model.unload", model)
+}
+
+/// The note of who has a model stay in memory for ever, or no longer. Being loaded for a while is a matter of course.
+fn pins(state: &State, asker: &Asker, model: &ModelName, want: Want) -> Option<Note> {
+    let asked = want.keep_alive?;
+    let known = state.demands.get(model);
+    let is_pinned = known.is_some_and(|demand| demand.lifetime == Lifetime::Forever);
+    match (asked.0 < 0, is_pinned) {
+        (true, false) => Some(asker.note("model.pin", model)),
+        (false, true) if !asked.is_unload() => Some(asker.note("model.unpin", model)),
+        _ => None,
     }
 }
 

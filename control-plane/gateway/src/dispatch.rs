@@ -11,6 +11,7 @@
 //! with it the call, which is how a worker learns to stop.
 
 mod attempt;
+mod count;
 mod embed;
 mod estimate;
 mod generation;
@@ -84,6 +85,8 @@ pub struct Piece {
     /// The tokens that released it. A token that released nothing by itself, such as the first bytes of a character, comes with
     /// the text that follows; the tokens of a stop text do not come at all.
     pub logprobs: Vec<TokenLogprob>,
+    /// How many tokens that were; told as log-probabilities are.
+    pub tokens: usize,
 }
 
 /// How a generation went.
@@ -93,6 +96,8 @@ pub struct Summary {
     pub reason: FinishReason,
     /// Tokens of the prompt, cached ones included.
     pub prompt_tokens: u32,
+    /// Of these, found in the cache of the worker that was asked last.
+    pub cached_tokens: u32,
     /// Tokens generated.
     pub output_tokens: u32,
     /// From the request to a worker that has the model, in nanoseconds.
@@ -114,7 +119,7 @@ impl Gateway {
     pub(crate) async fn generate(self: &Arc<Self>, job: Job) -> Result<Generation, Failure> {
         let resumed = job.resumed.as_ref().map_or(0, |resumed| resumed.tokens.len());
         let charge = self.let_in(&job.asker, &job.model.name, resumed)?;
-        let entry = self.enter(&job.model.name, job.asker.class, job.want)?;
+        let entry = self.enter(&job.model.name, &job.asker, job.want)?;
         let (sender, mut events) = mpsc::channel(limits::STREAM_CHUNKS_BUFFERED);
         let span =
             tracing::info_span!("generate", request = %job.request_id, model = %job.model.name);
@@ -142,6 +147,11 @@ impl Gateway {
             None => Err(Failure::Internal("the generation ended without a result".to_owned())),
         }
     }
+}
+
+/// What a prompt is thought to take, in tokens, before a worker has said.
+pub(crate) fn prompt_tokens(prompt: &Prompt, options: &Options) -> u32 {
+    estimate(prompt, options).prompt_tokens
 }
 
 impl Gateway {
@@ -187,11 +197,11 @@ struct Run {
     mu: Option<f64>,
     /// Log-probabilities of tokens that have released no text yet.
     untold: Vec<TokenLogprob>,
+    /// How many tokens have released no text yet.
+    silent: usize,
     resumes: u32,
     /// Whether it went over to the other version of its model.
     switched: bool,
-    /// Bytes of text still to come that the client has already.
-    skip: usize,
     recording: Option<Hold>,
     /// When tokens came last.
     heard: Instant,
@@ -200,6 +210,9 @@ struct Run {
     tries: Tries,
     /// Tokens of the prompt: estimated, until a worker tells.
     prompt_tokens: u32,
+    cached_tokens: u32,
+    /// Whether one has.
+    told: bool,
     /// What a pick sees of it; its size grows with the tokens.
     ask: Ask,
     last_touch: Instant,
@@ -228,14 +241,16 @@ impl Run {
             tokens: Vec::new(),
             mu: None,
             untold: Vec::new(),
+            silent: 0,
             resumes: 0,
             switched: false,
-            skip: 0,
             recording: None,
             heard: now,
             paused: None,
             tries: Tries::new(),
             prompt_tokens: ask.shape.prompt_tokens,
+            cached_tokens: 0,
+            told: false,
             ask,
             last_touch: now,
         }
@@ -249,6 +264,9 @@ impl Run {
             return Ok(());
         }
         let driven = self.over_workers().await;
+        if driven.is_err() && !self.told {
+            self.charge.failed();
+        }
         drop(place);
         driven
     }
@@ -258,13 +276,16 @@ impl Run {
         if self.is_stranded() {
             self.switch(true);
         }
-        let loaded = self.gateway.ensure_loaded(&self.job.model, self.job.want).await;
+        let loaded = self.ensure_loaded().await;
         match loaded {
-            Err(_) if self.switch(false) => {
-                self.gateway.ensure_loaded(&self.job.model, self.job.want).await
-            }
+            Err(_) if self.switch(false) => self.ensure_loaded().await,
             loaded => loaded,
         }
+    }
+
+    async fn ensure_loaded(&self) -> Result<(), Failure> {
+        let Job { asker, model, want, .. } = &self.job;
+        self.gateway.ensure_loaded(asker, model, *want).await
     }
 
     async fn over_workers(&mut self) -> Result<(), Failure> {
@@ -289,6 +310,7 @@ impl Run {
                 let (worker, tokens) = (seat.candidate.worker.id, self.tokens.len());
                 tracing::info!(%worker, tokens, "resuming the stream");
             }
+            self.charge.sent(u64::from(self.prompt_tokens));
             let (seat, end) = match race::open(self, seat, work).await? {
                 Err(Unopened { seat, end }) => (seat, end),
                 Ok(opened) => {

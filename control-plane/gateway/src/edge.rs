@@ -221,10 +221,14 @@ pub(crate) async fn guard(
     next: Next,
 ) -> Response {
     let path = request.uri().path().to_owned();
+    let id = request
+        .extensions()
+        .get::<crate::request::RequestId>()
+        .map_or_else(String::new, |id| id.0.clone());
     let keeps = request.version() >= Version::HTTP_2;
     // Whoever begins like this is not listened to any further.
     let refuse = |failure| {
-        let mut response = crate::shaped_at(&path, failure);
+        let mut response = crate::shaped_at(&path, &id, failure);
         if !keeps {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }

@@ -5,7 +5,10 @@
 
 mod bodies;
 
-pub use bodies::{OllamaErrorBody, OpenAiErrorBody, OpenAiErrorDetail, ProblemBody};
+pub use bodies::{
+    AnthropicErrorBody, AnthropicErrorDetail, OllamaErrorBody, OpenAiErrorBody, OpenAiErrorDetail,
+    ProblemBody,
+};
 
 use crate::ports::{BlobError, ControlError};
 use axum::http::{HeaderValue, StatusCode, header};
@@ -176,6 +179,23 @@ impl Failure {
         OpenAiErrorBody { error: OpenAiErrorDetail { message: self.text(), kind, param, code } }
     }
 
+    /// The body of an Anthropic error, without the id of its request.
+    pub fn anthropic_body(&self) -> AnthropicErrorBody {
+        let kind = match self.status() {
+            StatusCode::NOT_FOUND => "not_found_error",
+            StatusCode::UNAUTHORIZED => "authentication_error",
+            StatusCode::FORBIDDEN => "permission_error",
+            StatusCode::PAYLOAD_TOO_LARGE => "request_too_large",
+            StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
+            StatusCode::SERVICE_UNAVAILABLE => "overloaded_error",
+            StatusCode::GATEWAY_TIMEOUT => "timeout_error",
+            status if status.is_client_error() => "invalid_request_error",
+            _ => "api_error",
+        };
+        let error = AnthropicErrorDetail { kind, message: self.text() };
+        AnthropicErrorBody { kind: "error", error, request_id: None }
+    }
+
     /// The body of an Ollama error, which is also the last line of a broken stream.
     pub fn ollama_body(&self) -> OllamaErrorBody {
         OllamaErrorBody { error: self.text() }
@@ -227,6 +247,15 @@ pub struct OllamaError(pub Failure);
 #[derive(Debug)]
 pub struct OpenAiError(pub Failure);
 
+/// A failure as Anthropic's endpoints answer it.
+#[derive(Debug)]
+pub struct AnthropicError {
+    /// What went wrong.
+    pub failure: Failure,
+    /// With which request.
+    pub request_id: String,
+}
+
 /// A failure as our own endpoints answer it: problem details (RFC 9457), with `error` beside for clients that read only that.
 #[derive(Debug)]
 pub struct Problem(pub Failure);
@@ -240,6 +269,14 @@ impl IntoResponse for OllamaError {
 impl IntoResponse for OpenAiError {
     fn into_response(self) -> Response {
         self.0.respond("application/json", &self.0.openai_body())
+    }
+}
+
+impl IntoResponse for AnthropicError {
+    fn into_response(self) -> Response {
+        let mut body = self.failure.anthropic_body();
+        body.request_id = Some(self.request_id);
+        self.failure.respond("application/json", &body)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Families of endpoints: whose clients ask there, and in which shape they are told what is wrong.
 
-use crate::error::{Failure, OllamaError, OpenAiError, Problem};
+use crate::error::{AnthropicError, Failure, OllamaError, OpenAiError, Problem};
 use axum::response::{IntoResponse, Response};
 
 /// Whose endpoints.
@@ -10,6 +10,8 @@ pub(crate) enum Family {
     Ollama,
     /// OpenAI's.
     OpenAi,
+    /// Anthropic's.
+    Anthropic,
     /// Our own.
     Ours,
 }
@@ -17,7 +19,9 @@ pub(crate) enum Family {
 impl Family {
     /// The family a path belongs to, served or not.
     pub fn of(path: &str) -> Self {
-        if path.starts_with("/v1/") {
+        if path.starts_with("/v1/messages") {
+            Self::Anthropic
+        } else if path.starts_with("/v1/") {
             Self::OpenAi
         } else if path.starts_with("/admin/") || path.starts_with("/auth/") {
             Self::Ours
@@ -27,10 +31,13 @@ impl Family {
     }
 
     /// The answer that tells of a failure.
-    pub fn respond(self, failure: Failure) -> Response {
+    pub fn respond(self, failure: Failure, request_id: &str) -> Response {
         match self {
             Self::Ollama => OllamaError(failure).into_response(),
             Self::OpenAi => OpenAiError(failure).into_response(),
+            Self::Anthropic => {
+                AnthropicError { failure, request_id: request_id.to_owned() }.into_response()
+            }
             Self::Ours => Problem(failure).into_response(),
         }
     }
@@ -40,6 +47,7 @@ impl Family {
         match self {
             Self::Ollama => ("application/json", "OllamaErrorBody"),
             Self::OpenAi => ("application/json", "OpenAiErrorBody"),
+            Self::Anthropic => ("application/json", "AnthropicErrorBody"),
             Self::Ours => ("application/problem+json", "ProblemBody"),
         }
     }

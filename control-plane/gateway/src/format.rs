@@ -40,18 +40,18 @@ pub(crate) struct ResponseFormat {
     /// `text`, `json_object` or `json_schema`.
     #[serde(rename = "type")]
     #[schema(examples("json_schema"))]
-    kind: String,
+    pub kind: String,
     #[serde(default)]
-    json_schema: Option<JsonSchema>,
+    pub json_schema: Option<JsonSchema>,
 }
 
 /// Its schema. `strict` is not looked at: a schema is followed, or refused.
 #[derive(Debug, Deserialize, ToSchema)]
-struct JsonSchema {
+pub(crate) struct JsonSchema {
     /// The schema itself; it is followed, or refused with the reason.
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
-    schema: Option<Value>,
+    pub schema: Option<Value>,
 }
 
 /// OpenAI's `response_format`, or the `grammar` that is ours.

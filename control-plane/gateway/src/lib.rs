@@ -1,9 +1,9 @@
-//! The gateway: the Ollama and OpenAI APIs on every node.
+//! The gateway: the Ollama, OpenAI and Anthropic APIs on every node.
 //!
 //! ```text
-//! request -> body, options, names -> demand (is it loaded?) -> dispatch (pick a worker, resume elsewhere when it breaks)
+//! request -> body, options, converse -> demand (is it loaded?) -> dispatch (pick a worker, resume elsewhere when it breaks)
 //!                                                                   |
-//! client  <- stream (NDJSON, SSE or one object) <- events ----------+
+//! client  <- stream (NDJSON, SSE or one object) <- answer <- events +
 //! ```
 //!
 //! It reads the state as last applied on this node and changes it only by proposing ([`ports::ControlPlane`]). No request
@@ -12,9 +12,12 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod answer;
+mod anthropic;
 pub mod auth;
 mod body;
 pub mod config;
+mod converse;
 mod demand;
 mod dispatch;
 pub mod edge;
@@ -75,7 +78,7 @@ pub struct Gateway {
     versions: versions::Versions,
     streams: streams::Book,
     gate: Arc<gate::Gate>,
-    headers: ollama::model::Headers,
+    templates: ollama::model::Templates,
     edge: edge::Edge,
     has_served: AtomicBool,
     tokens: auth::jwt::Tokens,
@@ -102,7 +105,7 @@ impl Gateway {
             versions: versions::Versions::default(),
             streams: streams::Book::default(),
             gate: Arc::default(),
-            headers: ollama::model::Headers::default(),
+            templates: ollama::model::Templates::default(),
             has_served: AtomicBool::new(false),
             tokens,
             throttle: auth::throttle::Throttle::default(),
@@ -168,6 +171,10 @@ fn api(routes: Routes) -> Routes {
         .get("/v1/models", read, described!(openai::models::list))
         .get("/v1/models/{*id}", read, described!(openai::models::get))
         .post("/v1/chat/completions", run, described!(openai::chat::chat))
+        .post("/v1/completions", run, described!(openai::completions::completions))
+        .post("/v1/responses", run, described!(openai::responses::responses))
+        .post("/v1/messages", run, described!(anthropic::messages))
+        .post("/v1/messages/count_tokens", run, described!(anthropic::count_tokens))
         .post("/v1/embeddings", run, described!(openai::embeddings::embeddings))
         .post("/auth/token", Open, described!(sessions::token))
         .post("/auth/refresh", Open, described!(sessions::refresh))
@@ -182,9 +189,10 @@ fn api(routes: Routes) -> Routes {
 
 /// A failure in the shape of the family of endpoints the path belongs to.
 fn shaped(request: &Request, failure: Failure) -> Response {
-    shaped_at(request.uri().path(), failure)
+    let id = request.extensions().get::<request::RequestId>();
+    shaped_at(request.uri().path(), id.map_or("", |id| &id.0), failure)
 }
 
-fn shaped_at(path: &str, failure: Failure) -> Response {
-    Family::of(path).respond(failure)
+fn shaped_at(path: &str, request_id: &str, failure: Failure) -> Response {
+    Family::of(path).respond(failure, request_id)
 }

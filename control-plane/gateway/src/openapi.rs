@@ -24,7 +24,10 @@ pub(crate) use utoipa_axum::routes as described;
 use crate::Gateway;
 use crate::auth::guard::Policy;
 use crate::config::OLLAMA_VERSION;
-use crate::error::{OllamaErrorBody, OpenAiErrorBody, OpenAiErrorDetail, ProblemBody};
+use crate::error::{
+    AnthropicErrorBody, AnthropicErrorDetail, OllamaErrorBody, OpenAiErrorBody, OpenAiErrorDetail,
+    ProblemBody,
+};
 use crate::stream::typed;
 use axum::extract::State;
 use axum::response::Response;
@@ -43,7 +46,7 @@ pub(crate) type Served = UtoipaMethodRouter<Arc<Gateway>>;
 const ABOUT: &str = "One Ollama- and OpenAI-compatible endpoint in front of many machines; every node answers the same.\n\n\
     Who asks is told by `Authorization: Bearer`, with an API key or the access token of a login; beside each operation stands the \
     permission it needs. Errors have the shape of the family of endpoints: `{\"error\": \"...\"}` on Ollama's, \
-    `{\"error\": {...}}` on OpenAI's, problem details (RFC 9457) under `/admin/v1/` and `/auth/`. A path that is not here is \
+    `{\"error\": {...}}` on OpenAI's and Anthropic's, problem details (RFC 9457) under `/admin/v1/` and `/auth/`. A path that is not here is \
     404 and a method that is not here 405, in the same shapes. Every answer has an `X-Request-Id`: the one that was sent, or a new \
     one. `X-Request-Timeout` bounds, in seconds, how long a request may take; `X-Priority: batch` says that it can wait.";
 
@@ -79,6 +82,8 @@ impl Sheet {
         self.take::<OllamaErrorBody>();
         self.take::<OpenAiErrorBody>();
         self.take::<OpenAiErrorDetail>();
+        self.take::<AnthropicErrorBody>();
+        self.take::<AnthropicErrorDetail>();
         self.take::<ProblemBody>();
         ranges::apply(&mut self.schemas);
         self.schemas.values_mut().for_each(widen);
@@ -234,6 +239,7 @@ fn tag(path: &str) -> String {
     match parts.as_slice() {
         ["admin", "v1", area, ..] => format!("admin-{area}"),
         ["api", ..] => "Ollama".to_owned(),
+        ["v1", "messages", ..] => "Anthropic".to_owned(),
         ["v1", ..] => "OpenAI".to_owned(),
         ["auth" | ".well-known", ..] => "logins".to_owned(),
         _ => "server".to_owned(),
@@ -243,7 +249,9 @@ fn tag(path: &str) -> String {
 /// All tags, what most people look for first.
 fn tags(paths: &Map<String, Value>) -> Vec<Value> {
     let mut tags: Vec<String> = paths.keys().map(|path| tag(path)).collect();
-    let rank = |tag: &str| ["Ollama", "OpenAI", "logins", "server"].iter().position(|t| *t == tag);
+    let rank = |tag: &str| {
+        ["Ollama", "OpenAI", "Anthropic", "logins", "server"].iter().position(|t| *t == tag)
+    };
     tags.sort_by_key(|tag| (rank(tag).unwrap_or(usize::MAX), tag.clone()));
     tags.dedup();
     tags.into_iter().map(|tag| json!({"name": tag})).collect()

@@ -1,8 +1,10 @@
-//! Quotas on the request path: a request is let in or refused before anything is done for it, and pays for its tokens as they
-//! come.
+//! Quotas on the request path: a request is let in or refused before anything is done for it. It pays for its prompt when it
+//! goes to a worker, as it is estimated until the worker tells, and for its answer as that comes.
 //!
 //! A request counts for its key, its user and its model, each where it has a quota; who has none of their own has that of
 //! `anybody`. Other gateways hear of it within a second.
+
+mod making;
 
 use crate::Gateway;
 use crate::auth::Caller;
@@ -10,7 +12,7 @@ use crate::error::Failure;
 use crate::request::Asker;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use ollamamax_core::access::{Access, KeyId, Quota, QuotaOf};
-use ollamamax_core::quota::{Exceeded, Ledger, Left, Measure, News};
+use ollamamax_core::quota::{Bounds, Exceeded, Ledger, Left, Measure, News, Usage};
 use ollamamax_proto::{Millis, ModelName, NodeId};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -35,21 +37,31 @@ impl Quotas {
     }
 }
 
-type Accounts = Vec<(QuotaOf, Quota)>;
+type Accounts = Vec<(QuotaOf, Bounds)>;
 
 /// The accounts of whoever asks, without that of the model.
 fn own(access: &Access, payer: &Payer, address: &str) -> Accounts {
-    let mut all = Accounts::new();
-    if let Some(key) = payer.key {
-        let of = QuotaOf::Key(key);
-        all.extend(access.quotas.get(&of).map(|quota| (of, *quota)));
-    }
+    let (key, user) = whose(payer, address);
+    let mut all: Accounts = key
+        .and_then(|of| access.quotas.get(&of).copied().map(|quota| (of, quota)))
+        .into_iter()
+        .map(|(of, quota)| bounds(access, of, quota))
+        .collect();
+    let quota = access.quotas.get(&user).or_else(|| access.quotas.get(&QuotaOf::Anybody));
+    all.extend(quota.map(|quota| bounds(access, user, *quota)));
+    all
+}
+
+/// The key and the user whose accounts are asked.
+fn whose(payer: &Payer, address: &str) -> (Option<QuotaOf>, QuotaOf) {
     // No user's name has a space in it.
     let user = payer.user.clone().unwrap_or_else(|| format!("nobody at {address}"));
-    let of = QuotaOf::User(user);
-    let quota = access.quotas.get(&of).or_else(|| access.quotas.get(&QuotaOf::Anybody));
-    all.extend(quota.map(|quota| (of, *quota)));
-    all
+    (payer.key.map(QuotaOf::Key), QuotaOf::User(user))
+}
+
+fn bounds(access: &Access, of: QuotaOf, quota: Quota) -> (QuotaOf, Bounds) {
+    let making = making::bound(access, &of);
+    (of, Bounds { quota, making })
 }
 
 /// A request that was let in; it pays until it is dropped.
@@ -61,18 +73,36 @@ pub(crate) struct Charge {
 }
 
 impl Charge {
-    /// What it has cost so far, counted from its beginning.
+    /// It goes to a worker with a prompt of so many tokens, as far as is known: who hangs up before the answer has paid.
+    pub fn sent(&mut self, prompt_tokens: u64) {
+        self.reaches(prompt_tokens.max(self.prompt_tokens), self.output_tokens);
+    }
+
+    /// What it has cost so far, counted from its beginning, by what workers say. What was thought too much is given back.
     pub fn reaches(&mut self, prompt_tokens: u64, output_tokens: u64) {
-        let prompt = prompt_tokens.saturating_sub(self.prompt_tokens);
-        let output = output_tokens.saturating_sub(self.output_tokens);
-        if self.accounts.is_empty() || (prompt == 0 && output == 0) {
+        let output_tokens = output_tokens.max(self.output_tokens);
+        let usage = Usage {
+            prompt_tokens: difference(prompt_tokens, self.prompt_tokens),
+            output_tokens: difference(output_tokens, self.output_tokens),
+            ..Usage::default()
+        };
+        if self.accounts.is_empty() || usage == Usage::default() {
             return;
         }
         let all = self.accounts.iter().map(|(of, _)| of);
-        self.gateway.quotas.ledger().charge(all, (prompt, output), Millis::now());
-        self.prompt_tokens += prompt;
-        self.output_tokens += output;
+        self.gateway.quotas.ledger().charge(all, &usage, Millis::now());
+        (self.prompt_tokens, self.output_tokens) = (prompt_tokens, output_tokens);
     }
+
+    /// No worker has begun: the prompt costs nothing after all.
+    pub fn failed(&mut self) {
+        self.reaches(0, self.output_tokens);
+    }
+}
+
+/// `now - before`, and nothing beyond what a number holds.
+fn difference(now: u64, before: u64) -> i64 {
+    i64::try_from(i128::from(now) - i128::from(before)).unwrap_or(i64::MAX)
 }
 
 impl Drop for Charge {
@@ -99,7 +129,7 @@ impl Gateway {
         if !access.quotas.is_empty() {
             accounts = own(access, &asker.payer, &asker.caller);
             let of = QuotaOf::Model(model.to_string());
-            accounts.extend(access.quotas.get(&of).map(|quota| (of, *quota)));
+            accounts.extend(access.quotas.get(&of).map(|quota| (of, Bounds::from(*quota))));
             self.quotas.ledger().admit(&accounts, Millis::now()).map_err(refused)?;
         }
         let gateway = Arc::clone(self);
@@ -116,8 +146,8 @@ impl Gateway {
         let accounts = own(&state.access, &payer, caller.share());
         let (ledger, now) = (self.quotas.ledger(), Millis::now());
         let tightest = |measures: &[Measure]| -> Option<Left> {
-            let all = accounts.iter().flat_map(|(of, quota)| {
-                measures.iter().filter_map(|measure| ledger.left(of, quota, *measure, now))
+            let all = accounts.iter().flat_map(|(of, bounds)| {
+                measures.iter().filter_map(|measure| ledger.left(of, bounds, *measure, now))
             });
             all.min_by_key(|left| left.remaining)
         };

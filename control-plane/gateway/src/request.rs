@@ -8,6 +8,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::Response;
+use ollamamax_proto::audit::Note;
 use ollamamax_proto::limits;
 use serde::de::DeserializeOwned;
 use std::convert::Infallible;
@@ -53,9 +54,13 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T>
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
         let found = extract::Path::<T>::from_request_parts(parts, state).await;
-        let wrong = |text: String| crate::shaped_at(parts.uri.path(), Failure::invalid(text));
-        found.map(|path| Self(path.0)).map_err(|rejection| wrong(rejection.body_text()))
+        found.map(|path| Self(path.0)).map_err(|rejection| wrong(parts, rejection.body_text()))
     }
+}
+
+fn wrong(parts: &Parts, text: String) -> Response {
+    let id = parts.extensions.get::<RequestId>().map_or("", |id| &id.0);
+    crate::shaped_at(parts.uri.path(), id, Failure::invalid(text))
 }
 
 /// What stands after the `?`. What is wrong with it is told in the shape of its family.
@@ -67,8 +72,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
         let found = extract::Query::<T>::from_request_parts(parts, state).await;
-        let wrong = |text: String| crate::shaped_at(parts.uri.path(), Failure::invalid(text));
-        found.map(|query| Self(query.0)).map_err(|rejection| wrong(rejection.body_text()))
+        found.map(|query| Self(query.0)).map_err(|rejection| wrong(parts, rejection.body_text()))
     }
 }
 
@@ -79,6 +83,8 @@ pub struct Asker {
     pub caller: String,
     /// Whose quotas it uses.
     pub payer: Payer,
+    /// Who it is and from where, for the trail.
+    pub by: Note,
     /// How urgent it is.
     pub class: Class,
     /// When the answer is of no use any more, if the client said so.
@@ -156,7 +162,13 @@ impl Asker {
                 Some(Deadline { at: now + given, given })
             }
         };
-        Ok(Self { caller, payer: Payer::default(), class: Class::of(request)?, deadline })
+        let class = Class::of(request)?;
+        Ok(Self { caller, payer: Payer::default(), by: Note::default(), class, deadline })
+    }
+
+    /// A note of what it has done, to be completed by what came of it.
+    pub fn note(&self, action: &str, object: impl ToString) -> Note {
+        Note { action: action.to_owned(), object: object.to_string(), ..self.by.clone() }
     }
 }
 

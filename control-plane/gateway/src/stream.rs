@@ -1,9 +1,9 @@
 //! Answers that come in pieces: NDJSON for Ollama's endpoints, server-sent events for OpenAI's.
 //!
-//! A body pulls from its generation, so a slow client holds at most the chunks buffered there; what is ready when it reads
+//! A body pulls from its answer, so a slow client holds at most the chunks buffered there; what is ready when it reads
 //! goes out in one write.
 
-use crate::dispatch::{Event, Generation};
+use crate::answer::{Answer, Part, Read};
 use crate::error::Failure;
 use axum::body::Body;
 use axum::http::{HeaderValue, header};
@@ -21,24 +21,25 @@ pub trait Render: Send + 'static {
     /// The content type of the body.
     const CONTENT_TYPE: &'static str;
 
-    /// Appends an event.
-    fn event(&mut self, event: Event, out: &mut Vec<u8>);
+    /// Appends a part. Parts that the client has already come first, for what follows to fit: what they append goes nowhere.
+    fn part(&mut self, part: Part, out: &mut Vec<u8>);
 
     /// Appends what a body ends with after a failure.
     fn failure(&mut self, failure: &Failure, out: &mut Vec<u8>);
 }
 
-/// A body of all events of a generation.
-pub fn respond<R: Render>(generation: Generation, render: R) -> Response {
-    let body = futures_util::stream::unfold(Some((generation, render)), |state| async move {
-        let (mut generation, mut render) = state?;
+/// A body of all parts of an answer.
+pub(crate) fn respond<R: Render>(answer: Answer, render: R) -> Response {
+    let body = futures_util::stream::unfold(Some((answer, render)), |state| async move {
+        let (mut answer, mut render) = state?;
         let mut out = Vec::new();
-        let mut next = generation.next().await;
+        let mut next = answer.next().await;
         loop {
             match next {
-                Some(Ok(event)) => {
-                    let last = matches!(event, Event::Done(_));
-                    render.event(event, &mut out);
+                Some(Ok(Read::Had(part))) => render.part(part, &mut Vec::new()),
+                Some(Ok(Read::New(part))) => {
+                    let last = matches!(part, Part::Done(_));
+                    render.part(part, &mut out);
                     if last {
                         return Some((Ok::<_, Infallible>(Bytes::from(out)), None));
                     }
@@ -57,19 +58,23 @@ pub fn respond<R: Render>(generation: Generation, render: R) -> Response {
             if out.len() >= STREAM_WRITE_BYTES {
                 break;
             }
-            match generation.try_next() {
+            match answer.try_next() {
                 Some(ready) => next = Some(ready),
                 None => break,
             }
         }
-        Some((Ok(Bytes::from(out)), Some((generation, render))))
+        Some((Ok(Bytes::from(out)), Some((answer, render))))
     });
-    let mut response = typed(R::CONTENT_TYPE, Body::from_stream(body));
-    if R::CONTENT_TYPE == EVENT_STREAM {
-        // The format asks for it: a cache on the way would hold events back.
-        let headers = response.headers_mut();
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    }
+    let body = Body::from_stream(body);
+    if R::CONTENT_TYPE == EVENT_STREAM { event_stream(body) } else { typed(R::CONTENT_TYPE, body) }
+}
+
+/// A body of server-sent events.
+pub fn event_stream(body: Body) -> Response {
+    let mut response = typed(EVENT_STREAM, body);
+    // The format asks for it: a cache on the way would hold events back.
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     response
 }
 

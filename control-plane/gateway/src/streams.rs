@@ -6,8 +6,8 @@
 //! GET /api/streams/<id>?from=N --> the record --> Run from its tokens on --> text from byte N on
 //! ```
 //!
-//! Where a client is, it tells itself, in bytes of the text it has: records of a stream may be cut differently elsewhere, its
-//! text may not. A stream that ends before it was ever kept costs nothing; one that ends well is forgotten a little later, when
+//! Where a client is, it tells itself, in bytes of the text it has (thinking and answer; a tool call counts as one): records of
+//! a stream may be cut differently elsewhere, its text may not. A stream that ends before it was ever kept costs nothing; one that ends well is forgotten a little later, when
 //! its client must have read it.
 
 mod book;
@@ -15,10 +15,12 @@ pub(crate) mod handler;
 
 pub use book::{Book, Hold};
 
+use crate::answer::{Answer, Syntax};
 use crate::dispatch::Generation;
+use crate::error::Failure;
 use crate::ollama::{chat, generate};
-use crate::openai;
 use crate::stream;
+use crate::{anthropic, openai};
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue};
@@ -69,6 +71,21 @@ pub enum Flavour {
     Generate(generate::Lines),
     /// `/v1/chat/completions`.
     OpenAi(openai::chat::Frame),
+    /// `/v1/completions`.
+    Completion(openai::completions::Frame),
+    /// `/v1/responses`.
+    Responses(Box<openai::responses::Frame>),
+    /// `/v1/messages`.
+    Messages(anthropic::Frame),
+}
+
+/// How a stream's text is read, and how its events look.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Form {
+    /// What of it is what.
+    pub syntax: Syntax,
+    /// How that looks.
+    pub flavour: Flavour,
 }
 
 /// A stream that shall be kept.
@@ -76,8 +93,8 @@ pub enum Flavour {
 pub struct Kept {
     /// Its name.
     pub id: StreamId,
-    /// How its events look.
-    pub flavour: Flavour,
+    /// How it is told.
+    pub form: Form,
 }
 
 /// Whether a request wants its stream kept.
@@ -95,23 +112,32 @@ impl<S: Sync> FromRequestParts<S> for Keep {
 
 impl Keep {
     /// The stream to keep, where the request streams at all.
-    pub fn stream(self, streams: bool, flavour: &Flavour) -> Option<Kept> {
-        (self.0 && streams).then(|| Kept { id: StreamId::draw(), flavour: flavour.clone() })
+    pub fn stream(self, streams: bool, form: &Form) -> Option<Kept> {
+        (self.0 && streams).then(|| Kept { id: StreamId::draw(), form: form.clone() })
     }
 }
 
-impl Flavour {
-    /// A body of all events of a generation, the first of which follows `from` bytes of text that the client has.
-    pub fn respond(self, generation: Generation, from: usize, id: Option<StreamId>) -> Response {
-        let mut response = match self {
-            Self::Chat(lines) => stream::respond(generation, lines),
-            Self::Generate(lines) => stream::respond(generation, lines),
-            Self::OpenAi(frame) => stream::respond(generation, frame.events(from)),
+impl Form {
+    /// A body of what a generation says, from the place on where its client is. Fails when that is no place in it.
+    pub fn respond(
+        self,
+        generation: Generation,
+        from: usize,
+        id: Option<StreamId>,
+    ) -> Result<Response, Failure> {
+        let answer = Answer::begin(generation, &self.syntax, from)?;
+        let mut response = match self.flavour {
+            Flavour::Chat(lines) => stream::respond(answer, lines),
+            Flavour::Generate(lines) => stream::respond(answer, lines),
+            Flavour::OpenAi(frame) => stream::respond(answer, frame.events()),
+            Flavour::Completion(frame) => stream::respond(answer, frame.events()),
+            Flavour::Responses(frame) => stream::respond(answer, frame.events()),
+            Flavour::Messages(frame) => stream::respond(answer, frame.events()),
         };
         let id = id.and_then(|id| HeaderValue::from_str(&id.to_string()).ok());
         if let Some(id) = id {
             response.headers_mut().insert(ID, id);
         }
-        response
+        Ok(response)
     }
 }

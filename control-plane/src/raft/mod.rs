@@ -7,6 +7,7 @@ pub mod batcher;
 pub mod machine;
 pub mod network;
 pub mod peers;
+pub mod plausible;
 pub mod server;
 
 use crate::config::Timings;

@@ -2,11 +2,13 @@
 
 use super::Raft;
 use super::peers::Peers;
+use super::plausible::Plausible;
 use ollamamax_proto::wire::raft_server::Raft as RaftService;
 use ollamamax_proto::wire::{RaftReply, RaftRequest, SnapshotChunk};
 use ollamamax_proto::{NodeId, limits};
 use ollamamax_storage::{Snapshot, SnapshotMeta, SnapshotStore, TypeConfig, Vote};
 use ollamamax_tls::{Peer, Role};
+use openraft::async_runtime::WatchReceiver;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -36,8 +38,8 @@ impl RaftServer {
         Self { raft, snapshots, peers, cluster: cluster.to_owned(), node }
     }
 
-    /// Refuses what was meant for somebody else before looking inside.
-    fn open<T: DeserializeOwned>(
+    /// Refuses what was meant for somebody else before looking inside, and what Raft would stumble over.
+    fn open<T: DeserializeOwned + Plausible>(
         &self,
         caller: Option<Peer>,
         request: &RaftRequest,
@@ -58,9 +60,16 @@ impl RaftServer {
                 self.node, request.to
             )));
         }
+        let message: T = postcard::from_bytes(&request.payload).map_err(|error| {
+            Status::invalid_argument(format!("undecodable raft message: {error}"))
+        })?;
+        let term = self.raft.metrics().borrow_watched().current_term;
+        message.check(request.from, term).map_err(|why| {
+            tracing::warn!(from = request.from, why, "a raft message was refused");
+            Status::invalid_argument(format!("implausible raft message: {why}"))
+        })?;
         self.peers.hear(request.from);
-        postcard::from_bytes(&request.payload)
-            .map_err(|error| Status::invalid_argument(format!("undecodable raft message: {error}")))
+        Ok(message)
     }
 
     async fn receive(

@@ -52,6 +52,8 @@ fn parse(told: AccountUsage) -> Option<News> {
         requests: told.requests,
         prompt_tokens: told.prompt_tokens,
         output_tokens: told.output_tokens,
+        models: told.models,
+        blob_bytes: told.blob_bytes,
     };
     let fits = told.of.len() <= limits::QUOTA_NAME_BYTES;
     let of = fits.then(|| told.of.parse().ok()).flatten()?;
@@ -77,6 +79,8 @@ pub async fn share(
             requests: news.usage.requests,
             prompt_tokens: news.usage.prompt_tokens,
             output_tokens: news.usage.output_tokens,
+            models: news.usage.models,
+            blob_bytes: news.usage.blob_bytes,
             streams: news.streams,
         });
         let told = UsageNews { accounts: accounts.collect() };

@@ -10,6 +10,26 @@ use ollamamax_proto::{Digest, NodeId};
 use std::time::{Duration, Instant};
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_the_first_start_makes_is_in_the_trail() {
+    let cluster = Cluster::start(1).await;
+    let told = || -> Vec<String> {
+        let state = cluster.control(1).state();
+        let notes = state.access.trail.values().map(|record| record.note.clone());
+        notes
+            .filter(|n| n.actor == "node:1")
+            .map(|n| format!("{} {}", n.action, n.outcome))
+            .collect()
+    };
+    let all = ["authority.put done", "user.create done", "key.create done"];
+    eventually("the first administrator and its key are told of", || told() == all).await;
+    let state = cluster.control(1).state();
+    let key = state.access.keys.values().next().expect("the first key");
+    let object = key.id.to_string();
+    assert!(state.access.trail.values().any(|record| record.note.object == object));
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn three_nodes_agree_and_every_node_takes_writes_and_linearizable_reads() {
     let cluster = Cluster::start(3).await;
     let ids: Vec<u64> = cluster.nodes.keys().copied().collect();

@@ -4,6 +4,7 @@
 mod certificates;
 mod cluster;
 mod edge;
+mod export;
 mod members;
 mod restart;
 mod signing;

@@ -25,7 +25,7 @@ pub struct Cluster {
     dir: TempDir,
     pub nodes: BTreeMap<u64, Running>,
     places: BTreeMap<u64, (SocketAddr, SocketAddr, PathBuf)>,
-    tune: fn(&mut NodeConfig),
+    tune: Box<dyn Fn(&mut NodeConfig)>,
 }
 
 impl Cluster {
@@ -33,7 +33,8 @@ impl Cluster {
         Self::start_with(count, |_| {}).await
     }
 
-    pub async fn start_with(count: usize, tune: fn(&mut NodeConfig)) -> Self {
+    pub async fn start_with(count: usize, tune: impl Fn(&mut NodeConfig) + 'static) -> Self {
+        let tune = Box::new(tune);
         let dir = TempDir::new().expect("a temporary directory");
         let mut cluster = Self { dir, nodes: BTreeMap::new(), places: BTreeMap::new(), tune };
         for _ in 0..count {

@@ -172,7 +172,7 @@ fn file_type_name(file_type: u32) -> Option<&'static str> {
 
 /// Entries as a JSON object: no arrays, no template, no name (both are told elsewhere), and no more than fits.
 fn metadata_json(gguf: &Gguf, parameter_count: u64) -> String {
-    const LEFT_OUT: [&str; 2] = ["general.name", "tokenizer.chat_template"];
+    const LEFT_OUT: [&str; 1] = ["general.name"];
     let mut fields: Vec<(String, serde_json::Value)> = gguf
         .entries()
         .iter()

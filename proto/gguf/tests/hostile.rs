@@ -87,7 +87,8 @@ fn facts_are_what_the_header_says() {
             .to_owned()
             + r#""general.parameter_count":518,"llama.attention.head_count":4,"#
             + r#""llama.attention.head_count_kv":2,"llama.block_count":1,"llama.context_length":128,"#
-            + r#""llama.embedding_length":64,"llama.rope.freq_base":0.00001}"#
+            + r#""llama.embedding_length":64,"llama.rope.freq_base":0.00001,"#
+            + r#""tokenizer.chat_template":"{{ x }}"}"#
     );
 }
 

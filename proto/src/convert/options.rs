@@ -1,7 +1,7 @@
 //! Generation options on the wire.
 
 use super::{InvalidMessage, finite, out_of_range};
-use crate::inference::{Mirostat, MirostatVersion, Options, OutputFormat, Predict, Sampling};
+use crate::inference::{Mirostat, MirostatVersion, Options, OutputFormat, Predict, Sampling, Tags};
 use crate::limits;
 use crate::sampling::{Bounds, OutOfBounds};
 use crate::wire;
@@ -50,6 +50,11 @@ impl From<&Options> for wire::Options {
                 };
                 wire::OutputFormat { kind: kind.to_owned(), text: text.to_owned() }
             }),
+            thinking: options
+                .thinking
+                .as_ref()
+                .map(|tags| wire::Tags { open: tags.open.clone(), close: tags.close.clone() }),
+            shown: options.shown.clone(),
         }
     }
 }
@@ -76,6 +81,10 @@ impl TryFrom<wire::Options> for Options {
                 format!("at most {} texts of {} bytes", limits::STOPS_COUNT, limits::STOP_BYTES);
             return Err(out_of_range("stop", wire.stop.len(), expected));
         }
+        if wire.shown.len() > limits::MARKERS_COUNT {
+            let expected = format!("at most {} texts", limits::MARKERS_COUNT);
+            return Err(out_of_range("shown", wire.shown.len(), expected));
+        }
         if let Some(top) = wire.logprobs.filter(|top| *top > limits::TOP_LOGPROBS_COUNT) {
             let expected = format!("0 to {}", limits::TOP_LOGPROBS_COUNT);
             return Err(out_of_range("top_logprobs", top, expected));
@@ -91,7 +100,26 @@ impl TryFrom<wire::Options> for Options {
             ignore_end: wire.ignore_end,
             logprobs: wire.logprobs,
             format: wire.format.map(output_format).transpose()?,
+            thinking: wire.thinking.map(tags).transpose()?,
+            shown: wire
+                .shown
+                .into_iter()
+                .map(|text| marker("shown", text))
+                .collect::<Result<_, _>>()?,
         })
+    }
+}
+
+fn tags(wire: wire::Tags) -> Result<Tags, InvalidMessage> {
+    let (open, close) =
+        (marker("thinking.open", wire.open)?, marker("thinking.close", wire.close)?);
+    Ok(Tags { open, close })
+}
+
+fn marker(field: &'static str, text: String) -> Result<String, InvalidMessage> {
+    match text.len() {
+        1..=limits::MARKER_BYTES => Ok(text),
+        bytes => Err(out_of_range(field, bytes, format!("1 to {} bytes", limits::MARKER_BYTES))),
     }
 }
 

@@ -209,7 +209,7 @@ fn own_params(cluster: &Cluster) -> CertificateParams {
 }
 
 /// A subject for people who look at certificates; nothing is decided by it.
-fn titled(title: &str) -> DistinguishedName {
+pub(crate) fn titled(title: &str) -> DistinguishedName {
     let mut name = DistinguishedName::new();
     name.push(DnType::OrganizationName, "ollamamax");
     name.push(DnType::CommonName, title);
@@ -221,7 +221,7 @@ fn name(text: String) -> Result<SanType, rcgen::Error> {
 }
 
 /// 127 random bits: positive, and never one that another certificate has.
-fn serial() -> Result<rcgen::SerialNumber, KeyError> {
+pub(crate) fn serial() -> Result<rcgen::SerialNumber, KeyError> {
     let mut bytes = key::random::<16>()?;
     bytes[0] = bytes[0] & 0x7f | 0x40;
     Ok(rcgen::SerialNumber::from_slice(&bytes))
@@ -234,7 +234,7 @@ fn before(now: Millis) -> Millis {
 /// The last moment that certificates of clusters name: the year 9999 is as far as the form goes.
 const END_MS: u64 = 250_000_000_000_000;
 
-fn valid(params: &mut CertificateParams, from: Millis, until: Millis) {
+pub(crate) fn valid(params: &mut CertificateParams, from: Millis, until: Millis) {
     let date = |moment: Millis| {
         rcgen::date_time_ymd(1970, 1, 1) + Duration::from_millis(moment.0.min(END_MS))
     };

@@ -7,6 +7,8 @@
 //!                                                      |    -> stage  -> on_stage
 //!                                                      +-- failed: logged, closed
 //! ```
+//!
+//! Who shows no certificate comes to join, which takes moments: such connections are few, and end by themselves.
 
 use crate::role::Kind;
 use crate::stream::{Peer, Protocol, Stream};
@@ -47,10 +49,19 @@ impl Sequence for Incoming {
 /// Connections that wait for the server to take them.
 const READY_COUNT: usize = 16;
 
-pub(crate) fn accept(tls: Tls, listener: TcpListener, on_stage: Option<OnStage>) -> Incoming {
+pub(crate) fn accept(
+    tls: Tls,
+    listener: TcpListener,
+    on_stage: Option<OnStage>,
+    stranger_ms: u64,
+) -> Incoming {
     let (sender, receiver) = mpsc::channel(READY_COUNT);
     let places = Arc::new(Semaphore::new(limits::TLS_HANDSHAKES_COUNT));
-    let (shares, log) = (Arc::new(Shares::default()), Arc::new(Log::default()));
+    let each = limits::TLS_HANDSHAKES_PER_ADDRESS_COUNT;
+    let shares = Shares::new(each, limits::TLS_HANDSHAKES_COUNT);
+    let each = limits::TLS_STRANGERS_PER_ADDRESS_COUNT;
+    let strangers = Shares::new(each, limits::TLS_STRANGERS_COUNT);
+    let log = Arc::new(Log::default());
     tokio::spawn(async move {
         loop {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
@@ -73,11 +84,20 @@ pub(crate) fn accept(tls: Tls, listener: TcpListener, on_stage: Option<OnStage>)
             };
             let (tls, sender) = (tls.clone(), sender.clone());
             let (on_stage, log) = (on_stage.clone(), Arc::clone(&log));
+            let strangers = Arc::clone(&strangers);
             tokio::spawn(async move {
                 let greeted = tls.handshake(tcp).await;
                 drop((place, share));
                 match greeted {
-                    Ok(stream) if stream.protocol() == Protocol::Grpc => {
+                    Ok(mut stream) if stream.protocol() == Protocol::Grpc => {
+                        if stream.peer().is_none() {
+                            let Some(share) = strangers.take(from.ip()) else {
+                                let from = from.ip();
+                                log.warn(&format_args!("too many without a certificate: `{from}`"));
+                                return;
+                            };
+                            stream.end_after(Duration::from_millis(stranger_ms), Box::new(share));
+                        }
                         // When the server has gone, so have its connections.
                         let _ = sender.send(stream).await;
                     }
@@ -102,22 +122,38 @@ fn to_stage(tls: &Tls, stream: Stream, on_stage: Option<OnStage>, log: &Log) {
     }
 }
 
-/// How many handshakes of each address are under way.
+/// How many of something each address has.
+struct Shares {
+    /// Most of one address.
+    each: usize,
+    /// Most of all together.
+    all: usize,
+    taken: Mutex<Taken>,
+}
+
 #[derive(Default)]
-struct Shares(Mutex<HashMap<IpAddr, usize>>);
+struct Taken {
+    all: usize,
+    of: HashMap<IpAddr, usize>,
+}
 
 impl Shares {
-    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn new(each: usize, all: usize) -> Arc<Self> {
+        Arc::new(Self { each, all, taken: Mutex::default() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Taken> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn take(self: &Arc<Self>, address: IpAddr) -> Option<Share> {
-        let mut counts = self.lock();
-        let count = counts.entry(address).or_default();
-        if *count >= limits::TLS_HANDSHAKES_PER_ADDRESS_COUNT {
+        let mut taken = self.lock();
+        let count = taken.of.get(&address).copied().unwrap_or(0);
+        if count >= self.each || taken.all >= self.all {
             return None;
         }
-        *count += 1;
+        taken.of.insert(address, count + 1);
+        taken.all += 1;
         Some(Share { of: Arc::clone(self), address })
     }
 }
@@ -129,11 +165,12 @@ struct Share {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        let mut counts = self.of.lock();
-        if let Some(count) = counts.get_mut(&self.address) {
+        let mut taken = self.of.lock();
+        taken.all -= 1;
+        if let Some(count) = taken.of.get_mut(&self.address) {
             *count -= 1;
             if *count == 0 {
-                counts.remove(&self.address);
+                taken.of.remove(&self.address);
             }
         }
     }
@@ -174,19 +211,56 @@ impl Log {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::TestCluster;
+    use crate::tls::Expect;
+    use crate::{config, pinned, tls};
+    use futures_util::StreamExt;
+    use ollamamax_proto::NodeId;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     #[test]
     fn one_address_takes_its_share_and_no_more() {
-        let shares = Arc::new(Shares::default());
-        let (one, two) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
-        let most = limits::TLS_HANDSHAKES_PER_ADDRESS_COUNT;
-        let mut taken: Vec<Share> = (0..most).filter_map(|_| shares.take(one)).collect();
-        assert_eq!(taken.len(), most);
-        assert!(shares.take(one).is_none());
-        assert!(shares.take(two).is_some());
-        taken.pop();
+        let shares = Shares::new(3, 5);
+        let [one, two] = [1, 2].map(|last| IpAddr::from([10, 0, 0, last]));
+        let mut taken: Vec<Share> = (0..3).filter_map(|_| shares.take(one)).collect();
+        assert_eq!(taken.len(), 3);
+        assert!(shares.take(one).is_none(), "one address has its share");
+        taken.extend((0..2).filter_map(|_| shares.take(two)));
+        assert!(shares.take(two).is_none(), "all have theirs");
+        taken.remove(0);
         assert!(shares.take(one).is_some());
         drop(taken);
-        assert!(shares.lock().is_empty(), "addresses that are gone take memory");
+        assert!(shares.lock().of.is_empty(), "addresses that are gone take memory");
+        assert_eq!(shares.lock().all, 0);
+    }
+
+    #[tokio::test]
+    async fn who_shows_no_certificate_is_cut_off_after_a_while_and_members_stay() {
+        let cluster = TestCluster::new("test");
+        let (one, two) = (cluster.node(1), cluster.node(2));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address").to_string();
+        let mut incoming = accept(one, listener, None, 300);
+        let believed = pinned::verifier(cluster.0.fingerprint());
+        let client = Arc::new(config::joining(believed).expect("a client")).into();
+        let name = "node.ollamamax".to_owned();
+        let stranger = tls::connect(&client, name, &address, Protocol::Grpc);
+        let mut stranger = stranger.await.expect("a handshake");
+        let mut at_stranger = incoming.next().await.expect("a stream").expect("greeted");
+        let expect = Expect::Node(NodeId(1));
+        let mut member = two.dial(&address, expect, Protocol::Grpc).await.expect("dialed");
+        let mut at_member = incoming.next().await.expect("a stream").expect("greeted");
+        let mut byte = [0; 1];
+        stranger.write_all(b"x").await.expect("written");
+        stranger.flush().await.expect("written");
+        assert_eq!(at_stranger.read(&mut byte).await.expect("served for now"), 1);
+        let cut = at_stranger.read(&mut byte).await.expect_err("no word, and no end for ever");
+        assert_eq!(cut.kind(), io::ErrorKind::TimedOut);
+        drop(at_stranger);
+        let ended = stranger.read(&mut byte).await;
+        assert!(!matches!(ended, Ok(1..)), "it is closed");
+        member.write_all(b"y").await.expect("written");
+        member.flush().await.expect("written");
+        assert_eq!(at_member.read(&mut byte).await.expect("a member stays"), 1);
     }
 }

@@ -10,8 +10,10 @@ use std::io::{self, IoSlice, Read, Write};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::{Sleep, sleep};
 use tokio_rustls::TlsStream;
 use tonic::transport::server::Connected;
 
@@ -65,11 +67,29 @@ pub struct Stream {
     io: TlsStream<TcpStream>,
     info: ConnectInfo,
     protocol: Protocol,
+    end: Option<End>,
+}
+
+/// When a connection ends whatever is going on, and what is given back with it.
+struct End {
+    sleep: Pin<Box<Sleep>>,
+    _place: Box<dyn Send + Sync>,
+}
+
+impl std::fmt::Debug for End {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("End").field(&self.sleep.deadline()).finish()
+    }
 }
 
 impl Stream {
     pub(crate) fn new(io: TlsStream<TcpStream>, info: ConnectInfo, protocol: Protocol) -> Self {
-        Self { io, info, protocol }
+        Self { io, info, protocol, end: None }
+    }
+
+    /// From then on reading fails; `place` is dropped with the connection.
+    pub(crate) fn end_after(&mut self, time: Duration, place: Box<dyn Send + Sync>) {
+        self.end = Some(End { sleep: Box::pin(sleep(time)), _place: place });
     }
 
     /// Who is at the other end; `None` when it showed no certificate.
@@ -119,6 +139,11 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if let Some(end) = &mut self.end
+            && end.sleep.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         Pin::new(&mut self.io).poll_read(cx, buf)
     }
 }

@@ -277,7 +277,7 @@ impl Tls {
     ///
     /// Peers that are refused come in like those without a certificate, so that [`crate::Allow`] can tell them in words.
     pub fn incoming(&self, listener: TcpListener, on_stage: Option<OnStage>) -> Incoming {
-        incoming::accept(self.clone(), listener, on_stage)
+        incoming::accept(self.clone(), listener, on_stage, limits::TLS_STRANGER_MS)
     }
 
     /// [`Tls::accept`] without asking who is refused.

@@ -2,13 +2,13 @@
 //! replays the corpus.
 
 use ollamamax_engine::cpu::{CpuBackend, CpuOptions};
-use ollamamax_engine::template::ChatTemplate;
+use ollamamax_engine::template::{ChatTemplate, Conversation};
 use ollamamax_engine::text::TextModel;
 use ollamamax_engine::tokenizer::Tokenizer;
 use ollamamax_engine::vocabulary::{TokenKind, Vocabulary};
 use ollamamax_engine::weights::Mapping;
 use ollamamax_gguf::Gguf;
-use ollamamax_proto::inference::Message;
+use ollamamax_proto::inference::{Message, Think};
 use std::sync::{Arc, OnceLock};
 
 /// A model file: it is refused or loaded, never more.
@@ -76,9 +76,14 @@ pub fn template(bytes: &[u8]) {
         message("tool", "42", r#"{"tool_name":"f"}"#),
     ];
     let tools = r#"[{"type":"function","function":{"name":"f","parameters":{}}}]"#;
-    for (count, tools) in [(1, ""), (2, ""), (4, tools)] {
-        let _ = template.render(&messages[..count], tools, true, "<s>", "</s>");
+    for (count, tools_json, think) in
+        [(1, "", None), (2, "", Some(Think::Off)), (4, tools, Some(Think::High))]
+    {
+        let messages = &messages[..count];
+        let (bos, eos) = ("<s>", "</s>");
+        let _ = template.render(&Conversation { messages, tools_json, think, bos, eos });
     }
+    let _ = template.insert(content, content);
 }
 
 /// A byte-level vocabulary: every byte, and some merges.

@@ -6,20 +6,26 @@
 //! accept:   Constraint::take(token) -> is anything left to say?
 //! ```
 //!
+//! Where a model thinks first, the format holds only behind its thinking (see `thinking`).
+//!
 //! A constraint is a state that depends on the tokens taken and on nothing else, so replaying them gives it back: on
 //! another worker, and between the tokens of a guess. End-of-generation tokens are allowed exactly where the text may
 //! end, and never taken. How a text is cut into tokens is left to the model: all that spell it are allowed.
 
+use crate::tokenizer::Tokenizer;
 use llguidance::Matcher;
 use llguidance::api::StopReason;
 use llguidance::toktrie::SimpleVob;
+use ollamamax_proto::inference::Tags;
 use std::fmt;
 use std::sync::Arc;
 
 mod grammars;
 mod schema;
+mod thinking;
 
 pub use grammars::{ConstraintError, Grammars};
+use thinking::{Place, Thinking};
 
 /// A generation that cannot go on: no token may follow, or finding out takes too much work.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -42,11 +48,21 @@ pub struct Constraint {
     ends: Arc<[u32]>,
     taken: Vec<u32>,
     failed: Option<String>,
+    /// What may come before the format holds.
+    thinking: Option<Thinking>,
 }
 
 impl Constraint {
     fn new(matcher: Matcher, ends: Arc<[u32]>) -> Self {
-        Self { matcher: Box::new(matcher), ends, taken: Vec::new(), failed: None }
+        let (matcher, taken) = (Box::new(matcher), Vec::new());
+        Self { matcher, ends, taken, failed: None, thinking: None }
+    }
+
+    /// The same where the model may think first: it does when the prompt has `opened` its thinking, or when its output begins
+    /// with the opening tag.
+    pub(crate) fn behind(self, tags: &Tags, opened: bool, tokenizer: &Tokenizer) -> Self {
+        let thinking = Thinking::new(tags, opened, tokenizer, &self.matcher);
+        Self { thinking, ..self }
     }
 
     /// The tokens that may come next: at least one.
@@ -54,24 +70,76 @@ impl Constraint {
         if let Some(reason) = &self.failed {
             return Err(self.stuck(reason));
         }
+        let Some(thinking) = self.thinking.take() else {
+            return match self.format_mask() {
+                Ok(mask) if mask.is_zero() => Err(self.stuck(NOTHING)),
+                mask => mask.map(Allowed),
+            };
+        };
+        let format = thinking.format_may_hold().then(|| self.format_mask()).transpose();
+        let (mut mask, stuck) = match format {
+            Ok(mask) => (mask.unwrap_or_else(|| thinking.nothing()), self.stuck(NOTHING)),
+            Err(stuck) => (thinking.nothing(), stuck),
+        };
+        thinking.allow(&mut mask, &self.ends);
+        self.thinking = Some(thinking);
+        if mask.is_zero() { Err(stuck) } else { Ok(Allowed(mask)) }
+    }
+
+    /// What the format allows.
+    fn format_mask(&mut self) -> Result<SimpleVob, Stuck> {
         let mut mask = self.matcher.compute_mask().map_err(|error| self.stuck(error))?;
         // A grammar may name these tokens in its midst; here they end the generation wherever they come.
         if !self.matcher.is_accepting().map_err(|error| self.stuck(error))? {
             self.ends.iter().for_each(|&end| mask.disallow_token(end));
         }
-        if mask.is_zero() {
-            return Err(self.stuck(NOTHING));
-        }
-        Ok(Allowed(mask))
+        Ok(mask)
     }
 
     /// Notes a token of the output, which is none that ends it. True when nothing may follow any more. What was not
     /// allowed is told by the next [`Constraint::allowed`].
     pub fn take(&mut self, token: u32) -> bool {
         self.taken.push(token);
+        let Some(mut thinking) = self.thinking.take() else { return self.take_for_format(token) };
+        let place = match thinking.place {
+            Place::Within(matched) => Some(thinking.within(matched, token)),
+            Place::Beginning(at, holds) => match thinking.opens(at, token) {
+                Some(at) if thinking.is_open(at) => {
+                    if let Some(fresh) = thinking.take_fresh() {
+                        self.matcher = fresh;
+                    }
+                    Some(Place::Within(0))
+                }
+                Some(at) => Some(Place::Beginning(at, holds && self.tries(token))),
+                None => None,
+            },
+            Place::Behind(at) => match thinking.gap(at, token) {
+                Some(at) if !self.tries(token) => Some(Place::Behind(at)),
+                Some(_) => return self.is_over(),
+                None => None,
+            },
+        };
+        let Some(place) = place else { return self.take_for_format(token) };
+        thinking.place = place;
+        let over = matches!(place, Place::Beginning(_, true)) && self.is_over();
+        self.thinking = Some(thinking);
+        over
+    }
+
+    /// Lets the format take a token, if it can.
+    fn tries(&mut self, token: u32) -> bool {
+        matches!(self.matcher.try_consume_tokens(&[token]), Ok(1))
+    }
+
+    fn take_for_format(&mut self, token: u32) -> bool {
         if let Err(error) = self.matcher.consume_token(token) {
             self.failed.get_or_insert_with(|| grammars::first_line(&error));
         }
+        self.is_over()
+    }
+
+    /// Whether nothing may follow any more.
+    fn is_over(&self) -> bool {
         self.matcher.stop_reason() == StopReason::NoExtension
     }
 
@@ -92,6 +160,7 @@ impl Clone for Constraint {
             ends: Arc::clone(&self.ends),
             taken: self.taken.clone(),
             failed: self.failed.clone(),
+            thinking: self.thinking.clone(),
         }
     }
 }

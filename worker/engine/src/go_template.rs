@@ -1,87 +1,117 @@
-//! Go templates as Ollama models carry them: the part of the language that chat templates use, and
-//! a refusal by name for the rest.
+//! Go templates as Ollama models carry them: the language of Go's `text/template`, run over what Ollama gives it. What is
+//! not known is refused by its name and line.
 //!
-//! Ollama knows two styles. A template that ranges over `.Messages` is run once. An older one has
-//! `.System`, `.Prompt` and `.Response` and is run once per turn; in the last run everything after
-//! `.Response` is left out, because there the model goes on (Ollama `template.Execute`).
+//! ```text
+//! source -> lex: text and words -> parse: nodes -> run over inputs (messages, tools, thinking) -> text
+//! ```
+//!
+//! Ollama knows two styles. A template that reads `.Messages` is run once. An older one has `.System`, `.Prompt` and
+//! `.Response` and is run once per turn; in the last run everything after `.Response` is left out, because there the model
+//! goes on (Ollama `template.Execute`). One that reads `.Suffix` can write the middle of a text, too.
 
+mod functions;
+mod inputs;
+mod json;
+mod lex;
+mod node;
 mod parse;
+mod printf;
 mod run;
 #[cfg(test)]
 mod tests;
+mod value;
+mod words;
 
 use crate::template::TemplateError;
-use ollamamax_proto::inference::Message;
-use parse::{Expression, Field, Node, Root};
-use run::{Inputs, Run};
+use inputs::{Inputs, collate};
+use node::{Action, Branch, Expression, Kind, Node, Pipe, Root, reads};
+use ollamamax_proto::inference::{Message, Think};
+use parse::{Parsed, parse};
+use run::Run;
+use value::Value;
 
 /// A Go template, ready to render.
 #[derive(Debug)]
 pub struct GoTemplate {
-    nodes: Vec<Node>,
-    /// Whether it ranges over `.Messages`.
+    parsed: Parsed,
+    /// Whether it reads `.Messages`.
     whole: bool,
+    /// Whether it reads `.Suffix`.
+    inserts: bool,
     /// For the older style: the nodes up to `.Response`.
     open: Vec<Node>,
 }
 
 impl GoTemplate {
-    /// Whether a source is a Go template rather than a Jinja one: a field begins with a dot, and no
-    /// `{%`.
+    /// Whether a source is a Go template rather than a Jinja one: no `{%`, and in some `{{ }}` a keyword of Go, or a field that
+    /// begins with a dot and a capital.
     pub fn looks_like(source: &str) -> bool {
-        let fields = ["System", "Prompt", "Response", "Messages", "Tools"];
-        let field = |name: &&str| {
-            [format!(" .{name}"), format!("{{.{name}"), format!("$.{name}"), format!("-.{name}")]
-                .iter()
-                .any(|spelling| source.contains(spelling.as_str()))
+        const KEYWORDS: [&str; 8] =
+            ["if", "else", "end", "range", "with", "define", "block", "template"];
+        let is_field = |action: &str| {
+            let bytes = action.as_bytes();
+            let field = |place: usize| {
+                let before = place.checked_sub(1).map_or(b' ', |before| bytes[before]);
+                bytes.get(place + 1).is_some_and(u8::is_ascii_uppercase)
+                    && matches!(before, b' ' | b'(' | b'$' | b'-' | b'\n' | b'\t')
+            };
+            let first = action.trim_start_matches('-').split_whitespace().next();
+            first.is_some_and(|word| KEYWORDS.contains(&word))
+                || action.match_indices('.').any(|(place, _)| field(place))
         };
-        !source.contains("{%") && source.contains("{{") && fields.iter().any(field)
+        let actions = source.split("{{").skip(1).filter_map(|rest| rest.split("}}").next());
+        !source.contains("{%") && actions.into_iter().any(is_field)
     }
 
     /// Reads a template.
     pub fn new(source: &str) -> Result<Self, TemplateError> {
-        let mut nodes = parse::parse(source)?;
-        let whole = uses(&nodes, Field::Messages);
-        if !whole && !uses(&nodes, Field::Response) {
-            nodes.push(Node::Print(Expression::Field(Root::Dollar, vec![Field::Response])));
+        let mut parsed = parse(source)?;
+        let anywhere = |field: &str| {
+            reads(&parsed.main, field) || parsed.defined.values().any(|nodes| reads(nodes, field))
+        };
+        let (whole, inserts) = (anywhere("Messages"), anywhere("Suffix"));
+        if !whole && !anywhere("Response") {
+            let value = Expression::Fields(Root::Dot, vec!["Response".to_owned()]);
+            let pipe = Pipe { variables: Vec::new(), assigns: false, value };
+            parsed.main.push(Node::Action(Action { line: 0, kind: Kind::Print(pipe) }));
         }
-        let open = until_response(&nodes, &mut false);
-        Ok(Self { nodes, whole, open })
+        let open = until_response(&parsed.main, &mut false);
+        Ok(Self { parsed, whole, inserts, open })
     }
 
     /// Renders messages; `tools_json` is a JSON array or empty.
-    pub fn render(&self, messages: &[Message], tools_json: &str) -> Result<String, TemplateError> {
-        let messages = collate(messages);
+    pub fn render(
+        &self,
+        messages: &[Message],
+        tools_json: &str,
+        think: Option<Think>,
+    ) -> Result<String, TemplateError> {
+        let messages = collate(messages)?;
+        let inputs =
+            || inputs::tools(tools_json).map(|tools| Inputs::new(think).with("Tools", tools));
         let mut run = Run::default();
         if self.whole {
-            let system: Vec<&str> = messages
-                .iter()
-                .filter(|message| message.role == "system")
-                .map(|message| message.content.as_str())
-                .collect();
-            let system = system.join("\n\n");
-            let inputs = Inputs {
-                system: &system,
-                messages: &messages,
-                tools: tools_json,
-                ..Inputs::default()
-            };
-            run.execute(&self.nodes, inputs)?;
+            let system = messages.iter().filter(|message| message.role == "system");
+            let system: Vec<&str> = system.map(|message| message.content.as_str()).collect();
+            let inputs = inputs()?
+                .with("System", Value::text(&system.join("\n\n")))
+                .with("Messages", inputs::messages(&messages));
+            run.execute(&self.parsed.main, &self.parsed, &inputs)?;
             return Ok(run.output);
         }
-        let mut turn = Inputs { tools: tools_json, ..Inputs::default() };
+        let mut turn = Turn::default();
         for message in &messages {
             let text = message.content.as_str();
-            match message.role.as_str() {
+            match message.role {
                 "system" => {
                     if !turn.prompt.is_empty() || !turn.response.is_empty() {
-                        self.close(&mut run, &mut turn)?;
+                        run.execute(&self.parsed.main, &self.parsed, &turn.take(inputs()?))?;
                     }
                     turn.system = text;
                 }
                 "user" => {
                     if !turn.response.is_empty() {
-                        self.close(&mut run, &mut turn)?;
+                        run.execute(&self.parsed.main, &self.parsed, &turn.take(inputs()?))?;
                     }
                     turn.prompt = text;
                 }
@@ -92,74 +122,79 @@ impl GoTemplate {
                 }
             }
         }
-        run.execute(&self.open, turn)?;
+        run.execute(&self.open, &self.parsed, &turn.take(inputs()?))?;
         Ok(run.output)
     }
 
-    fn close<'a>(&self, run: &mut Run, turn: &mut Inputs<'a>) -> Result<(), TemplateError> {
-        let next = Inputs { tools: turn.tools, ..Inputs::default() };
-        run.execute(&self.nodes, std::mem::replace(turn, next))
+    /// Renders a text with a gap; nothing when it cannot.
+    pub fn insert(&self, before: &str, after: &str) -> Result<Option<String>, TemplateError> {
+        if !self.inserts {
+            return Ok(None);
+        }
+        let inputs = Inputs::new(None)
+            .with("Prompt", Value::text(before))
+            .with("Suffix", Value::text(after));
+        let mut run = Run::default();
+        run.execute(&self.parsed.main, &self.parsed, &inputs)?;
+        Ok(Some(run.output))
     }
 }
 
-/// Neighbouring messages of one role become one, as Ollama does it.
-fn collate(messages: &[Message]) -> Vec<Message> {
-    let mut collated: Vec<Message> = Vec::new();
-    for message in messages {
-        match collated.last_mut().filter(|last| last.role == message.role && last.role != "tool") {
-            Some(last) => last.content = format!("{}\n\n{}", last.content, message.content),
-            None => collated.push(message.clone()),
-        }
-    }
-    collated
+/// One run of the older style.
+#[derive(Default)]
+struct Turn<'a> {
+    system: &'a str,
+    prompt: &'a str,
+    response: &'a str,
 }
 
-fn uses(nodes: &[Node], field: Field) -> bool {
-    fn in_expression(expression: &Expression, field: Field) -> bool {
-        match expression {
-            Expression::Field(_, path) => path.contains(&field),
-            Expression::Call(_, arguments) => {
-                arguments.iter().any(|argument| in_expression(argument, field))
-            }
-            Expression::Text(_) | Expression::Number(_) | Expression::Truth(_) => false,
-        }
+impl Turn<'_> {
+    /// As inputs; the next one is empty.
+    fn take(&mut self, inputs: Inputs) -> Inputs {
+        let turn = std::mem::take(self);
+        inputs
+            .with("System", Value::text(turn.system))
+            .with("Prompt", Value::text(turn.prompt))
+            .with("Response", Value::text(turn.response))
     }
-    nodes.iter().any(|node| match node {
-        Node::Text(_) => false,
-        Node::Print(value) | Node::Set(_, value) => in_expression(value, field),
-        Node::If(branches, otherwise) => {
-            uses(otherwise, field)
-                || branches
-                    .iter()
-                    .any(|(test, body)| in_expression(test, field) || uses(body, field))
-        }
-        Node::Range { over, body, otherwise, .. } => {
-            in_expression(over, field) || uses(body, field) || uses(otherwise, field)
-        }
-    })
 }
 
-/// The nodes without what comes after the first `{{ .Response }}` in the text.
+/// The nodes without what comes after the first action that prints `.Response`.
 fn until_response(nodes: &[Node], cut: &mut bool) -> Vec<Node> {
     let mut kept = Vec::new();
     for node in nodes {
         if *cut {
             break;
         }
-        kept.push(match node {
-            Node::If(branches, otherwise) => {
-                let branch = |(test, body): &(Expression, Vec<Node>)| {
-                    (test.clone(), until_response(body, cut))
-                };
-                let branches = branches.iter().map(branch).collect();
-                Node::If(branches, until_response(otherwise, cut))
+        let Node::Action(action) = node else {
+            kept.push(node.clone());
+            continue;
+        };
+        let mut branch = |branch: &Branch| Branch {
+            pipe: branch.pipe.clone(),
+            body: until_response(&branch.body, cut),
+            otherwise: until_response(&branch.otherwise, cut),
+        };
+        let kind = match &action.kind {
+            Kind::If(inner) => Kind::If(branch(inner)),
+            Kind::With(inner) => Kind::With(branch(inner)),
+            Kind::Range(inner) => Kind::Range(branch(inner)),
+            Kind::Print(pipe) => {
+                *cut = node::expression_reads(&pipe.value, "Response");
+                action.kind.clone()
             }
-            Node::Print(Expression::Field(_, path)) if path.as_slice() == [Field::Response] => {
-                *cut = true;
-                node.clone()
-            }
-            _ => node.clone(),
-        });
+            Kind::Break | Kind::Continue | Kind::Template(..) => action.kind.clone(),
+        };
+        kept.push(Node::Action(Action { line: action.line, kind }));
     }
     kept
+}
+
+fn unsupported<T>(line: usize, construct: impl Into<String>) -> Result<T, TemplateError> {
+    let construct = format!("{} (line {line})", construct.into());
+    Err(TemplateError::Unsupported { construct })
+}
+
+fn syntax<T>(line: usize, reason: impl Into<String>) -> Result<T, TemplateError> {
+    Err(TemplateError::Syntax { reason: format!("line {line}: {}", reason.into()) })
 }

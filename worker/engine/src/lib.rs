@@ -29,6 +29,7 @@ pub mod logprobs;
 pub mod marks;
 mod merging;
 mod model;
+pub mod output;
 pub mod part;
 mod penalties;
 mod pieces;

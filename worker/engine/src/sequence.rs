@@ -8,6 +8,7 @@ use crate::constraint::{Constraint, Stuck};
 use crate::detok::Detokenizer;
 use crate::kv::BlockTable;
 use crate::marks::Marks;
+use crate::output::Output;
 use crate::sampler::{self, Past, mirostat};
 use crate::speculation::Speculation;
 use crate::stop::StopFilter;
@@ -57,6 +58,8 @@ pub struct Sequence {
     mu: f64,
     /// Most tokens, prompt included, it may come to.
     limit: usize,
+    /// What of its tokens is text, and what comes before the first.
+    output: Output,
     detok: Detokenizer,
     stop: StopFilter,
     finished: Option<FinishReason>,
@@ -86,6 +89,7 @@ impl Sequence {
             shifted: false,
             caller: prepared.caller,
             context: prepared.tokens.clone(),
+            output: prepared.output,
             detok: Detokenizer::default(),
             stop: StopFilter::new(&prepared.options.stop),
             mu: prepared.options.sampling.mirostat.as_ref().map_or(0.0, mirostat::start),
@@ -186,14 +190,20 @@ impl Sequence {
         text.tokenizer().is_end(token) && !ignored
     }
 
-    /// Appends a token that was generated, here or elsewhere, and returns the text it releases.
+    /// Appends a token that was generated, here or elsewhere, and returns the text it releases: with the first one, what the
+    /// text begins with.
     pub fn accept(&mut self, token: u32, text: &TextModel) -> String {
+        let opening = std::mem::take(&mut self.output.opening);
+        opening + &self.append(token, text)
+    }
+
+    fn append(&mut self, token: u32, text: &TextModel) -> String {
         self.tokens.push(token);
         self.context.push(token);
         if self.ends_with(token, text) {
             return self.end(FinishReason::Stop);
         }
-        let piece = self.detok.push(text.tokenizer().bytes(token));
+        let piece = self.detok.push(self.output.bytes(text.tokenizer(), token));
         let released = self.stop.push(&piece);
         if released.stopped {
             self.finished = Some(FinishReason::Stop);

@@ -62,7 +62,7 @@ impl StopFilter {
 
 /// One stop, and how much of it the text's end matches.
 #[derive(Clone, Debug)]
-struct Automaton {
+pub(crate) struct Automaton {
     stop: Vec<u8>,
     /// For each length of a match, the longest shorter one that is a suffix of it.
     fallback: Vec<usize>,
@@ -70,7 +70,8 @@ struct Automaton {
 }
 
 impl Automaton {
-    fn new(stop: &str) -> Self {
+    /// For a stop that is not empty.
+    pub(crate) fn new(stop: &str) -> Self {
         let stop = stop.as_bytes().to_vec();
         let mut fallback = vec![0; stop.len()];
         let mut length = 0;
@@ -86,11 +87,21 @@ impl Automaton {
 
     /// Takes a byte; the stop's length when it completes it.
     fn push(&mut self, byte: u8) -> Option<usize> {
-        while self.matched > 0 && self.stop[self.matched] != byte {
-            self.matched = self.fallback[self.matched - 1];
-        }
-        self.matched += usize::from(self.stop[self.matched] == byte);
+        self.matched = self.next(self.matched, byte);
         (self.matched == self.stop.len()).then_some(self.stop.len())
+    }
+
+    /// How much is matched after a byte, where less than all was before it.
+    pub(crate) fn next(&self, mut matched: usize, byte: u8) -> usize {
+        while matched > 0 && self.stop[matched] != byte {
+            matched = self.fallback[matched - 1];
+        }
+        matched + usize::from(self.stop[matched] == byte)
+    }
+
+    /// How much of it there is to match.
+    pub(crate) fn len(&self) -> usize {
+        self.stop.len()
     }
 }
 

@@ -5,23 +5,46 @@
 //! ([`crate::go_template`]). A template is foreign code, so it runs on fuel: that bounds both its
 //! time and its memory.
 
+mod jinja;
 mod json;
 #[cfg(test)]
 mod tests;
 
 use crate::go_template::GoTemplate;
-use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Serde};
-use minijinja::{Environment, Error, ErrorKind, Value};
-use ollamamax_proto::inference::Message;
-use ollamamax_proto::limits::{MODEL_TEXT_BYTES, TEMPLATE_FUEL};
+use minijinja::Environment;
+use ollamamax_proto::inference::{Message, Think};
+use ollamamax_proto::limits::MODEL_TEXT_BYTES;
 
 /// The format most models without a template understand.
 const CHATML: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' \
     + message['content'] + '<|im_end|>' + '\\n' }}{% endfor %}\
     {% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
 
-const NAME: &str = "chat_template";
+/// The day it is for every template: same messages, same bytes.
+pub(crate) const TODAY: Day =
+    Day { iso: "2024-07-26", yesterday: "2024-07-25", spelt: "26 Jul 2024" };
+
+/// A day as templates want it.
+pub(crate) struct Day {
+    pub iso: &'static str,
+    pub yesterday: &'static str,
+    pub spelt: &'static str,
+}
+
+/// What a template is rendered over.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Conversation<'a> {
+    /// In order.
+    pub messages: &'a [Message],
+    /// A JSON array or empty.
+    pub tools_json: &'a str,
+    /// Whether the model is to think; `None` leaves it to the template.
+    pub think: Option<Think>,
+    /// What begins a text in this model's vocabulary.
+    pub bos: &'a str,
+    /// What ends one.
+    pub eos: &'a str,
+}
 
 /// A template that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -93,11 +116,7 @@ impl ChatTemplate {
         if GoTemplate::looks_like(source) {
             return GoTemplate::new(source).map(|template| Self(Kind::Go(template)));
         }
-        let mut jinja = environment();
-        jinja
-            .add_template_owned(NAME, source.to_owned())
-            .map_err(|error| TemplateError::Syntax { reason: reason(&error) })?;
-        Ok(Self(Kind::Jinja(Box::new(jinja))))
+        jinja::read(source).map(|jinja| Self(Kind::Jinja(Box::new(jinja))))
     }
 
     /// ChatML, for a model without a template.
@@ -105,92 +124,63 @@ impl ChatTemplate {
         Self::new(CHATML).expect("the constant is a template, as a test shows")
     }
 
-    /// Renders messages. `tools_json` is a JSON array or empty.
-    pub fn render(
-        &self,
-        messages: &[Message],
-        tools_json: &str,
-        add_generation_prompt: bool,
-        bos: &str,
-        eos: &str,
-    ) -> Result<String, TemplateError> {
-        let jinja = match &self.0 {
-            Kind::Go(template) => return template.render(messages, tools_json),
-            Kind::Jinja(jinja) => jinja,
-        };
-        let tools = if tools_json.trim().is_empty() {
-            Value::from(())
-        } else {
-            Value::from(Serde(parse::<Vec<serde_json::Value>>("tools", tools_json)?))
-        };
-        let messages = messages.iter().map(fields).collect::<Result<Vec<_>, _>>()?;
-        let context = minijinja::context! {
-            messages => Value::from(Serde(messages)),
-            tools => tools,
-            add_generation_prompt => add_generation_prompt,
-            bos_token => bos,
-            eos_token => eos,
-        };
-        let template = jinja.get_template(NAME).map_err(|error| failure(&error))?;
-        template.render(context).map_err(|error| failure(&error))
-    }
-}
-
-fn environment() -> Environment<'static> {
-    let mut jinja = Environment::new();
-    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-    jinja.set_syntax(syntax.expect("the standard delimiters do not clash"));
-    jinja.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-    jinja.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    jinja.set_fuel(Some(TEMPLATE_FUEL));
-    jinja.add_filter("tojson", json::tojson);
-    jinja.add_function("raise_exception", |message: String| -> Result<Value, Error> {
-        Err(Error::new(ErrorKind::InvalidOperation, message).with_source(Raised))
-    });
-    // Same messages, same bytes: a template that asks for the date always gets the same one.
-    jinja.add_function("strftime_now", |_format: String, _kwargs: Kwargs| "26 Jul 2024".to_owned());
-    jinja
-}
-
-/// Marks an error as the template's own decision.
-#[derive(Debug, thiserror::Error)]
-#[error("raised by the template")]
-struct Raised;
-
-fn failure(error: &Error) -> TemplateError {
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        if cause.is::<Raised>() {
-            return TemplateError::Refused { reason: error.detail().unwrap_or("").to_owned() };
+    /// Renders a conversation up to where the model goes on.
+    pub fn render(&self, conversation: &Conversation<'_>) -> Result<String, TemplateError> {
+        let Conversation { messages, tools_json, think, .. } = *conversation;
+        match &self.0 {
+            Kind::Go(template) => template.render(messages, tools_json, think),
+            Kind::Jinja(jinja) => jinja::render(jinja, conversation),
         }
-        source = cause.source();
     }
-    match error.kind() {
-        ErrorKind::OutOfFuel => TemplateError::Budget { fuel: TEMPLATE_FUEL },
-        _ => TemplateError::Render { reason: reason(error) },
+
+    /// Renders a text with a gap; nothing when the template has no place for what follows the gap.
+    pub fn insert(&self, before: &str, after: &str) -> Result<Option<String>, TemplateError> {
+        match &self.0 {
+            Kind::Go(template) => template.insert(before, after),
+            Kind::Jinja(_) => Ok(None),
+        }
     }
 }
 
-fn reason(error: &Error) -> String {
-    let line = error.line().map(|line| format!(" in line {line}")).unwrap_or_default();
-    format!("{}{line}: {}", error.kind(), error.detail().unwrap_or("no details"))
-}
-
-/// A message as the object a template sees.
+/// A message as the object a template sees, with what clients spell in several ways in all of them: thinking
+/// (`reasoning_content`), the name of the tool that answers (`tool_name`, `name`), and arguments of calls as objects.
 pub(crate) fn fields(
     message: &Message,
 ) -> Result<serde_json::Map<String, serde_json::Value>, TemplateError> {
     let mut fields = serde_json::Map::new();
     fields.insert("role".into(), message.role.as_str().into());
     fields.insert("content".into(), message.content.as_str().into());
-    if !message.extra_json.trim().is_empty() {
-        let extra: serde_json::Map<_, _> = parse("messages", &message.extra_json)?;
-        fields.extend(extra.into_iter().filter(|(key, _)| key != "role" && key != "content"));
+    if message.extra_json.trim().is_empty() {
+        return Ok(fields);
+    }
+    let extra: serde_json::Map<_, _> = parse("messages", &message.extra_json)?;
+    fields.extend(extra.into_iter().filter(|(key, _)| key != "role" && key != "content"));
+    let mut alike = |names: &[&str]| {
+        let Some(value) = names.iter().find_map(|name| fields.get(*name).cloned()) else { return };
+        for name in names {
+            fields.entry((*name).to_owned()).or_insert_with(|| value.clone());
+        }
+    };
+    alike(&["thinking", "reasoning_content", "reasoning"]);
+    if message.role == "tool" {
+        alike(&["tool_name", "name"]);
+    }
+    let calls = fields.get_mut("tool_calls").and_then(serde_json::Value::as_array_mut);
+    for call in calls.into_iter().flatten() {
+        if let Some(arguments) = call.pointer_mut("/function/arguments")
+            && let Some(Ok(object)) = arguments.as_str().map(object)
+        {
+            *arguments = object;
+        }
     }
     Ok(fields)
 }
 
-fn parse<T: serde::de::DeserializeOwned>(
+fn object(json: &str) -> serde_json::Result<serde_json::Value> {
+    serde_json::from_str::<serde_json::Map<_, _>>(json).map(serde_json::Value::Object)
+}
+
+pub(crate) fn parse<T: serde::de::DeserializeOwned>(
     field: &'static str,
     json: &str,
 ) -> Result<T, TemplateError> {

@@ -1,13 +1,17 @@
 //! Everything about a model that is text: its tokenizer and its chat template. Shared between
 //! threads, so that rendering and tokenising a request need not wait for the engine's step.
 
+mod insert;
+
+use self::insert::GapTokens;
 use crate::constraint::{Constraint, ConstraintError, Grammars};
 use crate::marks::Marks;
-use crate::template::{ChatTemplate, TemplateError};
+use crate::output::Output;
+use crate::template::{ChatTemplate, Conversation, TemplateError};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use crate::vocabulary::Vocabulary;
 use ollamamax_gguf::Gguf;
-use ollamamax_proto::inference::{EmbedInput, Message, Options, Predict, Prompt};
+use ollamamax_proto::inference::{Chat, EmbedInput, Message, Options, Predict, Prompt};
 
 /// A model that cannot be used for its texts.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +71,9 @@ pub enum PrepareError {
     /// The messages cannot be rendered.
     #[error(transparent)]
     Template(#[from] TemplateError),
+    /// The model has no way to write what is missing in a text.
+    #[error("the model has neither a template nor tokens for a text with a gap (`suffix`)")]
+    Insert,
     /// The text cannot be tokenised.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
@@ -90,6 +97,8 @@ pub struct Prepared {
     pub constraint: Option<Constraint>,
     /// What the blocks of the prompt stand for, where the sender says so.
     pub marks: Marks,
+    /// What of the output's tokens is text.
+    pub output: Output,
 }
 
 /// A model's tokenizer and chat template.
@@ -97,6 +106,8 @@ pub struct Prepared {
 pub struct TextModel {
     tokenizer: Tokenizer,
     template: ChatTemplate,
+    /// Tokens for a text with a gap, where the model has them.
+    gap: Option<GapTokens>,
     grammars: Grammars,
 }
 
@@ -108,7 +119,8 @@ impl TextModel {
             Some(source) => ChatTemplate::new(source)?,
             None => ChatTemplate::chatml(),
         };
-        Ok(Self { tokenizer, template, grammars: Grammars::default() })
+        let gap = GapTokens::of(tokenizer.vocabulary());
+        Ok(Self { tokenizer, template, gap, grammars: Grammars::default() })
     }
 
     /// From a file's metadata. A file whose own template cannot be read is refused, not given
@@ -136,11 +148,12 @@ impl TextModel {
         let mut tokens = match prompt {
             Prompt::Text(text) => self.with_bos(self.tokenizer.encode(text, true)?),
             Prompt::Tokens(tokens) => tokens.clone(),
-            Prompt::Chat { messages, template, tools_json, context } => {
-                let override_template = template.as_deref().map(ChatTemplate::new).transpose()?;
-                let template = override_template.as_ref().unwrap_or(&self.template);
-                self.chat(template, messages, tools_json, context, room)?
+            Prompt::Chat(chat) => {
+                let own = chat.template.as_deref().map(ChatTemplate::new).transpose()?;
+                let template = own.as_ref().unwrap_or(&self.template);
+                self.chat(template, chat, room)?
             }
+            Prompt::Insert(insert) => self.insert(insert, room)?,
         };
         if tokens.is_empty() {
             tokens.extend(self.tokenizer.vocabulary().bos);
@@ -162,11 +175,19 @@ impl TextModel {
             }
             tokens = cut(&tokens, room.target, options.keep_tokens as usize);
         }
-        let compile = |format| self.grammars.compile(&self.tokenizer, format);
+        let output = Output::of(&self.tokenizer, &tokens, options);
+        let opened = !output.opening.is_empty();
+        let compile = |format| {
+            let constraint = self.grammars.compile(&self.tokenizer, format)?;
+            Ok::<_, ConstraintError>(match &options.thinking {
+                Some(tags) => constraint.behind(tags, opened, &self.tokenizer),
+                None => constraint,
+            })
+        };
         let constraint = options.format.as_ref().map(compile).transpose()?;
         let (options, caller) = (options.clone(), String::new());
         let marks = Marks::default();
-        Ok(Prepared { tokens, options, context_tokens, caller, constraint, marks })
+        Ok(Prepared { tokens, options, context_tokens, caller, constraint, marks, output })
     }
 
     /// The tokens of an input to embed: a text with what the model wants around it, tokens as they are.
@@ -206,28 +227,27 @@ impl TextModel {
     fn chat(
         &self,
         template: &ChatTemplate,
-        messages: &[Message],
-        tools_json: &str,
-        context: &[u32],
+        chat: &Chat,
         room: Room,
     ) -> Result<Vec<u32>, PrepareError> {
+        let Chat { messages, context, .. } = chat;
         let render = |dropped: usize| -> Result<Vec<u32>, PrepareError> {
             let kept = without_oldest(messages, dropped);
             let special =
                 |id: Option<u32>| id.and_then(|id| self.tokenizer.vocabulary().spelling(id));
             let vocabulary = self.tokenizer.vocabulary();
-            let text = template.render(
-                &kept,
-                tools_json,
-                true,
-                special(vocabulary.bos).unwrap_or(""),
-                special(vocabulary.eos).unwrap_or(""),
-            )?;
+            let text = template.render(&Conversation {
+                messages: &kept,
+                tools_json: &chat.tools_json,
+                think: chat.think,
+                bos: special(vocabulary.bos).unwrap_or(""),
+                eos: special(vocabulary.eos).unwrap_or(""),
+            })?;
             let rendered = self.tokenizer.encode(&text, true)?;
             Ok(if context.is_empty() {
                 self.with_bos(rendered)
             } else {
-                [context, &rendered].concat()
+                [context.as_slice(), &rendered].concat()
             })
         };
         let whole = render(0)?;

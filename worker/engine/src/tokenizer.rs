@@ -20,7 +20,7 @@ use ollamamax_gguf::Strings;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Spellings that end a generation in some family (llama.cpp `special_eog_ids`).
-const ENDS: [&str; 16] = [
+const ENDS: [&str; 19] = [
     "<|eot_id|>",
     "<|im_end|>",
     "<|end|>",
@@ -37,6 +37,10 @@ const ENDS: [&str; 16] = [
     "<end_of_utterance>",
     "<\u{ff5c}end\u{2581}of\u{2581}sentence\u{ff5c}>",
     "<|endofturn|>",
+    // In a gap, what comes next is another file.
+    "<|fim_pad|>",
+    "<|repo_name|>",
+    "<|file_sep|>",
 ];
 
 /// Why no tokenizer can be built, or a text not be tokenised.
@@ -107,7 +111,8 @@ impl Tokenizer {
     /// Builds the tokenizer of a vocabulary.
     pub fn new(mut vocabulary: Vocabulary) -> Result<Self, TokenizerError> {
         let Vocabulary { bos, eos, eot, eom, separator, .. } = vocabulary;
-        let roles = [bos, eos, eot, eom, separator];
+        let Vocabulary { fim_prefix, fim_suffix, fim_middle, .. } = vocabulary;
+        let roles = [bos, eos, eot, eom, separator, fim_prefix, fim_suffix, fim_middle];
         if let Some(id) = roles.into_iter().flatten().find(|&id| vocabulary.spelling(id).is_none())
         {
             let count = vocabulary.tokens.len();
@@ -188,6 +193,13 @@ impl Tokenizer {
             [] => self.vocabulary.spelling(token).unwrap_or_default().as_bytes(),
             bytes => bytes,
         }
+    }
+
+    /// The token of that spelling, where it is none that is part of a text by itself.
+    pub fn control(&self, spelling: &str) -> Option<u32> {
+        let candidates = self.specials.get(spelling.as_bytes().first()?)?.iter().copied();
+        let mut hidden = candidates.filter(|&token| self.bytes(token).is_empty());
+        hidden.find(|&token| self.vocabulary.spelling(token) == Some(spelling))
     }
 
     /// Whether a generation ends with this token.

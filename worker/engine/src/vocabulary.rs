@@ -59,6 +59,12 @@ pub struct Vocabulary {
     pub eom: Option<u32>,
     /// Ends a text of WordPiece.
     pub separator: Option<u32>,
+    /// Begins what stands before a gap, as the file names it.
+    pub fim_prefix: Option<u32>,
+    /// Begins what stands after a gap.
+    pub fim_suffix: Option<u32>,
+    /// Begins what belongs into a gap.
+    pub fim_middle: Option<u32>,
     /// Whether a prompt begins with `bos`; `None`: as the pre-tokenizer's family does.
     pub add_bos: Option<bool>,
     /// Whether a text to embed ends with `eos`; `None`: it does not.
@@ -98,6 +104,10 @@ impl Vocabulary {
             eom: id("eom")?,
             // So it is spelt in files.
             separator: id("seperator")?,
+            // The second ones are older.
+            fim_prefix: id("fim_pre")?.or(id("prefix")?),
+            fim_suffix: id("fim_suf")?.or(id("suffix")?),
+            fim_middle: id("fim_mid")?.or(id("middle")?),
             add_eos: gguf.optional(&key("add_eos_token"), Gguf::get_bool)?,
             lowercase: gguf.optional(&key("normalizer.lowercase"), Gguf::get_bool)?,
             strip_accents: gguf.optional(&key("normalizer.strip_accents"), Gguf::get_bool)?,

@@ -5,5 +5,6 @@ mod lifecycle;
 mod members;
 mod real_engine;
 mod rings;
+mod sandbox;
 mod serving;
 mod support;

@@ -4,7 +4,7 @@ use crate::support::{FakeNode, TestWorker, enrol, generate, until};
 use ollamamax_engine::architecture::Architecture;
 use ollamamax_engine::synth::Synth;
 use ollamamax_proto::inference::{
-    EmbedInput, EmbedRequest, GenerateRequest, Message, Options, Predict, Prompt,
+    Chat, EmbedInput, EmbedRequest, GenerateRequest, Message, Options, Predict, Prompt,
 };
 use ollamamax_proto::placement::{Assignment, Stage};
 use ollamamax_proto::{AssignmentId, Digest, Generation, limits, wire};
@@ -60,12 +60,7 @@ fn ask(of: &Assignment, question: &str, predict: u32, temperature: f32) -> wire:
         blob: of.blob,
         assignment: of.id,
         generation: of.generation,
-        prompt: Prompt::Chat {
-            messages: vec![message],
-            template: None,
-            tools_json: String::new(),
-            context: vec![],
-        },
+        prompt: Prompt::Chat(Chat { messages: vec![message], ..Chat::default() }),
         options,
         resume: vec![],
         caller: String::new(),

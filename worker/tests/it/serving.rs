@@ -37,7 +37,8 @@ async fn tokens_stream_with_a_start_an_end_and_times() {
     assert_eq!(done.context, [vec![5, 6], answer.tokens].concat());
     assert!(done.prompt_ns >= 1_000_000 && done.output_ns >= 19_000_000, "{done:?}");
     let mut tokenize = async |blob: Digest| {
-        let request = wire::TokenizeRequest { blob: blob.to_string(), text: "hi".to_owned() };
+        let request =
+            wire::TokenizeRequest { blob: blob.to_string(), text: "hi".to_owned(), chat: None };
         client.tokenize(request).await
     };
     let tokens = tokenize(held.blob).await.expect("tokens").into_inner().tokens;

@@ -2,8 +2,8 @@
 
 use super::ids::{JoinTokenId, KeyId, SessionId, SigningKeyId, TokenId};
 use super::record::{
-    AuthorityRecord, Enrolment, JoinToken, KeyRecord, Quota, QuotaOf, RevokedToken, RoleRecord,
-    SessionRecord, SigningKey, UserRecord,
+    AuthorityRecord, Enrolment, JoinToken, KeyRecord, Making, Quota, QuotaOf, RevokedToken,
+    RoleRecord, SessionRecord, SigningKey, UserRecord,
 };
 use ollamamax_proto::WorkerId;
 use ollamamax_proto::audit::Record;
@@ -56,4 +56,12 @@ pub enum AccessChange {
     Recorded(Box<Record>),
     /// The record with this number is old, and exported by whoever wants it.
     RecordForgotten(u64),
+    /// A bound of what somebody makes is or changed.
+    MakingPut(QuotaOf, Making),
+    /// There is no such bound any more.
+    MakingRemoved(QuotaOf),
+    /// The trail was sent somewhere up to this number.
+    ExportedPut(String, u64),
+    /// It is not known any more how far it was sent there.
+    ExportedRemoved(String),
 }

@@ -4,8 +4,8 @@
 
 use super::ids::{Hidden, JoinTokenId, KeyId, SessionId, SigningKeyId, TokenId};
 use super::record::{
-    AuthorityRecord, JoinToken, KeyRecord, Quota, QuotaOf, RevokedToken, RoleRecord, SessionRecord,
-    SigningKey, UserRecord,
+    AuthorityRecord, JoinToken, KeyRecord, Making, Quota, QuotaOf, RevokedToken, RoleRecord,
+    SessionRecord, SigningKey, UserRecord,
 };
 use ollamamax_proto::WorkerId;
 use ollamamax_proto::audit::Note;
@@ -170,5 +170,21 @@ pub enum AccessCommand {
         id: TokenId,
         /// For how long, in milliseconds.
         lifetime_ms: u64,
+    },
+    /// Sets how much somebody may ask for and make; what is `None` is removed.
+    SetQuotas {
+        /// Whose.
+        of: QuotaOf,
+        /// How much it may ask for.
+        quota: Option<Quota>,
+        /// How much it may make.
+        making: Option<Making>,
+    },
+    /// Remembers how far the trail was sent somewhere, whoever leads next; never goes back.
+    Exported {
+        /// Where to: an id of the receiver.
+        sink: String,
+        /// The last record it has.
+        number: u64,
     },
 }

@@ -229,3 +229,13 @@ pub struct Quota {
     /// Answers under way at once.
     pub streams: Option<u32>,
 }
+
+/// How much somebody may make; `None`: as much as anybody.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Making {
+    /// Models created or copied per day.
+    pub models_per_day: Option<u32>,
+    /// Bytes uploaded per day.
+    pub blob_bytes_per_day: Option<u64>,
+}

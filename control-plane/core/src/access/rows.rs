@@ -28,6 +28,12 @@ pub(crate) fn key(change: &AccessChange) -> Vec<u8> {
         C::Enrolled(enrolment) => with(prefix::ENROLMENT, &enrolment.worker.0.to_be_bytes()),
         C::Unenrolled(worker) => with(prefix::ENROLMENT, &worker.0.to_be_bytes()),
         C::QuotaPut(of, _) | C::QuotaRemoved(of) => with(prefix::QUOTA, of.to_string().as_bytes()),
+        C::MakingPut(of, _) | C::MakingRemoved(of) => {
+            with(prefix::MAKING, of.to_string().as_bytes())
+        }
+        C::ExportedPut(sink, _) | C::ExportedRemoved(sink) => {
+            with(prefix::EXPORTED, sink.as_bytes())
+        }
         C::Recorded(record) => with(prefix::TRAIL, &record.number.to_be_bytes()),
         C::RecordForgotten(number) => with(prefix::TRAIL, &number.to_be_bytes()),
     }
@@ -47,6 +53,8 @@ pub(crate) fn bytes(change: &AccessChange) -> Result<Option<Vec<u8>>, CodecError
         C::JoinTokenPut(token) => value(token)?,
         C::Enrolled(enrolment) => value(enrolment)?,
         C::QuotaPut(of, quota) => value(&(of, quota))?,
+        C::MakingPut(of, making) => value(&(of, making))?,
+        C::ExportedPut(sink, number) => value(&(sink, number))?,
         C::Recorded(record) => value(record)?,
         C::UserRemoved(_)
         | C::RoleRemoved(_)
@@ -58,6 +66,8 @@ pub(crate) fn bytes(change: &AccessChange) -> Result<Option<Vec<u8>>, CodecError
         | C::JoinTokenRemoved(_)
         | C::Unenrolled(_)
         | C::QuotaRemoved(_)
+        | C::MakingRemoved(_)
+        | C::ExportedRemoved(_)
         | C::RecordForgotten(_) => return Ok(None),
     };
     Ok(Some(bytes))
@@ -78,6 +88,8 @@ pub(crate) fn change(table: u8, bytes: &[u8]) -> Result<Option<AccessChange>, Co
         prefix::ENROLMENT => read(bytes).map(C::Enrolled),
         prefix::QUOTA => read(bytes).map(|(of, quota)| C::QuotaPut(of, quota)),
         prefix::TRAIL => read(bytes).map(C::Recorded),
+        prefix::EXPORTED => read(bytes).map(|(sink, number)| C::ExportedPut(sink, number)),
+        prefix::MAKING => read(bytes).map(|(of, making)| C::MakingPut(of, making)),
         _ => return Ok(None),
     };
     change.map(Some)

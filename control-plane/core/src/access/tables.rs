@@ -3,8 +3,8 @@
 use super::change::AccessChange;
 use super::ids::{Hidden, JoinTokenId, KeyId, SessionId, SigningKeyId, TokenId};
 use super::record::{
-    AuthorityRecord, Enrolment, JoinToken, KeyRecord, Quota, QuotaOf, RevokedToken, RoleRecord,
-    SessionRecord, SigningKey, UserRecord,
+    AuthorityRecord, Enrolment, JoinToken, KeyRecord, Making, Quota, QuotaOf, RevokedToken,
+    RoleRecord, SessionRecord, SigningKey, UserRecord,
 };
 use imbl::OrdMap;
 use ollamamax_proto::audit::Record;
@@ -33,6 +33,10 @@ pub struct Access {
     pub enrolments: OrdMap<WorkerId, Enrolment>,
     /// How much may be asked for.
     pub quotas: OrdMap<QuotaOf, Quota>,
+    /// How much may be made.
+    pub makings: OrdMap<QuotaOf, Making>,
+    /// Up to which number the trail was sent, by receiver.
+    pub exported: OrdMap<String, u64>,
     /// The newest part of the trail, by number.
     pub trail: OrdMap<u64, Record>,
 }
@@ -122,6 +126,10 @@ impl Access {
             C::Unenrolled(worker) => drop(self.enrolments.remove(&worker)),
             C::QuotaPut(of, quota) => drop(self.quotas.insert(of, quota)),
             C::QuotaRemoved(of) => drop(self.quotas.remove(&of)),
+            C::MakingPut(of, making) => drop(self.makings.insert(of, making)),
+            C::MakingRemoved(of) => drop(self.makings.remove(&of)),
+            C::ExportedPut(sink, number) => drop(self.exported.insert(sink, number)),
+            C::ExportedRemoved(sink) => drop(self.exported.remove(&sink)),
             C::Recorded(record) => drop(self.trail.insert(record.number, *record)),
             C::RecordForgotten(number) => drop(self.trail.remove(&number)),
         }
@@ -151,6 +159,10 @@ impl Access {
             C::Unenrolled(worker) => !self.enrolments.contains_key(worker),
             C::QuotaPut(of, quota) => self.quotas.get(of) == Some(quota),
             C::QuotaRemoved(of) => !self.quotas.contains_key(of),
+            C::MakingPut(of, making) => self.makings.get(of) == Some(making),
+            C::MakingRemoved(of) => !self.makings.contains_key(of),
+            C::ExportedPut(sink, number) => self.exported.get(sink) == Some(number),
+            C::ExportedRemoved(sink) => !self.exported.contains_key(sink),
             C::Recorded(record) => self.trail.get(&record.number) == Some(&**record),
             C::RecordForgotten(number) => !self.trail.contains_key(number),
         }
@@ -160,6 +172,7 @@ impl Access {
     pub fn to_changes(&self) -> Vec<AccessChange> {
         use AccessChange as C;
         let quotas = self.quotas.iter().map(|(of, quota)| C::QuotaPut(of.clone(), *quota));
+        let makings = self.makings.iter().map(|(of, making)| C::MakingPut(of.clone(), *making));
         let users = self.users.values().cloned().map(C::UserPut);
         users
             .chain(self.roles.values().cloned().map(C::RolePut))
@@ -171,6 +184,8 @@ impl Access {
             .chain(self.join_tokens.values().cloned().map(C::JoinTokenPut))
             .chain(self.enrolments.values().cloned().map(C::Enrolled))
             .chain(quotas)
+            .chain(makings)
+            .chain(self.exported.iter().map(|(sink, number)| C::ExportedPut(sink.clone(), *number)))
             .chain(self.trail.values().cloned().map(Box::new).map(C::Recorded))
             .collect()
     }

@@ -30,6 +30,7 @@ pub(super) fn decide(draft: &mut Draft, command: &AccessCommand) -> Result<Said,
         C::CreateKey { key } => keys::create(draft, key)?,
         C::RevokeKey { id } => keys::revoke(draft, *id)?,
         C::SetQuota { of, quota } => keys::set_quota(draft, of, *quota)?,
+        C::SetQuotas { of, quota, making } => keys::set_quotas(draft, of, *quota, *making)?,
         C::OpenSession { session } => sessions::open(draft, session)?,
         C::RefreshSession { id, presented, successor, generation } => {
             return sessions::refresh(draft, *id, presented, successor, *generation);
@@ -54,6 +55,7 @@ pub(super) fn decide(draft: &mut Draft, command: &AccessCommand) -> Result<Said,
             return joins::enrol_node(draft, *token, presented, http, raft).map(Said::Admitted);
         }
         C::Record { notes } => trail::record(draft, notes)?,
+        C::Exported { sink, number } => trail::exported(draft, sink, *number)?,
         C::Expire => expire(draft),
     }
     Ok(Said::Done)

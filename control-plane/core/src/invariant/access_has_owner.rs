@@ -10,7 +10,7 @@ pub(super) fn check(state: &State) -> Vec<String> {
     let keys = keys.map(|key| format!("key {} of nobody: `{}`", key.id, key.owner));
     let sessions = access.sessions.values().filter(|session| !is_there(&session.user));
     let sessions = sessions.map(|s| format!("session {} of nobody: `{}`", s.id, s.user));
-    let quotas = access.quotas.keys().filter(|of| match of {
+    let quotas = access.quotas.keys().chain(access.makings.keys()).filter(|of| match of {
         QuotaOf::Key(id) => !access.keys.contains_key(id),
         QuotaOf::User(user) => !is_there(user),
         QuotaOf::Model(_) | QuotaOf::Anybody => false,

@@ -28,6 +28,8 @@ pub(super) fn check(state: &State) -> Vec<String> {
         ("join tokens", state.access.join_tokens.len(), limits::JOIN_TOKENS_COUNT),
         ("enrolments", state.access.enrolments.len(), limits::WORKERS_COUNT),
         ("quotas", state.access.quotas.len(), limits::QUOTAS_COUNT),
+        ("bounds of what is made", state.access.makings.len(), limits::QUOTAS_COUNT),
+        ("receivers of the trail", state.access.exported.len(), limits::AUDIT_RECEIVERS_COUNT),
         ("records of the trail", state.access.trail.len(), limits::AUDIT_RECORDS_COUNT),
     ];
     let tables = tables.into_iter().filter(|(_, count, limit)| count > limit);

@@ -1,7 +1,7 @@
 //! One account: what its owner has used and what the others have not heard of it.
 
-use super::{Exceeded, Measure, Usage};
-use crate::access::{Quota, QuotaOf};
+use super::{Bounds, Exceeded, Measure, Usage};
+use crate::access::QuotaOf;
 use ollamamax_proto::{Millis, NodeId, limits};
 use std::collections::BTreeMap;
 
@@ -42,8 +42,8 @@ impl Bucket {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Account {
     /// As it was when somebody last asked; others may tell of usage before anybody asks here.
-    pub(super) quota: Option<Quota>,
-    pub(super) buckets: [Bucket; 4],
+    pub(super) bounds: Option<Bounds>,
+    pub(super) buckets: [Bucket; Measure::BUCKETS.len()],
     pub(super) streams: u32,
     /// Streams at other gateways, and when they told.
     pub(super) elsewhere: BTreeMap<NodeId, (u32, Millis)>,
@@ -55,19 +55,19 @@ pub(super) struct Account {
 impl Account {
     /// Takes usage off what there is at `now`: time before it has filled the buckets, not what is used only now.
     pub(super) fn use_up(&mut self, usage: &Usage, now: Millis) {
-        match self.quota {
-            Some(quota) => self.settle(&quota, now),
+        match self.bounds {
+            Some(bounds) => self.settle(&bounds, now),
             None => self.buckets.iter_mut().for_each(|bucket| bucket.at = now),
         }
         for (measure, bucket) in Measure::BUCKETS.iter().zip(&mut self.buckets) {
             let units = usage.of(*measure).saturating_mul(1_000);
-            bucket.used_milli = bucket.used_milli.saturating_add(units);
+            bucket.used_milli = bucket.used_milli.saturating_add_signed(units);
         }
     }
 
-    pub(super) fn settle(&mut self, quota: &Quota, now: Millis) {
+    pub(super) fn settle(&mut self, bounds: &Bounds, now: Millis) {
         for (measure, bucket) in Measure::BUCKETS.iter().zip(&mut self.buckets) {
-            match measure.limit(quota) {
+            match measure.limit(bounds) {
                 Some(limit) => bucket.settle(limit, measure.period_ms(), now),
                 // What is not limited now is not held against anybody later.
                 None => *bucket = Bucket { used_milli: 0, at: now },
@@ -92,23 +92,25 @@ impl Account {
 }
 
 impl Account {
-    pub(super) fn exceeded(&self, of: &QuotaOf, quota: &Quota) -> Vec<Exceeded> {
-        let mut all = Vec::new();
-        let mut add = |measure, limit, retry_after_ms| {
-            all.push(Exceeded { of: of.clone(), measure, limit, retry_after_ms });
-        };
-        for (measure, bucket) in Measure::BUCKETS.iter().zip(&self.buckets) {
-            let Some(limit) = measure.limit(quota) else { continue };
-            if bucket.remaining(limit) == 0 {
-                let wait = bucket.wait_ms(1, limit, measure.period_ms());
-                add(*measure, limit, if limit == 0 { measure.period_ms() } else { wait });
+    /// The buckets in which there is no room for `usage`.
+    pub(super) fn exceeded(&self, of: &QuotaOf, bounds: &Bounds, usage: &Usage) -> Vec<Exceeded> {
+        let over = |(measure, bucket): (&Measure, &Bucket)| {
+            let (limit, period_ms) = (measure.limit(bounds)?, measure.period_ms());
+            let units = u64::try_from(usage.of(*measure)).unwrap_or(0);
+            if units == 0 || bucket.remaining(limit) >= units {
+                return None;
             }
-        }
-        if let Some(limit) = Measure::Streams.limit(quota)
-            && self.all_streams() >= limit
-        {
-            add(Measure::Streams, limit, limits::QUOTA_STREAM_RETRY_MS);
-        }
-        all
+            let wait = bucket.wait_ms(units, limit, period_ms);
+            // What is more than the whole never fits.
+            let retry_after_ms = if units > limit { period_ms } else { wait };
+            Some(Exceeded { of: of.clone(), measure: *measure, limit, retry_after_ms })
+        };
+        Measure::BUCKETS.iter().zip(&self.buckets).filter_map(over).collect()
+    }
+
+    pub(super) fn too_many_streams(&self, of: &QuotaOf, bounds: &Bounds) -> Option<Exceeded> {
+        let (measure, retry_after_ms) = (Measure::Streams, limits::QUOTA_STREAM_RETRY_MS);
+        let limit = measure.limit(bounds).filter(|limit| self.all_streams() >= *limit)?;
+        Some(Exceeded { of: of.clone(), measure, limit, retry_after_ms })
     }
 }

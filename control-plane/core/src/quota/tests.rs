@@ -8,8 +8,12 @@ fn user(name: &str) -> QuotaOf {
     QuotaOf::User(name.into())
 }
 
-fn per_minute(requests: u32) -> Quota {
-    Quota { requests_per_minute: Some(requests), ..Quota::default() }
+fn per_minute(requests: u32) -> Bounds {
+    Quota { requests_per_minute: Some(requests), ..Quota::default() }.into()
+}
+
+fn tokens(prompt_tokens: i64, output_tokens: i64) -> Usage {
+    Usage { prompt_tokens, output_tokens, ..Usage::default() }
 }
 
 #[test]
@@ -42,15 +46,15 @@ fn all_quotas_count_or_none() {
 
 #[test]
 fn tokens_count_when_they_are_known_and_debts_are_waited_for() {
-    let quota = Quota {
+    let quota = Bounds::from(Quota {
         output_tokens_per_minute: Some(600),
         tokens_per_day: Some(10_000),
         ..Quota::default()
-    };
+    });
     let (mut ledger, all) = (Ledger::default(), [(user("a"), quota)]);
     let now = Millis(5);
     ledger.admit(&all, now).expect("fresh");
-    ledger.charge([&all[0].0], (100, 1_200), now);
+    ledger.charge([&all[0].0], &tokens(100, 1_200), now);
     let exceeded = ledger.admit(&all, now).expect_err("in debt");
     assert_eq!(exceeded.measure, Measure::OutputTokens);
     assert_eq!(exceeded.retry_after_ms, 60_100, "a minute for the debt, and one token");
@@ -62,7 +66,7 @@ fn tokens_count_when_they_are_known_and_debts_are_waited_for() {
 
 #[test]
 fn streams_count_here_and_elsewhere_until_they_end_or_nobody_tells() {
-    let quota = Quota { streams: Some(2), ..Quota::default() };
+    let quota = Bounds::from(Quota { streams: Some(2), ..Quota::default() });
     let (mut one, mut two) = (Ledger::default(), Ledger::default());
     let (all, now) = ([(user("a"), quota)], Millis(0));
     one.admit(&all, now).expect("the first");
@@ -78,6 +82,45 @@ fn streams_count_here_and_elsewhere_until_they_end_or_nobody_tells() {
     two.admit(&all, now.plus(1)).expect_err("nine elsewhere");
     let silent = now.plus(limits::QUOTA_NEWS_KEPT_MS + 1);
     two.admit(&all, silent).expect("whoever tells nothing any more is gone");
+}
+
+#[test]
+fn what_was_thought_too_much_comes_back_here_and_elsewhere() {
+    let quota = Bounds::from(Quota { prompt_tokens_per_minute: Some(100), ..Quota::default() });
+    let (mut one, mut two) = (Ledger::default(), Ledger::default());
+    let (all, now) = ([(user("a"), quota)], Millis(0));
+    one.admit(&all, now).expect("fresh");
+    one.charge([&all[0].0], &tokens(90, 0), now);
+    two.absorb(NodeId(1), &one.news(), now);
+    one.charge([&all[0].0], &tokens(-40, 0), now);
+    two.absorb(NodeId(1), &one.news(), now);
+    for ledger in [&one, &two] {
+        let left = ledger.left(&all[0].0, &quota, Measure::PromptTokens, now).expect("limited");
+        assert_eq!(left.remaining, 50);
+    }
+    one.charge([&all[0].0], &tokens(-1_000, 0), now);
+    let left = one.left(&all[0].0, &quota, Measure::PromptTokens, now).expect("limited");
+    assert_eq!(left.remaining, 100, "nobody gets more than there is");
+}
+
+#[test]
+fn what_is_made_is_bounded_before_it_is_and_never_goes_below_nothing() {
+    let making = Making { models_per_day: Some(2), blob_bytes_per_day: Some(1_000) };
+    let (mut ledger, now) = (Ledger::default(), Millis(0));
+    let all = [(user("a"), Bounds { making, ..Bounds::default() })];
+    let bytes = |blob_bytes| Usage { blob_bytes, ..Usage::default() };
+    ledger.make(&all, &bytes(600), now).expect("there is room");
+    let exceeded = ledger.make(&all, &bytes(600), now).expect_err("there is not");
+    assert_eq!((exceeded.measure, exceeded.limit), (Measure::BlobBytesPerDay, 1_000));
+    assert_eq!(exceeded.retry_after_ms, DAY_MS / 5, "until 200 bytes have come back");
+    ledger.make(&all, &bytes(400), now).expect("what is left");
+    let never = ledger.make(&all, &bytes(1_001), now.plus(DAY_MS)).expect_err("more than all");
+    assert_eq!(never.retry_after_ms, DAY_MS);
+    let model = Usage { models: 1, ..Usage::default() };
+    ledger.make(&all, &model, now).expect("one");
+    ledger.make(&all, &model, now).expect("two");
+    ledger.make(&all, &model, now).expect_err("not a third");
+    ledger.admit(&all, now).expect("requests are another matter");
 }
 
 #[test]

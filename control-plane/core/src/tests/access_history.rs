@@ -2,7 +2,7 @@
 //! refresh token is good twice.
 
 use super::access::{ask, key, refresh, session, set, user};
-use crate::access::{AccessCommand, KeyId, Quota, QuotaOf, ROLE_ADMIN, SessionId};
+use crate::access::{AccessCommand, KeyId, Making, Quota, QuotaOf, ROLE_ADMIN, SessionId};
 use crate::command::{Command, Outcome};
 use crate::testing::{World, config};
 use crate::{invariant, table};
@@ -30,7 +30,8 @@ fn command() -> impl Strategy<Value = Command> {
         1 => (0..6u64).prop_map(|id| ask(AccessCommand::RevokeKey { id: KeyId(id) })),
         1 => (0..6u64, any::<bool>()).prop_map(|(id, some)| {
             let quota = some.then(Quota::default);
-            ask(AccessCommand::SetQuota { of: QuotaOf::Key(KeyId(id)), quota })
+            let making = quota.map(|_| Making::default());
+            ask(AccessCommand::SetQuotas { of: QuotaOf::Key(KeyId(id)), quota, making })
         }),
         1 => (0..4u128, name()).prop_map(|(id, user)| session(id, &user, 0)),
         4 => (0..4u128, 0..6u8).prop_map(|(id, presented)| refresh(id, presented)),

@@ -199,13 +199,13 @@ fn variants_of_access_keep_their_places() {
         let bytes = codec::encode_command(&Command::Access(Box::new(command))).expect("short");
         seen.insert(bytes[2]);
     }
-    assert_eq!(seen, (0..25).collect());
+    assert_eq!(seen, (0..27).collect());
     let mut seen = std::collections::BTreeSet::new();
     for change in samples_access::changes() {
         let bytes = codec::encode_changes(&[Change::Access(change)]).expect("short");
         seen.insert(bytes[3]);
     }
-    assert_eq!(seen, (0..22).collect());
+    assert_eq!(seen, (0..26).collect());
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use ollamamax_core::access::{
     AccessChange, AccessCommand, AuthorityRecord, Enrolment, Hidden, JoinRole, JoinToken,
-    JoinTokenId, KeyId, KeyRecord, Quota, QuotaOf, RevokedToken, RoleRecord, SessionId,
+    JoinTokenId, KeyId, KeyRecord, Making, Quota, QuotaOf, RevokedToken, RoleRecord, SessionId,
     SessionRecord, SigningKey, SigningKeyId, TokenId, UserRecord,
 };
 use ollamamax_proto::audit::{Note, Record};
@@ -119,6 +119,8 @@ const QUOTA: Quota = Quota {
     streams: Some(5),
 };
 
+const MAKING: Making = Making { models_per_day: Some(6), blob_bytes_per_day: Some(7) };
+
 fn quotas() -> [QuotaOf; 4] {
     let user = QuotaOf::User("alice".into());
     [QuotaOf::Key(KeyId(3)), user, QuotaOf::Model("m:latest".into()), QuotaOf::Anybody]
@@ -166,6 +168,9 @@ pub(super) fn commands() -> Vec<AccessCommand> {
         C::RevokeTokenId { id: TokenId(28), lifetime_ms: 36 },
     ];
     all.extend(quotas().map(|of| C::SetQuota { of, quota: Some(QUOTA) }));
+    let of = QuotaOf::User("alice".into());
+    all.push(C::Exported { sink: "0a1b".into(), number: 40 });
+    all.push(C::SetQuotas { of, quota: Some(QUOTA), making: Some(MAKING) });
     all
 }
 
@@ -200,5 +205,9 @@ pub(super) fn changes() -> Vec<AccessChange> {
         C::RecordForgotten(39),
     ];
     all.extend(quotas().map(|of| C::QuotaPut(of, QUOTA)));
+    all.push(C::ExportedPut("0a1b".into(), 41));
+    all.push(C::ExportedRemoved("0a1b".into()));
+    all.push(C::MakingPut(QuotaOf::User("alice".into()), MAKING));
+    all.push(C::MakingRemoved(QuotaOf::User("alice".into())));
     all
 }

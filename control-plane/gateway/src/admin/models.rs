@@ -7,7 +7,7 @@ use crate::auth::Caller;
 use crate::error::{Failure, Problem};
 use crate::keep_alive::KeepAlive;
 use crate::openapi::shapes;
-use crate::request::Path;
+use crate::request::{Asker, Path};
 use crate::{Gateway, body, stream};
 use axum::body::Body;
 use axum::extract::State;
@@ -262,7 +262,8 @@ pub(crate) async fn deploy(
     }
     let keep_alive = deploy.keep_alive.unwrap_or(KeepAlive(-1));
     if keep_alive.is_unload() {
-        gateway.unload(&model.name).await?;
+        let asker = Asker { by: caller.note("", ""), ..Asker::default() };
+        gateway.unload(&asker, &model.name).await?;
         return Ok(stream::plain_json(&Deployed::of(&model, 0)));
     }
     let lifetime = match u64::try_from(keep_alive.0) {
@@ -273,7 +274,7 @@ pub(crate) async fn deploy(
         model: model.name.clone(),
         replicas,
         lifetime,
-        context_length: deploy.context_length.unwrap_or(0),
+        context_length: deploy.context_length.unwrap_or(gateway.config.context_tokens),
         keep_alive_ms: keep_alive.0,
     };
     if !deploy.spreads() {

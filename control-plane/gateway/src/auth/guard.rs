@@ -204,6 +204,7 @@ async fn guard(
     if let Some(asker) = request.extensions_mut().get_mut::<Asker>() {
         caller.share().clone_into(&mut asker.caller);
         asker.payer = caller.payer();
+        asker.by = caller.note("", "");
     }
     request.extensions_mut().insert(caller.clone());
     let mut response = next.run(request).await;

@@ -107,7 +107,10 @@ impl Attempt<'_> {
     /// Keeps the tokens, passes the text on. Chunks that were seen already are dropped.
     async fn take(&mut self, chunk: TokenChunk) -> Result<(), End> {
         if let Some(started) = chunk.started {
-            self.run.prompt_tokens = started.prompt_tokens;
+            self.run.cached_tokens = started.cached_tokens;
+            (self.run.prompt_tokens, self.run.told) = (started.prompt_tokens, true);
+            let prompt_tokens = u64::from(started.prompt_tokens);
+            self.run.charge.reaches(prompt_tokens, self.run.tokens.len() as u64);
         }
         let known = self.run.tokens.len();
         let first = chunk.index as usize;
@@ -119,6 +122,7 @@ impl Attempt<'_> {
             self.opened.work.progress(chunk.tokens.len() as u64);
             self.run.hear();
             self.run.tokens.extend_from_slice(&chunk.tokens);
+            self.run.silent += chunk.tokens.len();
             let prompt_tokens = u64::from(self.run.prompt_tokens);
             self.run.charge.reaches(prompt_tokens, self.run.tokens.len() as u64);
         }
@@ -131,11 +135,10 @@ impl Attempt<'_> {
         }
         if !seen && !chunk.text.is_empty() {
             let logprobs = std::mem::take(&mut self.run.untold);
-            let piece = Piece { text: chunk.text, logprobs };
-            match self.run.pass_on(piece).await {
-                Ok(true) => {}
-                Ok(false) => return Err(End::ClientGone),
-                Err(failure) => return Err(End::Refused(failure)),
+            let tokens = std::mem::take(&mut self.run.silent);
+            let piece = Piece { text: chunk.text, logprobs, tokens };
+            if !self.run.send(Event::Text(piece)).await {
+                return Err(End::ClientGone);
             }
         }
         match chunk.done {
@@ -157,6 +160,7 @@ impl Attempt<'_> {
         let summary = Summary {
             reason: done.reason,
             prompt_tokens: done.prompt_tokens,
+            cached_tokens: run.cached_tokens.min(done.prompt_tokens),
             output_tokens: done.output_tokens,
             load_ns: run.load_ns,
             prompt_ns,

@@ -77,25 +77,27 @@ impl Gateway {
             return Err(Failure::Invalid(reason));
         }
         let mut charge = self.let_in(&job.asker, &job.model.name, 0)?;
-        let mut entry = self.enter(&job.model.name, job.asker.class, job.want)?;
+        let mut entry = self.enter(&job.model.name, &job.asker, job.want)?;
         let _in_flight = telemetry::InFlight::new();
         let mut model = job.model.clone();
-        if let Err(failure) = self.ensure_loaded(&model, job.want).await {
+        if let Err(failure) = self.ensure_loaded(&job.asker, &model, job.want).await {
             model = self.other_version(&model, false).ok_or(failure)?;
-            self.ensure_loaded(&model, job.want).await?;
+            self.ensure_loaded(&job.asker, &model, job.want).await?;
         }
         let mut vectors = Vectors { load_ns: nanos(started.elapsed()), ..Vectors::default() };
         for part in parts(&job.inputs) {
+            charge.sent(vectors.tokens() + u64::from(estimate(part)));
             let found = match self.embed_part(job, &model, part).await {
                 // All vectors of a request are of one version.
                 Err(failure) if vectors.embeddings.is_empty() => {
                     model = self.other_version(&model, true).ok_or(failure)?;
-                    self.embed_part(job, &model, part).await?
+                    self.embed_part(job, &model, part).await
                 }
-                found => found?,
+                found => found,
             };
-            vectors.embeddings.extend(found);
+            vectors.embeddings.extend(found.iter().flatten().cloned());
             charge.reaches(vectors.tokens(), 0);
+            found?;
             entry.started();
             self.touch(&job.model.name);
         }
@@ -111,9 +113,7 @@ impl Gateway {
         model: &ModelRecord,
         inputs: &[EmbedInput],
     ) -> Result<Vec<Embedding>, Failure> {
-        let tokens: usize = inputs.iter().map(|input| bytes(input) / 4 + 1).sum();
-        let prompt_tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
-        let shape = Shape { prompt_tokens, ..Shape::default() };
+        let shape = Shape { prompt_tokens: estimate(inputs), ..Shape::default() };
         // Texts leave nothing behind that the next ones could use.
         let policy = match self.policy_of(&job.model.name) {
             Policy::Prefix => Policy::LeastTokens,
@@ -175,6 +175,12 @@ impl Gateway {
         let embeddings = reply.embeddings.into_iter().map(Embedding::try_from);
         embeddings.collect::<Result<_, _>>().map_err(|error| End::Broken(error.to_string()))
     }
+}
+
+/// How many tokens inputs are thought to have.
+fn estimate(inputs: &[EmbedInput]) -> u32 {
+    let tokens: usize = inputs.iter().map(|input| bytes(input) / 4 + 1).sum();
+    u32::try_from(tokens).unwrap_or(u32::MAX)
 }
 
 fn bytes(input: &EmbedInput) -> usize {

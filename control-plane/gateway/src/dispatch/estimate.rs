@@ -10,10 +10,11 @@ pub(super) fn estimate(prompt: &Prompt, options: &Options) -> Shape {
     let prompt_tokens = match prompt {
         Prompt::Text(text) => text.len() / 4,
         Prompt::Tokens(tokens) => tokens.len(),
-        Prompt::Chat { messages, context, .. } => {
-            let bytes: usize = messages.iter().map(|message| message.content.len()).sum();
-            bytes / 4 + context.len()
+        Prompt::Chat(chat) => {
+            let bytes: usize = chat.messages.iter().map(|message| message.content.len()).sum();
+            (bytes + chat.tools_json.len()) / 4 + chat.context.len()
         }
+        Prompt::Insert(insert) => (insert.before.len() + insert.after.len()) / 4,
     };
     let max_tokens = match options.predict {
         Predict::AtMost(tokens) => tokens.min(4 * USUAL_OUTPUT_TOKENS),

@@ -1,6 +1,6 @@
-//! A generation as whoever answers the client sees it: events, one after the other or all at once.
+//! A generation as whoever reads it sees it: events, one after the other.
 
-use super::{Event, Piece, Summary};
+use super::Event;
 use crate::error::Failure;
 use tokio::sync::mpsc;
 
@@ -22,20 +22,5 @@ impl Generation {
     /// The next event, if it is there already.
     pub fn try_next(&mut self) -> Option<Result<Event, Failure>> {
         self.first.take().map(Ok).or_else(|| self.events.try_recv().ok())
-    }
-
-    /// Everything at once.
-    pub async fn whole(mut self) -> Result<(Piece, Summary), Failure> {
-        let mut whole = Piece::default();
-        while let Some(event) = self.next().await {
-            match event? {
-                Event::Text(more) => {
-                    whole.text.push_str(&more.text);
-                    whole.logprobs.extend(more.logprobs);
-                }
-                Event::Done(summary) => return Ok((whole, *summary)),
-            }
-        }
-        Err(Failure::Internal("the generation ended without a result".to_owned()))
     }
 }

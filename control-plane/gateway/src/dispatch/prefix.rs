@@ -10,11 +10,11 @@ pub(super) fn of(model: &ModelRecord, prompt: &Prompt) -> Prefix {
     let [a, b, c, d, e, f, g, h, ..] = model.version.blob.0;
     let mut chain = Chain::new(u64::from_le_bytes([a, b, c, d, e, f, g, h]));
     match prompt {
-        Prompt::Chat { messages, template, tools_json, context } => {
-            chain.part(template.as_deref().unwrap_or_default().as_bytes());
-            chain.part(tools_json.as_bytes());
-            tokens(&mut chain, context);
-            for message in messages {
+        Prompt::Chat(chat) => {
+            chain.part(chat.template.as_deref().unwrap_or_default().as_bytes());
+            chain.part(chat.tools_json.as_bytes());
+            tokens(&mut chain, &chat.context);
+            for message in &chat.messages {
                 chain.part(message.role.as_bytes());
                 chain.part(message.content.as_bytes());
                 chain.part(message.extra_json.as_bytes());
@@ -22,6 +22,11 @@ pub(super) fn of(model: &ModelRecord, prompt: &Prompt) -> Prefix {
         }
         Prompt::Text(text) => chain.part(text.as_bytes()),
         Prompt::Tokens(ids) => tokens(&mut chain, ids),
+        Prompt::Insert(insert) => {
+            chain.part(insert.template.as_deref().unwrap_or_default().as_bytes());
+            chain.part(insert.before.as_bytes());
+            chain.part(insert.after.as_bytes());
+        }
     }
     chain.finish()
 }
@@ -35,7 +40,7 @@ fn tokens(chain: &mut Chain, ids: &[u32]) {
 mod tests {
     use super::*;
     use ollamamax_core::record::ModelRecord;
-    use ollamamax_proto::inference::Message;
+    use ollamamax_proto::inference::{Chat, Message};
     use ollamamax_proto::model::ModelVersion;
     use ollamamax_proto::{Digest, Millis, Revision, limits};
 
@@ -62,12 +67,11 @@ mod tests {
             content: content.clone(),
             extra_json: String::new(),
         };
-        Prompt::Chat {
+        Prompt::Chat(Chat {
             messages: messages.iter().map(message).collect(),
-            template: None,
             tools_json: tools_json.to_owned(),
-            context: Vec::new(),
-        }
+            ..Chat::default()
+        })
     }
 
     #[test]

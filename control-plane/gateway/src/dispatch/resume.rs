@@ -1,8 +1,6 @@
-//! What a generation goes on from: at another worker its tokens so far, at another gateway these and the text that its client
-//! has.
+//! What a generation goes on from: at another worker its tokens so far, at another gateway these and their text.
 
 use super::{Event, Piece, Run, prefix};
-use crate::error::Failure;
 use crate::workers::seat::Seat;
 use ollamamax_proto::inference::{GenerateRequest, Prefix};
 use ollamamax_proto::{AssignmentId, Generation, wire};
@@ -18,8 +16,6 @@ pub struct Resumed {
     pub mu: Option<f64>,
     /// All that they released.
     pub text: String,
-    /// Bytes of text that the client has; more than `text` where it was faster than what was kept.
-    pub from: usize,
 }
 
 impl Run {
@@ -27,33 +23,17 @@ impl Run {
     pub(super) async fn take_up(&mut self) -> bool {
         let resumed = self.job.resumed.take();
         let text = resumed.as_ref().map(|resumed| resumed.text.clone()).unwrap_or_default();
-        let mut rest = String::new();
-        if let Some(Resumed { tokens, mu, text, from }) = resumed {
+        if let Some(Resumed { tokens, mu, .. }) = resumed {
             (self.tokens, self.mu) = (tokens, mu);
-            self.skip = from.saturating_sub(text.len());
-            rest = text.get(from..).unwrap_or_default().to_owned();
         }
         if let Some(kept) = &self.job.kept {
             let request = wire::GenerateRequest::from(&self.bare_request());
-            self.recording = Some(self.gateway.keep(kept, request, text));
+            self.recording = Some(self.gateway.keep(kept, request, text.clone()));
         }
-        rest.is_empty() || self.send(Event::Text(Piece { text: rest, logprobs: vec![] })).await
-    }
-
-    /// Passes on what a worker released, apart from what the client has already. False when the client has gone.
-    pub(super) async fn pass_on(&mut self, mut piece: Piece) -> Result<bool, Failure> {
-        let skipped = self.skip.min(piece.text.len());
-        if !piece.text.is_char_boundary(skipped) {
-            return Err(Failure::invalid(
-                "`from` is inside of a character of the text; expected the number of bytes received",
-            ));
-        }
-        self.skip -= skipped;
-        piece.text.drain(..skipped);
-        if skipped > 0 && piece.text.is_empty() {
-            return Ok(true);
-        }
-        Ok(self.send(Event::Text(piece)).await)
+        text.is_empty()
+            || self
+                .send(Event::Text(Piece { text, logprobs: vec![], tokens: self.tokens.len() }))
+                .await
     }
 
     /// Goes over to another version of the model, where nothing of this one was shown. False when there is none.

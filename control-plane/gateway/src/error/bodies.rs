@@ -35,6 +35,30 @@ pub struct OpenAiErrorDetail {
     pub code: Option<&'static str>,
 }
 
+/// An error of Anthropic's endpoints; also the last event of a stream that breaks off.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct AnthropicErrorBody {
+    /// Always `error`.
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// All about it.
+    pub error: AnthropicErrorDetail,
+    /// The id of the request, where the error is the whole answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+}
+
+/// What Anthropic's clients read of an error.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct AnthropicErrorDetail {
+    /// Its kind.
+    #[serde(rename = "type")]
+    #[schema(examples("invalid_request_error", "not_found_error", "overloaded_error"))]
+    pub kind: &'static str,
+    /// What is wrong, in words.
+    pub message: String,
+}
+
 /// An error of our own endpoints: problem details (RFC 9457), with `error` beside for clients that read only that.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct ProblemBody {

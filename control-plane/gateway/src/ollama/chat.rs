@@ -1,23 +1,24 @@
 //! `POST /api/chat`: a conversation, continued.
 
 use super::{Asked, Head, Metrics, check_generates, merged};
+use crate::answer::{Answer, Call, Part};
 use crate::auth::Caller;
+use crate::converse::{Prepared, Turn};
 use crate::demand::Want;
-use crate::dispatch::{Event, Job, Piece, Summary};
+use crate::dispatch::{Job, Piece, Summary};
 use crate::error::{Failure, OllamaError};
 use crate::keep_alive::KeepAlive;
 use crate::logprobs::{self, Told};
 use crate::openapi::{GenerationOptions, shapes};
 use crate::request::{Asker, RequestId};
 use crate::stream::{self, Render};
-use crate::streams::{Flavour, Keep};
+use crate::streams::{Flavour, Form, Keep};
 use crate::{Gateway, body, format, names, options};
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use ollamamax_core::access::Action;
-use ollamamax_core::record::ModelRecord;
-use ollamamax_proto::inference::{Message, Prompt};
+use ollamamax_proto::inference::Message;
 use ollamamax_proto::limits;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -112,38 +113,68 @@ pub(crate) struct Record<'a> {
 }
 
 /// What the model says.
-#[derive(Serialize, ToSchema)]
+#[derive(Default, Serialize, ToSchema)]
 #[schema(as = ChatReply)]
 struct Reply<'a> {
     /// Always `assistant`.
     role: &'static str,
     /// Its text.
     content: &'a str,
+    /// What it thought before.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    #[schema(required = false)]
+    thinking: &'a str,
+    /// Functions it calls.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    tool_calls: Vec<ToolCall<'a>>,
+}
+
+/// A function that the model calls.
+#[derive(Serialize, ToSchema)]
+struct ToolCall<'a> {
+    id: &'a str,
+    function: Function<'a>,
+}
+
+/// Which, and with what.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ToolCallFunction)]
+struct Function<'a> {
+    index: usize,
+    name: &'a str,
+    arguments: &'a Map<String, Value>,
+}
+
+impl<'a> From<&'a Call> for ToolCall<'a> {
+    fn from(call: &'a Call) -> Self {
+        let (index, name, arguments) = (call.index, call.name.as_str(), &call.arguments);
+        Self { id: &call.id, function: Function { index, name, arguments } }
+    }
 }
 
 impl<'a> Record<'a> {
-    fn text(model: &'a str, piece: &'a Piece) -> Self {
-        let logprobs = logprobs::ollama(&piece.logprobs);
-        Self { logprobs, ..Self::bare(model, &piece.text) }
-    }
-
-    fn bare(model: &'a str, content: &'a str) -> Self {
-        let message = Reply { role: "assistant", content };
+    fn of(model: &'a str, message: Reply<'a>) -> Self {
+        let message = Reply { role: "assistant", ..message };
         let (head, metrics) = (Head::now(model), Metrics::default());
         Self { head, message, logprobs: vec![], done: false, done_reason: None, metrics }
     }
 
-    fn last(model: &'a str, piece: &'a Piece, summary: &Summary) -> Self {
+    fn part(model: &'a str, message: Reply<'a>, piece: &Piece) -> Self {
+        Self { logprobs: logprobs::ollama(&piece.logprobs), ..Self::of(model, message) }
+    }
+
+    fn last(model: &'a str, message: Reply<'a>, summary: &Summary) -> Self {
         Self {
             done: true,
             done_reason: Some(summary.reason.as_str()),
             metrics: summary.into(),
-            ..Self::text(model, piece)
+            ..Self::of(model, message)
         }
     }
 
     fn loaded(model: &'a str, reason: &'static str) -> Self {
-        Self { done: true, done_reason: Some(reason), ..Self::bare(model, "") }
+        Self { done: true, done_reason: Some(reason), ..Self::of(model, Reply::default()) }
     }
 }
 
@@ -170,8 +201,8 @@ pub(crate) async fn chat(
     )?);
     let name = model.name.to_string();
     let images = |message: &ChatMessage| message.images.as_ref().is_some_and(|i| !i.is_empty());
-    Asked { think: request.think.as_ref(), images: request.messages.iter().flatten().any(images) }
-        .check(&name)?;
+    let images = request.messages.iter().flatten().any(images);
+    let think = Asked { think: request.think.as_ref(), images }.check(&name)?;
     let mut options = merged(&model, request.options.as_ref(), request.truncate)?;
     options.shift = request.shift.unwrap_or(true);
     options.logprobs = options::logprobs(request.logprobs, request.top_logprobs)?;
@@ -182,23 +213,28 @@ pub(crate) async fn chat(
     let want = Want { keep_alive, context_tokens: options.context_tokens, replicas: None };
     let messages = messages(request.messages.unwrap_or_default())?;
     if messages.is_empty() {
-        let reason = gateway.load_or_unload(&model, want).await?;
+        let reason = gateway.load_or_unload(&asker, &model, want).await?;
         return Ok(stream::ollama_json(&Record::loaded(&asked, reason)));
     }
     check_generates(&model, "chat")?;
     let tools = request.tools.unwrap_or_default();
-    let prompt = gateway.conversation(&model, messages, &tools).await?;
+    let turn = Turn { messages, tools, think, options, ..Turn::default() };
+    let Prepared { prompt, options, syntax } = gateway.prepare(&model, turn)?;
     let streamed = request.stream != Some(false);
-    let flavour = Flavour::Chat(Lines { model: asked.clone() });
-    let kept = keep.stream(streamed, &flavour);
+    let form = Form { syntax, flavour: Flavour::Chat(Lines { model: asked.clone() }) };
+    let kept = keep.stream(streamed, &form);
     let id = kept.as_ref().map(|kept| kept.id);
     let job = Job { request_id, asker, model, prompt, options, want, kept, resumed: None };
     let generation = gateway.generate(job).await?;
     if streamed {
-        return Ok(flavour.respond(generation, 0, id));
+        return Ok(form.respond(generation, 0, id)?);
     }
-    let (piece, summary) = generation.whole().await?;
-    Ok(stream::ollama_json(&Record::last(&asked, &piece, &summary)))
+    let whole = Answer::begin(generation, &form.syntax, 0)?.whole().await?;
+    let tool_calls = whole.calls.iter().map(Into::into).collect();
+    let message = Reply { role: "", content: &whole.text, thinking: &whole.thinking, tool_calls };
+    let logprobs = logprobs::ollama(&whole.logprobs);
+    let last = Record { logprobs, ..Record::last(&asked, message, &whole.summary) };
+    Ok(stream::ollama_json(&last))
 }
 
 fn messages(messages: Vec<ChatMessage>) -> Result<Vec<Message>, Failure> {
@@ -248,43 +284,6 @@ pub(crate) fn check_role(index: usize, role: &str) -> Result<String, Failure> {
     }
 }
 
-impl Gateway {
-    /// A conversation with what its model puts before it.
-    pub(crate) async fn conversation(
-        &self,
-        model: &ModelRecord,
-        messages: Vec<Message>,
-        tools: &[Value],
-    ) -> Result<Prompt, Failure> {
-        let version = &model.version;
-        if !tools.is_empty() && !self.capabilities(version, true).await.contains(&"tools") {
-            return Err(super::no_support(&model.name.to_string(), "tools"));
-        }
-        let plain = |role: &str, content: &str| Message {
-            role: role.to_owned(),
-            content: content.to_owned(),
-            extra_json: String::new(),
-        };
-        let mut all = Vec::new();
-        let own_system = messages.first().is_some_and(|message| message.role == "system");
-        if let Some(system) = version.system.as_ref().filter(|s| !own_system && !s.is_empty()) {
-            all.push(plain("system", system));
-        }
-        all.extend(version.messages.iter().map(|seed| plain(&seed.role, &seed.content)));
-        all.extend(messages);
-        Ok(Prompt::Chat {
-            messages: all,
-            template: version.template.clone(),
-            tools_json: if tools.is_empty() { String::new() } else { encode(tools) },
-            context: Vec::new(),
-        })
-    }
-}
-
-fn encode(tools: &[Value]) -> String {
-    serde_json::to_string(tools).expect("values that were parsed can be written")
-}
-
 /// How a stream of records looks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Lines {
@@ -294,11 +293,23 @@ pub struct Lines {
 impl Render for Lines {
     const CONTENT_TYPE: &'static str = "application/x-ndjson";
 
-    fn event(&mut self, event: Event, out: &mut Vec<u8>) {
-        match event {
-            Event::Text(piece) => stream::line(&Record::text(&self.model, &piece), out),
-            Event::Done(summary) => {
-                stream::line(&Record::last(&self.model, &Piece::default(), &summary), out);
+    fn part(&mut self, part: Part, out: &mut Vec<u8>) {
+        let model = &self.model;
+        match part {
+            Part::Thinking(piece) => {
+                let message = Reply { thinking: &piece.text, ..Reply::default() };
+                stream::line(&Record::part(model, message, &piece), out);
+            }
+            Part::Text(piece) => {
+                let message = Reply { content: &piece.text, ..Reply::default() };
+                stream::line(&Record::part(model, message, &piece), out);
+            }
+            Part::Call(call) => {
+                let message = Reply { tool_calls: vec![(&call).into()], ..Reply::default() };
+                stream::line(&Record::of(model, message), out);
+            }
+            Part::Done(summary) => {
+                stream::line(&Record::last(model, Reply::default(), &summary), out);
             }
         }
     }

@@ -116,6 +116,7 @@ pub(crate) async fn create(
     let mut version = gateway.base(&caller, &request, &mut records).await?;
     request.dress(&mut version)?;
     version.digest = version.compute_digest();
+    gateway.let_make(&caller)?;
     let command = Command::RollOut { name, version: Box::new(version), weight: 100 };
     caller.propose(&gateway, "model.create", shown, command).await?;
     records.push(Progress::of("writing manifest"));

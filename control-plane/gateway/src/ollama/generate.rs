@@ -1,23 +1,24 @@
 //! `POST /api/generate`: a prompt, continued.
 
-use super::{Asked, Head, Metrics, check_generates, merged, no_support};
+use super::{Asked, Head, Metrics, check_generates, merged};
+use crate::answer::{Answer, Part};
 use crate::auth::Caller;
+use crate::converse::{Prepared, Text};
 use crate::demand::Want;
-use crate::dispatch::{Event, Job, Piece, Summary};
+use crate::dispatch::{Job, Piece, Summary};
 use crate::error::{Failure, OllamaError};
 use crate::keep_alive::KeepAlive;
 use crate::logprobs::{self, Told};
 use crate::openapi::{GenerationOptions, shapes};
-use crate::request::{Asker, Class, RequestId};
+use crate::request::{Asker, RequestId};
 use crate::stream::{self, Render};
-use crate::streams::{Flavour, Keep};
+use crate::streams::{Flavour, Form, Keep};
 use crate::{Gateway, body, format, options};
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use ollamamax_core::access::Action;
 use ollamamax_core::record::ModelRecord;
-use ollamamax_proto::inference::{Message, Prompt};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::sync::Arc;
@@ -94,6 +95,10 @@ pub(crate) struct Record<'a> {
     head: Head<'a>,
     /// Its text.
     response: &'a str,
+    /// What it thought before.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    #[schema(required = false)]
+    thinking: &'a str,
     /// Whether it is the last.
     done: bool,
     /// Of the last: `stop`, `length`, `load` or `unload`.
@@ -120,7 +125,21 @@ impl<'a> Record<'a> {
     fn bare(model: &'a str, response: &'a str) -> Self {
         let (head, metrics) = (Head::now(model), Metrics::default());
         let logprobs = Vec::new();
-        Self { head, response, logprobs, done: false, done_reason: None, context: &[], metrics }
+        let (thinking, context) = ("", [].as_slice());
+        Self {
+            head,
+            response,
+            thinking,
+            logprobs,
+            done: false,
+            done_reason: None,
+            context,
+            metrics,
+        }
+    }
+
+    fn thinking(model: &'a str, piece: &'a Piece) -> Self {
+        Self { response: "", thinking: &piece.text, ..Self::text(model, piece) }
     }
 
     fn last(model: &'a str, piece: &'a Piece, summary: &'a Summary, raw: bool) -> Self {
@@ -159,7 +178,8 @@ pub(crate) async fn generate(
         &asked,
         Action::RunInference,
     )?);
-    request.check(&model)?;
+    let images = request.images.as_ref().is_some_and(|images| !images.is_empty());
+    let think = Asked { think: request.think.as_ref(), images }.check(&model.name.to_string())?;
     let mut options = merged(&model, request.options.as_ref(), request.truncate)?;
     options.shift = request.shift.unwrap_or(true);
     options.logprobs = options::logprobs(request.logprobs, request.top_logprobs)?;
@@ -169,72 +189,35 @@ pub(crate) async fn generate(
     let keep_alive = caller.may_keep(&gateway.control.state(), &model.name, keep_alive);
     let want = Want { keep_alive, context_tokens: options.context_tokens, replicas: None };
     if request.prompt.as_deref().unwrap_or_default().is_empty() {
-        let reason = gateway.load_or_unload(&model, want).await?;
+        let reason = gateway.load_or_unload(&asker, &model, want).await?;
         return Ok(stream::ollama_json(&Record::loaded(&asked, reason)));
     }
     check_generates(&model, "generate")?;
     let raw = request.raw == Some(true);
     let streamed = request.stream != Some(false);
-    let flavour = Flavour::Generate(Lines { model: asked.clone(), raw });
-    let kept = keep.stream(streamed, &flavour);
+    let text = Text {
+        prompt: request.prompt.unwrap_or_default(),
+        suffix: request.suffix.unwrap_or_default(),
+        system: request.system.unwrap_or_default(),
+        template: request.template.unwrap_or_default(),
+        context: request.context.unwrap_or_default(),
+        raw,
+        think,
+        options,
+    };
+    let Prepared { prompt, options, syntax } = gateway.prepare_text(&model, text)?;
+    let form = Form { syntax, flavour: Flavour::Generate(Lines { model: asked.clone(), raw }) };
+    let kept = keep.stream(streamed, &form);
     let id = kept.as_ref().map(|kept| kept.id);
-    let prompt = request.into_prompt(&model);
     let job = Job { request_id, asker, prompt, model, options, want, kept, resumed: None };
     let generation = gateway.generate(job).await?;
     if streamed {
-        return Ok(flavour.respond(generation, 0, id));
+        return Ok(form.respond(generation, 0, id)?);
     }
-    let (piece, summary) = generation.whole().await?;
-    Ok(stream::ollama_json(&Record::last(&asked, &piece, &summary, raw)))
-}
-
-impl GenerateRequest {
-    fn check(&self, model: &ModelRecord) -> Result<(), Failure> {
-        let filled = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
-        let context = self.context.as_ref().is_some_and(|context| !context.is_empty());
-        if self.raw == Some(true) && (filled(&self.system) || filled(&self.template) || context) {
-            return Err(Failure::invalid("raw mode does not support template, system, or context"));
-        }
-        let name = model.name.to_string();
-        if filled(&self.suffix) {
-            return Err(no_support(&name, "insert"));
-        }
-        Asked {
-            think: self.think.as_ref(),
-            images: self.images.as_ref().is_some_and(|images| !images.is_empty()),
-        }
-        .check(&name)
-    }
-
-    fn into_prompt(self, model: &ModelRecord) -> Prompt {
-        let prompt = self.prompt.unwrap_or_default();
-        if self.raw == Some(true) {
-            return Prompt::Text(prompt);
-        }
-        let message = |role: &str, content: String| Message {
-            role: role.to_owned(),
-            content,
-            extra_json: String::new(),
-        };
-        let version = &model.version;
-        let context = self.context.unwrap_or_default();
-        let system = self.system.or_else(|| version.system.clone());
-        let mut messages = Vec::new();
-        messages.extend(system.filter(|text| !text.is_empty()).map(|text| message("system", text)));
-        // A context already holds the model's own messages.
-        if context.is_empty() {
-            let seeds = version.messages.iter();
-            messages.extend(seeds.map(|seed| message(&seed.role, seed.content.clone())));
-        }
-        messages.push(message("user", prompt));
-        let template = self.template.filter(|text| !text.is_empty());
-        Prompt::Chat {
-            messages,
-            template: template.or_else(|| version.template.clone()),
-            tools_json: String::new(),
-            context,
-        }
-    }
+    let whole = Answer::begin(generation, &form.syntax, 0)?.whole().await?;
+    let piece = Piece { text: whole.text, logprobs: whole.logprobs, ..Piece::default() };
+    let last = Record::last(&asked, &piece, &whole.summary, raw);
+    Ok(stream::ollama_json(&Record { thinking: &whole.thinking, ..last }))
 }
 
 /// How a stream of records looks.
@@ -247,10 +230,13 @@ pub struct Lines {
 impl Render for Lines {
     const CONTENT_TYPE: &'static str = "application/x-ndjson";
 
-    fn event(&mut self, event: Event, out: &mut Vec<u8>) {
-        match event {
-            Event::Text(piece) => stream::line(&Record::text(&self.model, &piece), out),
-            Event::Done(summary) => {
+    fn part(&mut self, part: Part, out: &mut Vec<u8>) {
+        match part {
+            Part::Thinking(piece) => stream::line(&Record::thinking(&self.model, &piece), out),
+            Part::Text(piece) => stream::line(&Record::text(&self.model, &piece), out),
+            // Nobody offered a tool.
+            Part::Call(_) => {}
+            Part::Done(summary) => {
                 let nothing = Piece::default();
                 stream::line(&Record::last(&self.model, &nothing, &summary, self.raw), out);
             }
@@ -266,15 +252,17 @@ impl Gateway {
     /// What an empty prompt asks for: the model in memory, or out of it. Answers the `done_reason`.
     pub(crate) async fn load_or_unload(
         self: &Arc<Self>,
+        asker: &Asker,
         model: &ModelRecord,
         want: Want,
     ) -> Result<&'static str, Failure> {
+        let _charge = self.let_in(asker, &model.name, 0)?;
         if want.keep_alive.is_some_and(KeepAlive::is_unload) {
-            self.unload(&model.name).await?;
+            self.unload(asker, &model.name).await?;
             return Ok("unload");
         }
-        let _entry = self.enter(&model.name, Class::default(), want)?;
-        self.ensure_loaded(model, want).await?;
+        let _entry = self.enter(&model.name, asker, want)?;
+        self.ensure_loaded(asker, model, want).await?;
         Ok("load")
     }
 }

@@ -9,12 +9,13 @@ pub mod model;
 pub mod models;
 pub mod show;
 
+use crate::answer::Marks;
 use crate::dispatch::Summary;
 use crate::error::Failure;
 use crate::options;
 use crate::stream::timestamp;
 use ollamamax_core::record::ModelRecord;
-use ollamamax_proto::inference::Options;
+use ollamamax_proto::inference::{Options, Think};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -27,26 +28,39 @@ pub(crate) struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    /// Refuses what the model or this server cannot do, plainly.
-    pub(crate) fn check(&self, name: &str) -> Result<(), Failure> {
-        match self.think {
-            None | Some(Value::Null | Value::Bool(false)) => {}
-            Some(Value::Bool(true)) => return Err(no_support(name, "thinking")),
-            Some(Value::String(level))
-                if matches!(level.as_str(), "low" | "medium" | "high" | "max") =>
-            {
-                return Err(no_support(name, "thinking"));
-            }
-            Some(other) => {
-                return Err(Failure::invalid(format!(
+    /// Refuses what this server cannot do, plainly; else tells how the model shall think, where that was said.
+    pub(crate) fn check(&self, name: &str) -> Result<Option<Think>, Failure> {
+        let think = match self.think {
+            None | Some(Value::Null) => None,
+            Some(Value::Bool(think)) => Some(if *think { Think::On } else { Think::Off }),
+            Some(other) => Some(level(other).ok_or_else(|| {
+                Failure::invalid(format!(
                     "invalid think value: {other} (must be \"high\", \"medium\", \"low\", \"max\", true, or false)"
-                )));
-            }
-        }
+                ))
+            })?),
+        };
         if self.images {
             return Err(no_support(name, "vision"));
         }
-        Ok(())
+        Ok(think)
+    }
+}
+
+fn level(think: &Value) -> Option<Think> {
+    let levels = [Think::Low, Think::Medium, Think::High, Think::Max];
+    levels.into_iter().find(|level| level.level() == think.as_str())
+}
+
+/// How a model shall think: one that can does so unless it is told not to.
+pub(crate) fn thinking(
+    name: &str,
+    marks: &Marks,
+    asked: Option<Think>,
+) -> Result<Option<Think>, Failure> {
+    match (marks.thinking.is_some(), asked) {
+        (true, asked) => Ok(Some(asked.unwrap_or(Think::On))),
+        (false, None | Some(Think::Off)) => Ok(None),
+        (false, Some(_)) => Err(no_support(name, "thinking")),
     }
 }
 

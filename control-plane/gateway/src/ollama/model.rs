@@ -1,11 +1,12 @@
 //! What a model looks like from outside: details, capabilities, parameters.
 
 use crate::Gateway;
-use ollamamax_gguf::{Gguf, TensorInfo, Value as GgufValue};
+use crate::answer::Marks;
+use ollamamax_gguf::{Gguf, TensorInfo};
 use ollamamax_proto::Digest;
 use ollamamax_proto::model::ModelVersion;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::BufReader;
@@ -75,19 +76,35 @@ pub(crate) struct Tensor {
     shape: Vec<u64>,
 }
 
-/// What show needs of a file beside the facts in the catalogue.
+/// What was learnt lately of the templates in files: each request asks for that.
+#[derive(Default)]
+pub(crate) struct Templates(Mutex<BTreeMap<Digest, Arc<Own>>>);
+
+/// The chat template of a file, and what it tells.
 #[derive(Debug)]
-pub(crate) struct Header {
-    pub chat_template: Option<String>,
-    pub tensors: Vec<Tensor>,
+pub(crate) struct Own {
+    template: Option<String>,
+    marks: Arc<Marks>,
+    /// Whether the vocabulary has tokens around a gap.
+    has_gap: bool,
 }
 
-/// Headers read lately, so that a tool that lists models again and again does not open files.
-#[derive(Default)]
-pub(crate) struct Headers(Mutex<BTreeMap<Digest, Arc<Option<String>>>>);
-
 /// Chat templates kept: a few kilobytes each.
-const TEMPLATES_KEPT: usize = 256;
+const TEMPLATES_KEPT: usize = 1024;
+/// The key under which the catalogue keeps the chat template of a file.
+pub(crate) const TEMPLATE_KEY: &str = "tokenizer.chat_template";
+/// The keys of tokens that stand before the text before a gap.
+const GAP_KEYS: [&str; 2] = ["tokenizer.ggml.fim_pre_token_id", "tokenizer.ggml.prefix_token_id"];
+
+impl Own {
+    fn of(version: &ModelVersion) -> Self {
+        let fields = serde_json::from_str::<Map<String, Value>>(&version.facts.metadata_json);
+        let fields = fields.unwrap_or_default();
+        let template = fields.get(TEMPLATE_KEY).and_then(Value::as_str).map(str::to_owned);
+        let marks = Arc::new(template.as_deref().map(Marks::of).unwrap_or_default());
+        Self { template, marks, has_gap: GAP_KEYS.iter().any(|key| fields.contains_key(*key)) }
+    }
+}
 
 /// Reads the header of a GGUF. For threads that may block.
 pub(crate) fn read_gguf(path: &Path) -> Result<(Gguf, u64), String> {
@@ -98,62 +115,67 @@ pub(crate) fn read_gguf(path: &Path) -> Result<(Gguf, u64), String> {
 }
 
 impl Gateway {
-    /// The header of a blob, fetched first when only a peer has it.
-    pub(crate) async fn header(&self, blob: Digest) -> Option<Header> {
+    /// The tensors of a blob, fetched first when only a peer has it.
+    pub(crate) async fn tensors(&self, blob: Digest) -> Option<Vec<Tensor>> {
         let path = self.blobs.open(blob).await.ok()?;
         let read = tokio::task::spawn_blocking(move || read_gguf(&path));
         let (gguf, _) = read.await.ok()?.ok()?;
-        let chat_template = match gguf.get("tokenizer.chat_template") {
-            Some(GgufValue::Str(text)) => Some(text.clone()),
-            _ => None,
-        };
         let tensor = |tensor: &TensorInfo| {
             let (name, shape) = (tensor.name.clone(), tensor.dims.clone());
             Tensor { name, kind: tensor.kind.name(), shape }
         };
-        Some(Header { chat_template, tensors: gguf.tensors().iter().map(tensor).collect() })
+        Some(gguf.tensors().iter().map(tensor).collect())
     }
 
-    /// The template a model's conversations are rendered with. `fetch` allows to ask a peer for the blob.
-    pub(crate) async fn template(&self, version: &ModelVersion, fetch: bool) -> Option<String> {
-        if let Some(template) = &version.template {
-            return Some(template.clone());
+    fn own_template(&self, version: &ModelVersion) -> Arc<Own> {
+        let mut kept = self.templates.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = kept.get(&version.blob) {
+            return Arc::clone(own);
         }
-        let kept = |headers: &Headers| {
-            let kept = headers.0.lock().unwrap_or_else(PoisonError::into_inner);
-            kept.get(&version.blob).cloned()
-        };
-        if let Some(template) = kept(&self.headers) {
-            return (*template).clone();
-        }
-        let here = self.blobs.stat(version.blob).is_some();
-        if !version.facts.has_chat_template || !(here || fetch) {
-            return None;
-        }
-        let template = self.header(version.blob).await?.chat_template;
-        let mut kept = self.headers.0.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() >= TEMPLATES_KEPT {
             kept.clear();
         }
-        kept.insert(version.blob, Arc::new(template.clone()));
-        template
+        let own = Arc::new(Own::of(version));
+        kept.insert(version.blob, Arc::clone(&own));
+        own
+    }
+
+    /// The template a model's conversations are rendered with.
+    pub(crate) fn template(&self, version: &ModelVersion) -> Option<String> {
+        version.template.clone().or_else(|| self.own_template(version).template.clone())
+    }
+
+    /// What a model's template tells of its answers.
+    pub(crate) fn marks(&self, version: &ModelVersion) -> Arc<Marks> {
+        match &version.template {
+            Some(template) => Arc::new(Marks::of(template)),
+            None => Arc::clone(&self.own_template(version).marks),
+        }
+    }
+
+    /// The same, where a request may bring a template of its own; empty for none.
+    pub(crate) fn marks_under(&self, version: &ModelVersion, template: &str) -> Arc<Marks> {
+        if template.is_empty() { self.marks(version) } else { Arc::new(Marks::of(template)) }
+    }
+
+    /// Whether the vocabulary of a model has tokens for a text with a gap.
+    pub(crate) fn has_gap(&self, version: &ModelVersion) -> bool {
+        self.own_template(version).has_gap
     }
 
     /// What a model can do.
-    pub(crate) async fn capabilities(
-        &self,
-        version: &ModelVersion,
-        fetch: bool,
-    ) -> Vec<&'static str> {
+    pub(crate) fn capabilities(&self, version: &ModelVersion) -> Vec<&'static str> {
         if only_embeds(version) {
             return vec!["embedding"];
         }
-        let mut capabilities = vec!["completion"];
-        let template = self.template(version, fetch).await;
-        if template.is_some_and(|text| text.contains("tools") || text.contains(".Tools")) {
-            capabilities.push("tools");
-        }
-        capabilities
+        let marks = self.marks(version);
+        let able = [
+            ("completion", true),
+            ("tools", marks.tools),
+            ("insert", marks.insert || self.has_gap(version)),
+            ("thinking", marks.thinking.is_some()),
+        ];
+        able.into_iter().filter(|(_, is)| *is).map(|(name, _)| name).collect()
     }
 }
 

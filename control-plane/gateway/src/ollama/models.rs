@@ -63,7 +63,7 @@ pub(crate) async fn tags(State(gateway): State<Arc<Gateway>>, caller: Caller) ->
             size: version.blob_bytes,
             digest: version.digest.hex(),
             details: Details::from(version),
-            capabilities: gateway.capabilities(version, false).await,
+            capabilities: gateway.capabilities(version),
         });
     }
     stream::ollama_json(&ModelList { models: list })
@@ -203,6 +203,7 @@ pub(crate) async fn copy(
         true => Command::RollOut { name: destination, version, weight: 100 },
         false => Command::CopyModel { source, destination },
     };
+    gateway.let_make(&caller)?;
     caller.propose(&gateway, "model.copy", shown, command).await?;
     Ok(StatusCode::OK)
 }

@@ -1,6 +1,6 @@
 //! `POST /api/show`: everything about one model.
 
-use super::model::{Details, Tensor, modelfile, parameters_text};
+use super::model::{Details, TEMPLATE_KEY, Tensor, modelfile, parameters_text};
 use crate::admin::versions::{self, VersionShown};
 use crate::auth::Caller;
 use crate::error::{Failure, OllamaError};
@@ -97,8 +97,11 @@ pub(crate) async fn show(
     if let Some(system) = request.system.filter(|text| !text.is_empty()) {
         version.system = Some(system);
     }
-    let template = gateway.template(&version, true).await;
+    let template = gateway.template(&version);
     let metadata = serde_json::from_str::<Map<String, Value>>(&version.facts.metadata_json);
+    let mut metadata = metadata.unwrap_or_default();
+    // It has a field of its own.
+    metadata.shift_remove(TEMPLATE_KEY);
     // Which versions a name has is nothing that Ollama knows; where there is one only, its answer is as Ollama's.
     let versions = versions::of(&gateway.control.state(), &model.name);
     let mut shown = ModelShown {
@@ -109,18 +112,17 @@ pub(crate) async fn show(
         system: version.system.clone().unwrap_or_default(),
         details: Details::from(&version),
         messages: version.messages.clone(),
-        model_info: metadata.unwrap_or_default(),
-        capabilities: gateway.capabilities(&version, true).await,
+        model_info: metadata,
+        capabilities: gateway.capabilities(&version),
         modified_at: timestamp_of(model.modified_at),
         versions: if versions.len() > 1 { versions } else { Vec::new() },
         tensors: None,
     };
     if request.verbose == Some(true) {
-        let header = gateway.header(version.blob).await;
-        let header = header.ok_or_else(|| {
+        let tensors = gateway.tensors(version.blob).await;
+        shown.tensors = Some(tensors.ok_or_else(|| {
             Failure::unavailable(format!("blob \"{}\" cannot be read", version.blob))
-        })?;
-        shown.tensors = Some(header.tensors);
+        })?);
     }
     Ok(stream::ollama_json(&shown))
 }

@@ -1,8 +1,9 @@
-//! Answers of `/v1/chat/completions` as they are described. They are written field by field where they arise; the tests hold every
+//! Answers of `/v1/chat/completions` and `/v1/completions` as they are described. They are written field by field where they arise; the tests hold every
 //! one of them against these, in both directions.
 #![expect(dead_code, reason = "types that stand in the description only")]
 
 use crate::logprobs::Told;
+use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
 /// An answer.
@@ -16,7 +17,7 @@ pub(crate) struct ChatCompletion {
     /// The model, as it was asked.
     model: String,
     system_fingerprint: String,
-    /// One.
+    /// As many as were asked for.
     choices: Vec<Choice>,
     usage: Usage,
 }
@@ -27,7 +28,7 @@ pub(crate) struct ChatCompletion {
 struct Choice {
     index: u32,
     message: Reply,
-    /// `stop` or `length`.
+    /// `stop`, `length` or `tool_calls`.
     finish_reason: String,
     /// Where they were asked for.
     #[schema(required = false)]
@@ -42,6 +43,71 @@ struct Reply {
     role: String,
     /// Its text.
     content: String,
+    /// What it thought before.
+    #[schema(required = false)]
+    reasoning: String,
+    #[schema(required = false)]
+    tool_calls: Vec<ToolCall>,
+}
+
+/// A function that the model calls.
+#[derive(ToSchema)]
+#[schema(as = ChatCompletionToolCall)]
+struct ToolCall {
+    id: String,
+    index: u32,
+    /// Always `function`.
+    #[serde(rename = "type")]
+    kind: String,
+    function: Function,
+}
+
+/// Which, and with what.
+#[derive(ToSchema)]
+#[schema(as = ChatCompletionFunction)]
+struct Function {
+    name: String,
+    /// JSON, as a text.
+    arguments: String,
+}
+
+/// Answers of `/v1/completions`, and the events they come in.
+#[derive(ToSchema)]
+pub(crate) struct Completion {
+    id: String,
+    /// Always `text_completion`.
+    object: String,
+    /// Seconds since 1970.
+    created: i64,
+    /// The model, as it was asked.
+    model: String,
+    system_fingerprint: String,
+    choices: Vec<Text>,
+    #[schema(required = false)]
+    usage: Usage,
+}
+
+/// How a prompt goes on.
+#[derive(ToSchema)]
+#[schema(as = CompletionChoice)]
+struct Text {
+    text: String,
+    index: u32,
+    #[schema(required)]
+    logprobs: Option<Lists>,
+    /// `stop`, `length` or `tool_calls` with the last.
+    #[schema(required)]
+    finish_reason: Option<String>,
+}
+
+/// How likely its tokens were: lists side by side.
+#[derive(ToSchema)]
+#[schema(as = CompletionLogprobs)]
+struct Lists {
+    tokens: Vec<String>,
+    token_logprobs: Vec<f32>,
+    text_offset: Vec<u64>,
+    top_logprobs: Vec<BTreeMap<String, f32>>,
 }
 
 /// How likely its tokens were.
@@ -81,7 +147,7 @@ pub(crate) struct ChatCompletionChunk {
 struct ChoiceDelta {
     index: u32,
     delta: Delta,
-    /// `stop` or `length` with the last.
+    /// `stop`, `length` or `tool_calls` with the last.
     #[schema(required)]
     finish_reason: Option<String>,
     /// Where they were asked for.
@@ -98,4 +164,9 @@ struct Delta {
     role: String,
     #[schema(required = false)]
     content: String,
+    /// What it thinks before.
+    #[schema(required = false)]
+    reasoning: String,
+    #[schema(required = false)]
+    tool_calls: Vec<ToolCall>,
 }

@@ -1,24 +1,28 @@
 //! `POST /v1/chat/completions`: a conversation, as OpenAI's clients ask it.
 
+mod frame;
+mod messages;
+
 use super::answers::{ChatCompletion, ChatCompletionChunk};
+use super::{Sampling, Stop, StreamOptions, at_most, choices, effort, new_id};
 use crate::auth::Caller;
+use crate::converse::{Choice, Prepared, Turn};
 use crate::demand::Want;
-use crate::dispatch::{Event, Job, Piece, Summary};
+use crate::dispatch::Job;
 use crate::error::{Failure, OpenAiError};
 use crate::format::ResponseFormat;
-use crate::ollama::chat::{check_count, check_role, extra_json};
 use crate::request::{Asker, RequestId};
-use crate::stream::{self, Render};
-use crate::streams::{Flavour, Keep};
-use crate::{Gateway, body, format, logprobs, names, ollama, options};
+use crate::streams::{Flavour, Form, Keep};
+use crate::{Gateway, body, format, names, ollama, options, stream};
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
+pub use frame::Frame;
+use messages::ChatMessage;
 use ollamamax_core::access::Action;
-use ollamamax_proto::inference::{Message, Options, Predict};
-use ollamamax_proto::limits;
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use ollamamax_proto::inference::{Options, Think};
+use serde::Deserialize;
+use serde_json::{Map, Value};
 use std::sync::Arc;
 use utoipa::ToSchema;
 
@@ -72,54 +76,15 @@ pub(crate) struct ChatRequest {
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
-struct StreamOptions {
-    #[serde(default)]
-    include_usage: Option<bool>,
-}
-
-#[derive(Debug, Deserialize, ToSchema)]
 struct Reasoning {
     #[serde(default)]
     effort: Option<String>,
 }
 
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(untagged, expecting = "expected a string or a list of strings")]
-enum Stop {
-    One(String),
-    Many(Vec<String>),
-}
-
-#[derive(Debug, Deserialize, ToSchema)]
-struct ChatMessage {
-    role: String,
-    #[serde(default)]
-    content: Option<Content>,
-    #[serde(flatten)]
-    #[schema(ignore)]
-    extra: Map<String, Value>,
-}
-
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(untagged, expecting = "expected a string or a list of parts")]
-enum Content {
-    Text(String),
-    Parts(Vec<Part>),
-}
-
-#[derive(Debug, Deserialize, ToSchema)]
-struct Part {
-    #[serde(rename = "type")]
-    kind: String,
-    #[serde(default)]
-    text: Option<String>,
-    #[serde(default)]
-    image_url: Option<Value>,
-}
-
 /// Continues a conversation.
-#[utoipa::path(post, path = "/v1/chat/completions", request_body = ChatRequest, responses((status = 200, description =
-    "The answer, or its events.", content((ChatCompletion = "application/json"), (ChatCompletionChunk = "text/event-stream")))))]
+#[utoipa::path(post, path = "/v1/chat/completions", request_body = ChatRequest, responses((status = 200,
+    description = "The answer, or its events, of which the last says `[DONE]`; `X-Stream-Id` names a stream.",
+    content((ChatCompletion = "application/json"), (ChatCompletionChunk = "text/event-stream")))))]
 pub(crate) async fn chat(
     State(gateway): State<Arc<Gateway>>,
     RequestId(request_id): RequestId,
@@ -136,84 +101,68 @@ pub(crate) async fn chat(
         Action::RunInference,
     )?);
     ollama::check_generates(&model, "chat")?;
+    let count = choices::count(request.n)?;
+    let mut options = ollama::merged(&model, Some(&request.sampling().options()?), None)?;
+    request.limit(&mut options)?;
+    let told = options.logprobs.is_some();
     let name = model.name.to_string();
-    request.check(&name)?;
-    let mut merged = ollama::merged(&model, Some(&request.options()), None)?;
-    request.limit(&mut merged)?;
-    let told = merged.logprobs.is_some();
-    let messages = messages(request.messages.take().unwrap_or_default(), &name)?;
+    let messages = messages::read(request.messages.take().unwrap_or_default(), &name)?;
     if messages.is_empty() {
         return Err(Failure::invalid("[] is too short - 'messages'").into());
     }
-    let tools = request.tools.take().unwrap_or_default();
-    let tools = if request.tool_choice == Some(json!("none")) { Vec::new() } else { tools };
-    let prompt = gateway.conversation(&model, messages, &tools).await?;
+    let turn = Turn {
+        messages,
+        tools: request.tools.take().unwrap_or_default(),
+        choice: choice(request.tool_choice.as_ref())?,
+        think: request.think()?,
+        options,
+    };
+    let Prepared { prompt, options, syntax } = gateway.prepare(&model, turn)?;
     let streamed = request.stream == Some(true);
-    let usage = request.stream_options.and_then(|options| options.include_usage);
     let frame = Frame {
-        id: format!("chatcmpl-{:024x}", rand::random::<u128>() >> 32),
+        id: new_id("chatcmpl-"),
         created: jiff::Timestamp::now().as_second(),
         model: asked,
         told,
-        usage: usage == Some(true),
+        usage: request.stream_options.unwrap_or_default().usage(),
     };
-    let flavour = Flavour::OpenAi(frame.clone());
-    let kept = keep.stream(streamed, &flavour);
+    let form = Form { syntax, flavour: Flavour::OpenAi(frame.clone()) };
+    let kept = keep.stream(streamed && count == 1, &form);
     let id = kept.as_ref().map(|kept| kept.id);
-    let (options, want) = (merged, Want::default());
+    let want = Want::default();
     let job = Job { request_id, asker, model, prompt, options, want, kept, resumed: None };
-    let generation = gateway.generate(job).await?;
-    if streamed {
-        return Ok(flavour.respond(generation, 0, id));
+    if streamed && count == 1 {
+        let generation = gateway.generate(job).await?;
+        return Ok(form.respond(generation, 0, id)?);
     }
-    let (piece, summary) = generation.whole().await?;
-    Ok(stream::plain_json(&frame.whole(&piece, &summary)))
+    let answers = choices::begin(&gateway, choices::seeded(job, count), &form.syntax).await?;
+    if !streamed {
+        return Ok(stream::plain_json(&frame.whole(&choices::whole(answers).await?)));
+    }
+    let ending = frame.clone();
+    let end = move |summaries: &[_]| {
+        let mut out = Vec::new();
+        ending.ends(summaries.iter(), &mut out);
+        out
+    };
+    Ok(choices::respond(answers, |place| frame.clone().events_of(place), end))
 }
 
 impl ChatRequest {
-    fn check(&self, name: &str) -> Result<(), Failure> {
-        if let Some(n) = self.n
-            && n != 1
-        {
-            return Err(Failure::invalid(format!("`n` is {n}; only 1 is supported yet")));
-        }
-        let most = limits::OPENAI_TEMPERATURE_MAX;
-        if let Some(temperature) = self.temperature.filter(|given| *given > most) {
-            let text =
-                format!("\"temperature\" is {temperature}, expected a number from 0 to {most}");
-            return Err(Failure::InvalidField { field: "temperature", text });
-        }
-        let nested = self.reasoning.as_ref().and_then(|reasoning| reasoning.effort.as_ref());
-        match self.reasoning_effort.as_ref().or(nested).map(String::as_str) {
-            None | Some("none" | "") => Ok(()),
-            Some("minimal" | "low" | "medium" | "high" | "max" | "xhigh" | "ultra") => {
-                Err(ollama::no_support(name, "thinking"))
-            }
-            Some(other) => Err(Failure::invalid(format!(
-                "invalid reasoning value: {other:?} (must be \"high\", \"medium\", \"low\", \"max\", or \"none\")"
-            ))),
-        }
+    fn think(&self) -> Result<Option<Think>, Failure> {
+        let nested = self.reasoning.as_ref().and_then(|reasoning| reasoning.effort.as_deref());
+        effort(self.reasoning_effort.as_deref().or(nested))
     }
 
-    /// The request's fields as Ollama's options; OpenAI's defaults go before the model's own parameters.
-    fn options(&self) -> Map<String, Value> {
-        let mut options = Map::new();
-        options.insert("temperature".to_owned(), self.temperature.unwrap_or(1.0).into());
-        options.insert("top_p".to_owned(), self.top_p.unwrap_or(1.0).into());
-        let mut set = |name: &str, value: Option<Value>| {
-            options.extend(value.map(|value| (name.to_owned(), value)));
-        };
-        set("seed", self.seed.map(Value::from));
-        set("frequency_penalty", self.frequency_penalty.map(Value::from));
-        set("presence_penalty", self.presence_penalty.map(Value::from));
-        set(
-            "stop",
-            self.stop.as_ref().map(|stop| match stop {
-                Stop::One(text) => json!([text]),
-                Stop::Many(texts) => json!(texts),
-            }),
-        );
-        options
+    fn sampling(&self) -> Sampling<'_> {
+        Sampling {
+            temperature: self.temperature,
+            top_p: self.top_p,
+            seed: self.seed,
+            frequency_penalty: self.frequency_penalty,
+            presence_penalty: self.presence_penalty,
+            stop: self.stop.as_ref(),
+        }
     }
 
     /// What Ollama's options have no name for.
@@ -226,175 +175,35 @@ impl ChatRequest {
         if let Some(bias) = &self.logit_bias {
             options.sampling.logit_bias = options::logit_bias(bias)?;
         }
-        let named = [
+        let most = at_most(&[
             ("max_completion_tokens", self.max_completion_tokens),
             ("max_tokens", self.max_tokens),
-        ];
-        if let Some((field, tokens)) = named.into_iter().find_map(|(f, t)| Some((f, t?))) {
-            let tokens = u32::try_from(tokens).ok().filter(|tokens| *tokens > 0);
-            options.predict = Predict::AtMost(tokens.ok_or_else(|| {
-                Failure::invalid(format!("invalid value for field `{field}`: expected 1 or more"))
-            })?);
-        }
+        ])?;
+        options.predict = most.unwrap_or(options.predict);
         options.stop = options::check_stops("stop", std::mem::take(&mut options.stop))?;
         Ok(())
     }
 }
 
-fn messages(messages: Vec<ChatMessage>, name: &str) -> Result<Vec<Message>, Failure> {
-    const PASSED_ON: [&str; 5] = ["tool_calls", "tool_call_id", "name", "reasoning", "thinking"];
-    check_count(messages.len())?;
-    let mut all = Vec::with_capacity(messages.len());
-    for (index, mut message) in messages.into_iter().enumerate() {
-        let role = check_role(index, &message.role)?;
-        message.extra.retain(|key, value| PASSED_ON.contains(&key.as_str()) && !value.is_null());
-        let content = match message.content {
-            Some(Content::Text(text)) => text,
-            Some(Content::Parts(parts)) => text_of(index, parts, name)?,
-            None if message.extra.contains_key("tool_calls") => String::new(),
-            None => {
-                return Err(Failure::invalid(format!(
-                    "invalid value for field `messages[{index}].content`: it may be null only beside `tool_calls`"
-                )));
-            }
-        };
-        all.push(Message { role, content, extra_json: extra_json(message.extra) });
-    }
-    Ok(all)
-}
-
-fn text_of(index: usize, parts: Vec<Part>, name: &str) -> Result<String, Failure> {
-    let mut text = String::new();
-    for (place, part) in parts.into_iter().enumerate() {
-        match part.kind.as_str() {
-            "text" => text.push_str(&part.text.unwrap_or_default()),
-            "image_url" => {
-                let url = part.image_url.as_ref();
-                let url = url.and_then(|image| image.get("url").or(Some(image))?.as_str());
-                if url.is_some_and(|url| url.starts_with("http")) {
-                    return Err(Failure::invalid(
-                        "image URLs are not currently supported, please use base64 encoded data instead",
-                    ));
-                }
-                return Err(ollama::no_support(name, "vision"));
-            }
-            "input_audio" => return Err(ollama::no_support(name, "audio")),
-            other => {
-                return Err(Failure::invalid(format!(
-                    "invalid value for field `messages[{index}].content[{place}].type`: {other:?}"
-                )));
-            }
+/// OpenAI's `tool_choice`.
+pub(super) fn choice(asked: Option<&Value>) -> Result<Choice, Failure> {
+    match asked {
+        None | Some(Value::Null) => Ok(Choice::Auto),
+        Some(Value::String(text)) if text == "auto" => Ok(Choice::Auto),
+        Some(Value::String(text)) if text == "none" => Ok(Choice::Never),
+        Some(Value::String(text)) if text == "required" => Ok(Choice::Required),
+        Some(other) => {
+            // The endpoints differ in whether the name stands in an object of its own.
+            let named = other.pointer("/function/name").or(other.get("name"));
+            named.and_then(Value::as_str).map(|name| Choice::Named(name.to_owned())).ok_or_else(
+                || {
+                    let got: String = other.to_string().chars().take(100).collect();
+                    let text = format!(
+                        "invalid value for field `tool_choice`: {got}, expected \"auto\", \"none\", \"required\" or the name of a function"
+                    );
+                    Failure::InvalidField { field: "tool_choice", text }
+                },
+            )
         }
-    }
-    Ok(text)
-}
-
-/// What all records of one answer share.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Frame {
-    id: String,
-    created: i64,
-    model: String,
-    /// Whether log-probabilities were asked for.
-    told: bool,
-    /// Whether a stream tells at its end what it has used.
-    usage: bool,
-}
-
-impl Frame {
-    /// The events of a stream whose client has `from` bytes of its text.
-    pub fn events(self, from: usize) -> impl Render {
-        Events { frame: self, first: from == 0, sent: from }
-    }
-
-    fn record(&self, object: &str, choices: Value) -> Value {
-        json!({
-            "id": self.id,
-            "object": object,
-            "created": self.created,
-            "model": self.model,
-            "system_fingerprint": "fp_ollama",
-            "choices": choices,
-        })
-    }
-
-    fn whole(&self, piece: &Piece, summary: &Summary) -> Value {
-        let mut choice = json!({
-            "index": 0,
-            "message": {"role": "assistant", "content": piece.text},
-            "finish_reason": summary.reason.as_str(),
-        });
-        self.tell(&mut choice, piece);
-        let mut record = self.record("chat.completion", json!([choice]));
-        record["usage"] = usage(summary);
-        record
-    }
-
-    fn chunk(&self, delta: Value, reason: Option<&str>) -> Value {
-        let choice = json!({"index": 0, "delta": delta, "finish_reason": reason});
-        self.record("chat.completion.chunk", json!([choice]))
-    }
-
-    fn tell(&self, choice: &mut Value, piece: &Piece) {
-        if self.told {
-            choice["logprobs"] = json!({"content": logprobs::openai(&piece.logprobs)});
-        }
-    }
-}
-
-fn usage(summary: &Summary) -> Value {
-    let (prompt, output) = (u64::from(summary.prompt_tokens), u64::from(summary.output_tokens));
-    json!({"prompt_tokens": prompt, "completion_tokens": output, "total_tokens": prompt + output})
-}
-
-struct Events {
-    frame: Frame,
-    first: bool,
-    /// Bytes of text: each event's id tells how many the client has with it.
-    sent: usize,
-}
-
-impl Events {
-    fn delta(&mut self, text: &str) -> Value {
-        if std::mem::take(&mut self.first) {
-            json!({"role": "assistant", "content": text})
-        } else {
-            json!({"content": text})
-        }
-    }
-}
-
-impl Render for Events {
-    const CONTENT_TYPE: &'static str = stream::EVENT_STREAM;
-
-    fn event(&mut self, event: Event, out: &mut Vec<u8>) {
-        match event {
-            Event::Text(piece) => {
-                let delta = self.delta(&piece.text);
-                let mut chunk = self.frame.chunk(delta, None);
-                self.frame.tell(&mut chunk["choices"][0], &piece);
-                self.sent += piece.text.len();
-                out.extend_from_slice(format!("id: {}\n", self.sent).as_bytes());
-                stream::event(&chunk, out);
-            }
-            Event::Done(summary) => {
-                if self.first {
-                    let delta = self.delta("");
-                    stream::event(&self.frame.chunk(delta, None), out);
-                }
-                let reason = summary.reason.as_str();
-                stream::event(&self.frame.chunk(json!({}), Some(reason)), out);
-                if self.frame.usage {
-                    let mut last = self.frame.record("chat.completion.chunk", json!([]));
-                    last["usage"] = usage(&summary);
-                    stream::event(&last, out);
-                }
-                out.extend_from_slice(b"data: [DONE]\n\n");
-            }
-        }
-    }
-
-    fn failure(&mut self, failure: &Failure, out: &mut Vec<u8>) {
-        stream::event(&failure.openai_body(), out);
     }
 }

@@ -57,7 +57,7 @@ fn name(family: Family, status: u16) -> String {
 
 /// All of them, in each shape.
 pub(super) fn responses() -> Map<String, Value> {
-    let families = [Family::Ollama, Family::OpenAi, Family::Ours];
+    let families = [Family::Ollama, Family::OpenAi, Family::Anthropic, Family::Ours];
     let all = families.into_iter().flat_map(|family| WORDS.iter().map(move |line| (family, *line)));
     all.map(|(family, (status, words))| {
         let (content_type, schema) = family.describe();

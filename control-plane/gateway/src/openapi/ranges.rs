@@ -72,10 +72,7 @@ fn openai() -> Vec<Line> {
             "response_format",
             json!({"description": "What the answer may be: any JSON, or what a JSON schema describes."}),
         ),
-        chat(
-            "n",
-            json!({"minimum": 1, "maximum": 1, "default": 1, "description": "Answers; one."}),
-        ),
+        chat("n", json!({"minimum": 1, "maximum": limits::CHOICES_COUNT, "default": 1})),
         chat("max_tokens", tokens.clone()),
         chat("max_completion_tokens", tokens),
         chat("seed", json!({"description": "The same seed gives the same text."})),

@@ -1,6 +1,6 @@
 //! The streams of this gateway that are kept, and the one task that writes what is new of them, once a second.
 
-use super::{Flavour, Kept, StreamId};
+use super::{Form, Kept, StreamId};
 use crate::Gateway;
 use futures_util::future::join_all;
 use ollamamax_core::Command;
@@ -99,10 +99,10 @@ impl Gateway {
         request: wire::GenerateRequest,
         text: String,
     ) -> Hold {
-        let Kept { id, flavour } = kept;
+        let Kept { id, form } = kept;
         let record = wire::StreamRecord {
             request: Some(request),
-            flavour_json: encode(flavour),
+            form_json: encode(form),
             text,
             resumes: 0,
         };
@@ -120,8 +120,8 @@ impl Gateway {
     }
 }
 
-fn encode(flavour: &Flavour) -> String {
-    serde_json::to_string(flavour).expect("flavours have text keys and no failing serializers")
+fn encode(form: &Form) -> String {
+    serde_json::to_string(form).expect("forms have text keys and no failing serializers")
 }
 
 /// Looks between two writes: a stream is written first when it is old enough, not up to a period later.

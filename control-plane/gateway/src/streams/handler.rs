@@ -1,13 +1,12 @@
 //! `GET /api/streams/{id}?from=N`: a stream, from where its client has lost it.
 
-use super::{Flavour, Kept, StreamId};
+use super::{Form, Kept, StreamId};
 use crate::Gateway;
 use crate::auth::Caller;
 use crate::demand::Want;
 use crate::dispatch::{Job, Resumed};
 use crate::error::{Failure, OllamaError};
 use crate::ollama::{chat, generate};
-use crate::openai::answers::ChatCompletionChunk;
 use crate::request::Asker;
 use crate::request::{Path, Query};
 use crate::versions;
@@ -50,7 +49,7 @@ pub(crate) enum Rest<'a> {
         ("from" = Option<usize>, Query, description = "Bytes of text that the client has."),
         ("last-event-id" = Option<usize>, Header, description = "The same, as event sources send it.")),
     responses((status = 200, description = "The rest, in the form in which it was asked for.", content(
-        (Rest = "application/x-ndjson"), (ChatCompletionChunk = "text/event-stream"))), (status = 409)))]
+        (Rest = "application/x-ndjson"), (Object = "text/event-stream"))), (status = 409)))]
 pub(crate) async fn get(
     State(gateway): State<Arc<Gateway>>,
     Path(id): Path<String>,
@@ -69,9 +68,9 @@ pub(crate) async fn get(
     };
     let record = gateway.record_of(id).await?;
     check(&caller, id, &record)?;
-    let (job, flavour) = continued(&gateway, id, record, from, asker)?;
+    let (job, form) = continued(&gateway, id, record, asker)?;
     let generation = gateway.generate(job).await?;
-    Ok(flavour.respond(generation, from, Some(id)))
+    Ok(form.respond(generation, from, Some(id))?)
 }
 
 /// What somebody with a name asked is for nobody else; what nobody in particular asked, for whoever knows the id.
@@ -111,11 +110,10 @@ fn continued(
     gateway: &Gateway,
     id: StreamId,
     record: wire::StreamRecord,
-    from: usize,
     asker: Asker,
-) -> Result<(Job, Flavour), Failure> {
+) -> Result<(Job, Form), Failure> {
     let unreadable = |what: &str| Failure::Internal(format!("stream `{id}` is kept {what}"));
-    let flavour: Flavour = serde_json::from_str(&record.flavour_json)
+    let form: Form = serde_json::from_str(&record.form_json)
         .map_err(|error| unreadable(&format!("in an unknown form: {error}")))?;
     let request = record.request.ok_or_else(|| unreadable("without its request"))?;
     let request = GenerateRequest::try_from(request)
@@ -127,14 +125,9 @@ fn continued(
             "stream `{id}` was of another version of model '{name}'; ask anew"
         ))
     })?;
-    if from < record.text.len() && !record.text.is_char_boundary(from) {
-        return Err(Failure::invalid(format!(
-            "`from` is {from}, which is inside of a character of the text; expected the number of bytes received"
-        )));
-    }
     let mu = request.options.sampling.mirostat.as_ref().and_then(|mirostat| mirostat.mu);
-    let resumed = Resumed { tokens: request.resume, mu, text: record.text, from };
-    let kept = Some(Kept { id, flavour: flavour.clone() });
+    let resumed = Resumed { tokens: request.resume, mu, text: record.text };
+    let kept = Some(Kept { id, form: form.clone() });
     let job = Job {
         request_id: request.request_id,
         asker,
@@ -145,7 +138,7 @@ fn continued(
         kept,
         resumed: Some(resumed),
     };
-    Ok((job, flavour))
+    Ok((job, form))
 }
 
 impl Gateway {

@@ -48,6 +48,7 @@ pub fn check(method: &str, path: &str, status: StatusCode, headers: &HeaderMap, 
         }
         let below = |prefix: &str| path.starts_with(prefix);
         let family = match () {
+            () if below("/v1/messages") => "Anthropic",
             () if below("/v1/") => "OpenAi",
             () if below("/admin/") || below("/auth/") => "Ours",
             () => "Ollama",

@@ -87,7 +87,7 @@ async fn openai_errors_have_their_shape() {
         body
     };
     let table = [
-        (with(json!({"n": 2})), "`n` is 2"),
+        (with(json!({"n": 17})), "`n` is 17"),
         (with(json!({"temperature": 1000})), "\"temperature\" is 1000"),
         (with(json!({"top_logprobs": 21})), "top_logprobs must be between 0 and 20"),
         (with(json!({"logit_bias": {"5": 101}})), "is 101, expected a number from -100 to 100"),

@@ -41,13 +41,25 @@ impl Answer {
 
     /// The `data:` events of an event stream.
     pub fn events(&self) -> Vec<String> {
-        let event = |event: &str| {
-            let lines = event.split_once('\n');
-            let data =
-                lines.filter(|(id, _)| id.starts_with("id: ")).map_or(event, |(_, data)| data);
-            data.strip_prefix("data: ").expect(event).to_owned()
+        let data = |event: &str| {
+            event
+                .lines()
+                .find_map(|line| line.strip_prefix("data: ").map(str::to_owned))
+                .expect(event)
         };
-        self.text.split("\n\n").filter(|event| !event.is_empty()).map(event).collect()
+        self.text.split("\n\n").filter(|event| !event.is_empty()).map(data).collect()
+    }
+
+    /// The events of a stream that names them, as values; each has its name as `type`, too.
+    pub fn named_events(&self) -> Vec<Value> {
+        let names = self.text.lines().filter_map(|line| line.strip_prefix("event: "));
+        let events = self.events();
+        let values: Vec<Value> =
+            events.iter().map(|event| serde_json::from_str(event).expect(event)).collect();
+        let types: Vec<&str> =
+            values.iter().map(|value| value["type"].as_str().expect("a type")).collect();
+        assert_eq!(names.collect::<Vec<_>>(), types);
+        values
     }
 
     pub fn error(&self) -> String {

@@ -2,7 +2,7 @@
 
 use crate::http::{Bench, steady};
 use crate::worker::{Script, text, token};
-use ollamamax_proto::inference::{Message, Predict, Prompt};
+use ollamamax_proto::inference::{Chat, Message, Predict, Prompt};
 use serde_json::{Value, json};
 
 fn assert_shape(value: &Value, expected: &str) {
@@ -85,8 +85,8 @@ async fn a_model_puts_its_own_before_the_conversation() {
         plain("assistant", "a"),
         plain("user", "hi"),
     ];
-    let (template, tools_json, context) = (Some("T".to_owned()), String::new(), Vec::new());
-    assert_eq!(request.prompt, Prompt::Chat { messages, template, tools_json, context });
+    let template = Some("T".to_owned());
+    assert_eq!(request.prompt, Prompt::Chat(Chat { messages, template, ..Chat::default() }));
     assert_eq!(request.options.sampling.temperature, 0.25);
     assert_eq!(request.options.stop, ["a"]);
 }

@@ -48,6 +48,10 @@ pub enum Script {
     Garbage(usize),
     /// Everything asked, but the first token only after a while.
     Late(Duration),
+    /// This text, three characters a token.
+    Say(String),
+    /// The same, a token every five milliseconds.
+    SaySlowly(String),
     /// Releases text with every second token only, and never that of the last.
     Lag,
 }
@@ -259,10 +263,18 @@ impl Inference for Service {
 
     async fn tokenize(
         &self,
-        _: Request<TokenizeRequest>,
+        request: Request<TokenizeRequest>,
     ) -> Result<Response<TokenizeReply>, Status> {
-        Ok(Response::new(TokenizeReply::default()))
+        // A token a message, and one for all tools.
+        let chat = request.into_inner().chat.unwrap_or_default();
+        let tokens = chat.messages.len() + usize::from(!chat.tools_json.is_empty());
+        Ok(Response::new(TokenizeReply { tokens: vec![0; tokens] }))
     }
+}
+
+fn pieces(text: &str) -> Vec<String> {
+    let chars: Vec<char> = text.chars().collect();
+    chars.chunks(3).map(|piece| piece.iter().collect()).collect()
 }
 
 enum Step {
@@ -277,12 +289,18 @@ type Steps = Box<dyn Fn(usize) -> Option<Step> + Send>;
 /// The steps of an answer by their place: started, one chunk a token, done.
 fn steps(request: &GenerateRequest, script: &Script) -> Steps {
     let seed = request.options.sampling.seed;
+    let said = match script {
+        Script::Say(text) | Script::SaySlowly(text) => pieces(text),
+        _ => Vec::new(),
+    };
+    let whole = if said.is_empty() { 8 } else { said.len() };
     let total = match request.options.predict {
-        Predict::AtMost(tokens) => tokens as usize,
-        _ => 8,
+        Predict::AtMost(tokens) if said.is_empty() => tokens as usize,
+        Predict::AtMost(tokens) => whole.min(tokens as usize),
+        _ => whole,
     };
     let prompt_tokens = match &request.prompt {
-        Prompt::Chat { messages, .. } => messages.len() as u32 * 3,
+        Prompt::Chat(chat) => chat.messages.len() as u32 * 3,
         _ => 5,
     };
     let told = request.options.logprobs;
@@ -310,6 +328,7 @@ fn steps(request: &GenerateRequest, script: &Script) -> Steps {
             let token = token(seed, index);
             let place = if script == Script::Skip { index + 3 } else { index };
             let text = match script {
+                Script::Say(_) | Script::SaySlowly(_) => said[index].clone(),
                 Script::Lag if index % 2 == 0 || index + 1 == total => String::new(),
                 _ => format!("t{token} "),
             };
@@ -328,12 +347,13 @@ fn steps(request: &GenerateRequest, script: &Script) -> Steps {
             return Some(match script {
                 Script::Late(wait) if sent == 0 => Step::SendAfter(wait, chunk),
                 Script::Forever(wait) | Script::Slow(wait) => Step::SendAfter(wait, chunk),
+                Script::SaySlowly(_) => Step::SendAfter(Duration::from_millis(5), chunk),
                 _ => Step::Send(chunk),
             });
         }
         (index == total).then(|| {
             let done = Done {
-                reason: if total == 8 { FinishReason::Stop } else { FinishReason::Length },
+                reason: if total == whole { FinishReason::Stop } else { FinishReason::Length },
                 prompt_tokens,
                 output_tokens: total as u32,
                 prompt_ns: 11,

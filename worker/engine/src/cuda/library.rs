@@ -49,12 +49,21 @@ fn load(path: &Path) -> Option<Library> {
     unsafe { Library::new(path) }.ok()
 }
 
+/// The directory that is named, and those below which Python's packages lie: all that is searched beside the system's places.
+pub fn prefixes() -> Vec<PathBuf> {
+    let named = std::env::var_os(VARIABLE).map(PathBuf::from);
+    named.into_iter().chain(python_prefixes()).collect()
+}
+
+fn python_prefixes() -> impl Iterator<Item = PathBuf> {
+    let set = [std::env::var_os("VIRTUAL_ENV"), std::env::var_os("CONDA_PREFIX")];
+    let home = std::env::var_os("HOME").map(|home| Path::new(&home).join(".local"));
+    set.into_iter().flatten().map(PathBuf::from).chain(home)
+}
+
 fn directories() -> Vec<PathBuf> {
     let named = std::env::var_os(VARIABLE).map(PathBuf::from);
-    let prefixes = [std::env::var_os("VIRTUAL_ENV"), std::env::var_os("CONDA_PREFIX")];
-    let home = std::env::var_os("HOME").map(|home| Path::new(&home).join(".local"));
-    let prefixes = prefixes.into_iter().flatten().map(PathBuf::from).chain(home);
-    let prefixes = prefixes.chain(["/usr/local", "/usr"].map(PathBuf::from));
+    let prefixes = python_prefixes().chain(["/usr/local", "/usr"].map(PathBuf::from));
     let packages = prefixes.flat_map(|prefix| python_packages(&prefix));
     named.into_iter().chain(SYSTEM.map(PathBuf::from)).chain(packages).collect()
 }

@@ -1,395 +1,339 @@
-//! Source to nodes: text, and actions in `{{ }}` with their trim markers.
+//! Pieces to nodes: blocks, variables that must be there, and fields that must be known.
 
+use super::lex::{Lexeme, Piece, lex};
+use super::node::{Action, Branch, Expression, Function, Kind, Node, Pipe, Root};
+use super::value::Value;
+use super::words::Words;
+use super::{inputs, syntax, unsupported};
 use crate::template::TemplateError;
 use ollamamax_proto::limits::TEMPLATE_DEPTH;
-use std::iter::Peekable;
+use std::collections::BTreeMap;
 use std::vec::IntoIter;
 
-/// A piece of a template.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Node {
-    Text(String),
-    Print(Expression),
-    /// `$name := value`
-    Set(String, Expression),
-    /// `if`, `else if` ..., and `else`.
-    If(Vec<(Expression, Vec<Node>)>, Vec<Node>),
-    /// `range $index, $item := over`, both names optional; `else` runs when there is nothing.
-    Range {
-        index: Option<String>,
-        item: Option<String>,
-        over: Expression,
-        body: Vec<Node>,
-        otherwise: Vec<Node>,
-    },
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Expression {
-    Text(String),
-    Number(i64),
-    Truth(bool),
-    Field(Root, Vec<Field>),
-    Call(Function, Vec<Expression>),
-}
-
-/// Where a chain of fields begins.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Root {
-    Dot,
-    Dollar,
-    Variable(String),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Field {
-    System,
-    Prompt,
-    Response,
-    Messages,
-    Tools,
-    Role,
-    Content,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Function {
-    Eq,
-    Ne,
-    Lt,
-    Le,
-    Gt,
-    Ge,
-    And,
-    Or,
-    Not,
-    Len,
-    Slice,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-enum Lexeme {
-    Text(String),
-    /// The words of one action.
-    Action(Vec<Word>),
-}
-
-#[derive(Clone, Debug, PartialEq)]
-enum Word {
-    Name(String),
-    Quoted(String),
-    Open,
-    Close,
-    Comma,
-    Define,
-}
-
-fn unsupported<T>(construct: impl Into<String>) -> Result<T, TemplateError> {
-    Err(TemplateError::Unsupported { construct: construct.into() })
-}
-
-fn syntax<T>(reason: impl Into<String>) -> Result<T, TemplateError> {
-    Err(TemplateError::Syntax { reason: reason.into() })
+/// A template that is read, and those that it defines.
+#[derive(Debug)]
+pub(super) struct Parsed {
+    pub main: Vec<Node>,
+    pub defined: BTreeMap<String, Vec<Node>>,
 }
 
 /// Reads a whole template.
-pub(super) fn parse(source: &str) -> Result<Vec<Node>, TemplateError> {
-    let mut parser = Parser { lexemes: lex(source)?.into_iter().peekable(), depth: 0 };
-    let nodes = parser.nodes()?;
-    match parser.lexemes.next() {
-        None => Ok(nodes),
-        Some(_) => syntax("an `end` or `else` without its beginning"),
+pub(super) fn parse(source: &str) -> Result<Parsed, TemplateError> {
+    let mut parser = Parser {
+        pieces: lex(source)?.into_iter(),
+        defined: BTreeMap::new(),
+        called: Vec::new(),
+        variables: Vec::new(),
+        context: Context { dot_is_root: true, dollar_is_root: true, in_range: false },
+        depth: 0,
+    };
+    let (main, end) = parser.nodes()?;
+    if let Some(end) = end {
+        return syntax(end.line, format!("`{}` without its beginning", end.name));
     }
+    if let Some((name, line)) =
+        parser.called.iter().find(|(name, _)| !parser.defined.contains_key(name))
+    {
+        return unsupported(*line, format!("template \"{name}\" without its definition"));
+    }
+    Ok(Parsed { main, defined: parser.defined })
 }
 
-fn lex(source: &str) -> Result<Vec<Lexeme>, TemplateError> {
-    let mut lexemes = Vec::new();
-    let (mut rest, mut trim) = (source, false);
-    loop {
-        let (text, after) = match rest.split_once("{{") {
-            Some((text, after)) => (text, Some(after)),
-            None => (rest, None),
-        };
-        let text = if trim { text.trim_start() } else { text };
-        let trims_before = after.is_some_and(|after| {
-            after.strip_prefix('-').is_some_and(|a| a.starts_with(char::is_whitespace))
-        });
-        let text = if trims_before { text.trim_end() } else { text };
-        if !text.is_empty() {
-            lexemes.push(Lexeme::Text(text.to_owned()));
-        }
-        let Some(after) = after else { return Ok(lexemes) };
-        let after = if trims_before { &after[1..] } else { after };
-        let end = action_end(after)?;
-        let (action, following) = (&after[..end], &after[end + 2..]);
-        let trimmed = action.strip_suffix('-').filter(|a| a.ends_with(char::is_whitespace));
-        trim = trimmed.is_some();
-        let action = trimmed.unwrap_or(action).trim();
-        if !action.starts_with("/*") {
-            lexemes.push(Lexeme::Action(words(action)?));
-        }
-        rest = following;
-    }
+/// What ended a list of nodes.
+struct End {
+    /// `end` or `else`.
+    name: &'static str,
+    rest: Words,
+    line: usize,
 }
 
-/// Where the action ends: the first `}}` outside of quotes.
-fn action_end(source: &str) -> Result<usize, TemplateError> {
-    let (mut quote, mut escaped) = (None, false);
-    for (at, character) in source.char_indices() {
-        match quote {
-            Some('"') if escaped => escaped = false,
-            Some('"') if character == '\\' => escaped = true,
-            Some(open) if character == open => quote = None,
-            Some(_) => {}
-            None if matches!(character, '"' | '`') => quote = Some(character),
-            None if source[at..].starts_with("}}") => return Ok(at),
-            None => {}
-        }
-    }
-    syntax("`{{` without its `}}`")
-}
-
-fn words(action: &str) -> Result<Vec<Word>, TemplateError> {
-    let mut words = Vec::new();
-    let mut rest = action.trim_start();
-    while let Some(first) = rest.chars().next() {
-        let length = match first {
-            '(' | ')' | ',' => {
-                words.push(match first {
-                    '(' => Word::Open,
-                    ')' => Word::Close,
-                    _ => Word::Comma,
-                });
-                1
-            }
-            '"' | '`' => {
-                let (text, length) = quoted(rest, first)?;
-                words.push(Word::Quoted(text));
-                length
-            }
-            ':' if rest.starts_with(":=") => {
-                words.push(Word::Define);
-                2
-            }
-            '|' => return unsupported("|"),
-            '=' => return unsupported("="),
-            _ => {
-                let ends = |c: char| c.is_whitespace() || "(),|\"`:=".contains(c);
-                let length = rest.find(ends).unwrap_or(rest.len()).max(first.len_utf8());
-                words.push(Word::Name(rest[..length].to_owned()));
-                length
-            }
-        };
-        rest = rest[length..].trim_start();
-    }
-    Ok(words)
-}
-
-/// A quoted text and the bytes it takes.
-fn quoted(source: &str, quote: char) -> Result<(String, usize), TemplateError> {
-    let mut text = String::new();
-    let mut characters = source.char_indices().skip(1);
-    while let Some((at, character)) = characters.next() {
-        match character {
-            _ if character == quote => return Ok((text, at + 1)),
-            '\\' if quote == '"' => match characters.next() {
-                Some((_, 'n')) => text.push('\n'),
-                Some((_, 't')) => text.push('\t'),
-                Some((_, 'r')) => text.push('\r'),
-                Some((_, same @ ('"' | '\\'))) => text.push(same),
-                Some((_, other)) => return unsupported(format!("\\{other}")),
-                None => break,
-            },
-            _ => text.push(character),
-        }
-    }
-    syntax("a text without its closing quote")
+/// What holds for the nodes that are read.
+#[derive(Clone, Copy)]
+struct Context {
+    /// `.` and `$` are the template's inputs: their fields are known.
+    dot_is_root: bool,
+    dollar_is_root: bool,
+    in_range: bool,
 }
 
 struct Parser {
-    lexemes: Peekable<IntoIter<Lexeme>>,
+    pieces: IntoIter<Piece>,
+    defined: BTreeMap<String, Vec<Node>>,
+    /// Templates that are called, and where.
+    called: Vec<(String, usize)>,
+    /// Variables that are declared, the innermost last.
+    variables: Vec<String>,
+    context: Context,
     depth: usize,
 }
 
 impl Parser {
     /// Nodes up to an `end`, an `else`, or the end of the source.
-    fn nodes(&mut self) -> Result<Vec<Node>, TemplateError> {
+    fn nodes(&mut self) -> Result<(Vec<Node>, Option<End>), TemplateError> {
+        let mut nodes = Vec::new();
+        while let Some(piece) = self.pieces.next() {
+            let (words, line) = match piece {
+                Piece::Text(text) => {
+                    nodes.push(Node::Text(text));
+                    continue;
+                }
+                Piece::Action(words, line) => (words, line),
+            };
+            let mut words = Words::new(words, line);
+            let keyword = words.keyword();
+            if let Some(name) = ["end", "else"].into_iter().find(|name| *name == keyword) {
+                words.next();
+                return Ok((nodes, Some(End { name, rest: words, line })));
+            }
+            if let Some(kind) = self.action(&keyword, &mut words)? {
+                nodes.push(Node::Action(Action { line, kind }));
+            }
+        }
+        Ok((nodes, None))
+    }
+
+    fn action(&mut self, name: &str, words: &mut Words) -> Result<Option<Kind>, TemplateError> {
+        if !matches!(
+            name,
+            "if" | "with" | "range" | "define" | "block" | "template" | "break" | "continue"
+        ) {
+            let pipe = self.pipe(words, 1)?;
+            return words.end().map(|()| Some(Kind::Print(pipe)));
+        }
+        words.next();
+        let line = words.line();
+        Ok(Some(match name {
+            "if" | "with" | "range" => self.block(name, words)?,
+            "define" => {
+                let name = words.text()?;
+                words.end()?;
+                self.define(name, line)?;
+                return Ok(None);
+            }
+            "block" => {
+                let name = words.text()?;
+                let value = self.value(words, 0)?;
+                words.end()?;
+                self.define(name.clone(), line)?;
+                self.called.push((name.clone(), line));
+                Kind::Template(name, Some(value))
+            }
+            "template" => {
+                let name = words.text()?;
+                let value = if words.peek().is_some() { Some(self.value(words, 0)?) } else { None };
+                words.end()?;
+                self.called.push((name.clone(), line));
+                Kind::Template(name, value)
+            }
+            _ if !self.context.in_range => {
+                return syntax(line, format!("`{name}` outside of a `range`"));
+            }
+            _ => {
+                words.end()?;
+                if name == "break" { Kind::Break } else { Kind::Continue }
+            }
+        }))
+    }
+
+    /// The nodes of a `define` and its `end`, as a template of their own.
+    fn define(&mut self, name: String, line: usize) -> Result<(), TemplateError> {
+        self.deeper(line)?;
+        let apart = Context { dot_is_root: false, dollar_is_root: false, in_range: false };
+        let context = std::mem::replace(&mut self.context, apart);
+        let variables = std::mem::take(&mut self.variables);
+        let (nodes, end) = self.nodes()?;
+        end_of(end, line)?;
+        self.context = context;
+        self.variables = variables;
+        self.depth -= 1;
+        self.defined.insert(name, nodes);
+        Ok(())
+    }
+
+    /// A block from behind its keyword to its `end`.
+    fn block(&mut self, name: &str, words: &mut Words) -> Result<Kind, TemplateError> {
+        self.deeper(words.line())?;
+        let declared = self.variables.len();
+        let pipe = self.pipe(words, if name == "range" { 2 } else { 1 })?;
+        words.end()?;
+        let context = self.context;
+        if name != "if" {
+            self.context.dot_is_root = false;
+        }
+        self.context.in_range |= name == "range";
+        let inner = self.variables.len();
+        let (body, end) = self.nodes()?;
+        self.variables.truncate(inner);
+        self.context = context;
+        let otherwise = self.otherwise(name, end, words.line())?;
+        self.variables.truncate(declared);
+        self.depth -= 1;
+        let branch = Branch { pipe, body, otherwise };
+        Ok(match name {
+            "if" => Kind::If(branch),
+            "with" => Kind::With(branch),
+            _ => Kind::Range(branch),
+        })
+    }
+
+    /// What comes behind a block's nodes: nothing, its `else`, or `else if` and `else with`, which are blocks themselves.
+    fn otherwise(
+        &mut self,
+        name: &str,
+        end: Option<End>,
+        line: usize,
+    ) -> Result<Vec<Node>, TemplateError> {
+        let Some(mut end) = end else { return end_of(None, line).map(|()| Vec::new()) };
+        if end.name == "end" {
+            return end_of(Some(end), line).map(|()| Vec::new());
+        }
+        if end.rest.peek().is_none() {
+            let (nodes, end) = self.nodes()?;
+            return end_of(end, line).map(|()| nodes);
+        }
+        let keyword = end.rest.keyword();
+        if name == "range" || keyword != name {
+            return syntax(end.line, format!("`else {keyword}` behind `{name}`"));
+        }
+        end.rest.next();
+        let kind = self.block(name, &mut end.rest)?;
+        Ok(vec![Node::Action(Action { line: end.line, kind })])
+    }
+
+    fn deeper(&mut self, line: usize) -> Result<(), TemplateError> {
         self.depth += 1;
         if self.depth > TEMPLATE_DEPTH {
-            return unsupported(format!("more than {TEMPLATE_DEPTH} nested blocks"));
+            return unsupported(line, format!("more than {TEMPLATE_DEPTH} nested blocks"));
         }
-        let mut nodes = Vec::new();
-        while let Some(lexeme) = self.lexemes.next_if(|lexeme| !closes(lexeme)) {
-            nodes.push(match lexeme {
-                Lexeme::Text(text) => Node::Text(text),
-                Lexeme::Action(words) => self.action(&words)?,
-            });
-        }
-        self.depth -= 1;
-        Ok(nodes)
+        Ok(())
     }
 
-    fn action(&mut self, words: &[Word]) -> Result<Node, TemplateError> {
-        match words {
-            [Word::Name(name), rest @ ..] if name == "if" => self.conditional(rest),
-            [Word::Name(name), rest @ ..] if name == "range" => self.range(rest),
-            [Word::Name(name), Word::Define, rest @ ..] if name.starts_with('$') => {
-                Ok(Node::Set(name.clone(), expression(rest)?))
-            }
-            [Word::Name(name), ..]
-                if ["with", "define", "template", "block", "break", "continue"]
-                    .contains(&name.as_str()) =>
-            {
-                unsupported(name.as_str())
-            }
-            words => Ok(Node::Print(expression(words)?)),
+    /// A value with at most so many variables before it.
+    fn pipe(&mut self, words: &mut Words, most: usize) -> Result<Pipe, TemplateError> {
+        let (variables, assigns) = words.variables(most);
+        for name in variables.iter().filter(|_| assigns) {
+            self.check_variable(name, words.line())?;
         }
+        let value = self.value(words, 0)?;
+        if !assigns {
+            self.variables.extend(variables.iter().cloned());
+        }
+        Ok(Pipe { variables, assigns, value })
     }
 
-    fn conditional(&mut self, test: &[Word]) -> Result<Node, TemplateError> {
-        let mut branches = vec![(expression(test)?, self.nodes()?)];
-        loop {
-            match self.closing()?.as_slice() {
-                [_end] => return Ok(Node::If(branches, Vec::new())),
-                [_else, Word::Name(name), test @ ..] if name == "if" => {
-                    branches.push((expression(test)?, self.nodes()?));
-                }
-                _ => return Ok(Node::If(branches, self.otherwise()?)),
-            }
+    fn check_variable(&self, name: &str, line: usize) -> Result<(), TemplateError> {
+        if self.variables.iter().any(|known| known == name) {
+            return Ok(());
         }
+        syntax(line, format!("the variable `{name}` is not declared"))
     }
 
-    fn range(&mut self, words: &[Word]) -> Result<Node, TemplateError> {
-        let name = |name: &String| (name != "$_").then(|| name.clone());
-        let (index, item, over) = match words {
-            [Word::Name(i), Word::Comma, Word::Name(v), Word::Define, over @ ..] => {
-                (name(i), name(v), over)
-            }
-            [Word::Name(v), Word::Define, over @ ..] => (None, name(v), over),
-            over => (None, None, over),
+    /// Commands, each of which gets what the one before it gives.
+    fn value(&mut self, words: &mut Words, depth: usize) -> Result<Expression, TemplateError> {
+        let mut value = self.command(words, None, depth)?;
+        while words.peek() == Some(&Lexeme::Pipe) {
+            words.next();
+            value = self.command(words, Some(value), depth)?;
+        }
+        Ok(value)
+    }
+
+    fn command(
+        &mut self,
+        words: &mut Words,
+        piped: Option<Expression>,
+        depth: usize,
+    ) -> Result<Expression, TemplateError> {
+        let line = words.line();
+        let function = match words.peek() {
+            Some(Lexeme::Name(name)) if !is_constant(name) => Some(function(name, line)?),
+            _ => None,
         };
-        let (over, body) = (expression(over)?, self.nodes()?);
-        let closing = self.closing()?;
-        let otherwise = if is_end(&closing) { Vec::new() } else { self.otherwise()? };
-        Ok(Node::Range { index, item, over, body, otherwise })
-    }
-
-    /// The nodes of an `else` and its `end`.
-    fn otherwise(&mut self) -> Result<Vec<Node>, TemplateError> {
-        let nodes = self.nodes()?;
-        if is_end(&self.closing()?) { Ok(nodes) } else { syntax("a second `else`") }
-    }
-
-    /// The words of an `end` or `else`.
-    fn closing(&mut self) -> Result<Vec<Word>, TemplateError> {
-        match self.lexemes.next() {
-            Some(Lexeme::Action(words)) if is_end(&words) && words.len() > 1 => {
-                syntax("words after `end`")
+        let Some(function) = function else {
+            if piped.is_some() {
+                return syntax(line, "`|` before something that is no function");
             }
-            Some(Lexeme::Action(words)) => Ok(if is_else(&words) && words.len() == 1 {
-                // Told apart from `end` by its length.
-                [words, vec![Word::Name(String::new())]].concat()
-            } else {
-                words
+            let value = self.operand(words, depth)?;
+            return match words.peek() {
+                None | Some(Lexeme::Pipe | Lexeme::Close) => Ok(value),
+                Some(_) => syntax(line, "something behind a value that is no function"),
+            };
+        };
+        words.next();
+        let mut arguments = Vec::new();
+        while !matches!(words.peek(), None | Some(Lexeme::Pipe | Lexeme::Close)) {
+            arguments.push(self.operand(words, depth)?);
+        }
+        arguments.extend(piped);
+        Ok(Expression::Call(function, arguments))
+    }
+
+    fn operand(&mut self, words: &mut Words, depth: usize) -> Result<Expression, TemplateError> {
+        let line = words.line();
+        let (root, mut path) = match words.next().map(|word| word.kind) {
+            Some(Lexeme::Dot) => (Root::Dot, Vec::new()),
+            Some(Lexeme::Field(name)) => (Root::Dot, vec![name]),
+            Some(Lexeme::Variable(name)) if name == "$" => (Root::Dollar, Vec::new()),
+            Some(Lexeme::Variable(name)) => {
+                self.check_variable(&name, line)?;
+                (Root::Variable(name), Vec::new())
+            }
+            Some(Lexeme::Open) if depth < TEMPLATE_DEPTH => {
+                let inner = self.value(words, depth + 1)?;
+                if words.next().map(|word| word.kind) != Some(Lexeme::Close) {
+                    return syntax(line, "`(` without `)`");
+                }
+                (Root::Value(Box::new(inner)), Vec::new())
+            }
+            Some(Lexeme::Name(name)) if !is_constant(&name) => {
+                return Ok(Expression::Call(function(&name, line)?, Vec::new()));
+            }
+            Some(Lexeme::Name(name)) => {
+                let truth = |truth| Expression::Literal(Value::Truth(truth));
+                return Ok(match name.as_str() {
+                    "true" => truth(true),
+                    "false" => truth(false),
+                    _ => Expression::Literal(Value::Nil),
+                });
+            }
+            Some(Lexeme::Text(text)) => return Ok(Expression::Literal(Value::text(&text))),
+            Some(Lexeme::Integer(number)) => return Ok(Expression::Literal(Value::Int(number))),
+            Some(Lexeme::Float(number)) => return Ok(Expression::Literal(Value::Float(number))),
+            Some(word) => return syntax(line, format!("{word:?} where a value should be")),
+            None => return syntax(line, "a value is missing"),
+        };
+        while let Some(name) = words.glued_field() {
+            path.push(name);
+        }
+        let is_root = match root {
+            Root::Dot => self.context.dot_is_root,
+            Root::Dollar => self.context.dollar_is_root,
+            Root::Variable(_) | Root::Value(_) => false,
+        };
+        match path.first() {
+            Some(name) if is_root && !inputs::is_known(name) => {
+                unsupported(line, format!(".{name}"))
+            }
+            _ => Ok(match (root, path.is_empty()) {
+                (Root::Value(value), true) => *value,
+                (root, _) => Expression::Fields(root, path),
             }),
-            _ => syntax("a block without its `end`"),
         }
     }
 }
 
-fn is_end(words: &[Word]) -> bool {
-    matches!(words.first(), Some(Word::Name(name)) if name == "end")
-}
-
-fn is_else(words: &[Word]) -> bool {
-    matches!(words.first(), Some(Word::Name(name)) if name == "else")
-}
-
-fn closes(lexeme: &Lexeme) -> bool {
-    matches!(lexeme, Lexeme::Action(words) if is_end(words) || is_else(words))
-}
-
-fn expression(words: &[Word]) -> Result<Expression, TemplateError> {
-    let mut words = words.iter().peekable();
-    let value = call(&mut words, 0)?;
-    match words.next() {
-        None => Ok(value),
-        Some(word) => syntax(format!("{word:?} where an action should end")),
+fn end_of(end: Option<End>, line: usize) -> Result<(), TemplateError> {
+    match end {
+        Some(mut end) if end.name == "end" => end.rest.end(),
+        Some(end) => syntax(end.line, "an `else` too many"),
+        None => syntax(line, "a block without its `end`"),
     }
 }
 
-type Words<'a> = Peekable<std::slice::Iter<'a, Word>>;
-
-/// A function with its arguments, or a single value.
-fn call(words: &mut Words<'_>, depth: usize) -> Result<Expression, TemplateError> {
-    let Some(Word::Name(name)) = words.peek() else { return value(words, depth) };
-    let Some(function) = function(name) else { return value(words, depth) };
-    words.next();
-    let mut arguments = Vec::new();
-    while words.peek().is_some_and(|word| **word != Word::Close) {
-        arguments.push(value(words, depth)?);
-    }
-    Ok(Expression::Call(function, arguments))
+fn is_constant(name: &str) -> bool {
+    matches!(name, "true" | "false" | "nil")
 }
 
-fn value(words: &mut Words<'_>, depth: usize) -> Result<Expression, TemplateError> {
-    match words.next() {
-        Some(Word::Quoted(text)) => Ok(Expression::Text(text.clone())),
-        Some(Word::Name(name)) => named(name),
-        Some(Word::Open) if depth < TEMPLATE_DEPTH => {
-            let inner = call(words, depth + 1)?;
-            if words.next() == Some(&Word::Close) { Ok(inner) } else { syntax("`(` without `)`") }
-        }
-        Some(word) => syntax(format!("{word:?} where a value should be")),
-        None => syntax("a value is missing"),
-    }
-}
-
-fn named(name: &str) -> Result<Expression, TemplateError> {
-    if let Ok(number) = name.parse() {
-        return Ok(Expression::Number(number));
-    }
-    let (root, path) = match name {
-        "true" | "false" => return Ok(Expression::Truth(name == "true")),
-        "." => return Ok(Expression::Field(Root::Dot, Vec::new())),
-        _ => name.split_once('.').map_or((name, None), |(root, path)| (root, Some(path))),
-    };
-    let root = match root {
-        "" => Root::Dot,
-        "$" => Root::Dollar,
-        _ if root.starts_with('$') => Root::Variable(root.to_owned()),
-        _ => return unsupported(name),
-    };
-    let path = path.map(|path| path.split('.').map(field).collect()).transpose()?;
-    Ok(Expression::Field(root, path.unwrap_or_default()))
-}
-
-fn field(name: &str) -> Result<Field, TemplateError> {
-    Ok(match name {
-        "System" => Field::System,
-        "Prompt" => Field::Prompt,
-        "Response" => Field::Response,
-        "Messages" => Field::Messages,
-        "Tools" => Field::Tools,
-        "Role" => Field::Role,
-        "Content" => Field::Content,
-        _ => return unsupported(format!(".{name}")),
-    })
-}
-
-fn function(name: &str) -> Option<Function> {
-    Some(match name {
-        "eq" => Function::Eq,
-        "ne" => Function::Ne,
-        "lt" => Function::Lt,
-        "le" => Function::Le,
-        "gt" => Function::Gt,
-        "ge" => Function::Ge,
-        "and" => Function::And,
-        "or" => Function::Or,
-        "not" => Function::Not,
-        "len" => Function::Len,
-        "slice" => Function::Slice,
-        _ => return None,
-    })
+fn function(name: &str, line: usize) -> Result<Function, TemplateError> {
+    Function::named(name).map_or_else(|| unsupported(line, name), Ok)
 }

@@ -1,42 +1,44 @@
 //! Nodes and inputs to text, within a budget.
 
-use super::parse::{Expression, Field, Function, Node, Root};
+use super::functions;
+use super::inputs::Inputs;
+use super::node::{Action, Branch, Expression, Function, Kind, Node, Pipe, Root};
+use super::parse::Parsed;
+use super::value::{List, Map, Value};
 use crate::template::TemplateError;
-use ollamamax_proto::inference::Message;
-use ollamamax_proto::limits::TEMPLATE_FUEL;
-use std::collections::BTreeMap;
+use ollamamax_proto::limits::{TEMPLATE_DEPTH, TEMPLATE_FUEL};
 
-/// What a template may read.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Inputs<'a> {
-    pub system: &'a str,
-    pub prompt: &'a str,
-    pub response: &'a str,
-    pub messages: &'a [Message],
-    pub tools: &'a str,
+/// Why a template ends before its end.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// Its own fault, in words.
+    Reason(String),
+    /// The same, with the line.
+    At(String),
+    /// Its budget is spent.
+    Budget,
 }
 
-#[derive(Clone, Debug, PartialEq)]
-enum Value<'a> {
-    Text(&'a str),
-    Number(i64),
-    Truth(bool),
-    Messages(&'a [Message]),
-    Message(&'a Message),
-    /// The root object.
-    Root,
-}
-
-impl Value<'_> {
-    fn is_true(&self) -> bool {
+impl Fault {
+    /// Names the line, unless one is named already.
+    fn at(self, line: usize) -> Self {
         match self {
-            Self::Text(text) => !text.is_empty(),
-            Self::Number(number) => *number != 0,
-            Self::Truth(truth) => *truth,
-            Self::Messages(messages) => !messages.is_empty(),
-            Self::Message(_) | Self::Root => true,
+            Self::Reason(reason) => Self::At(format!("in line {line}: {reason}")),
+            other => other,
         }
     }
+}
+
+pub(super) fn fail<T>(reason: impl Into<String>) -> Result<T, Fault> {
+    Err(Fault::Reason(reason.into()))
+}
+
+/// Where to go on behind a node.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Flow {
+    Next,
+    Break,
+    Continue,
 }
 
 /// The output of one or more executions, and what they have used of the budget.
@@ -44,172 +46,267 @@ impl Value<'_> {
 pub(super) struct Run {
     pub output: String,
     spent: u64,
+    depth: usize,
 }
 
 struct Scope<'a> {
-    inputs: Inputs<'a>,
-    dot: Value<'a>,
-    variables: BTreeMap<String, Value<'a>>,
+    parsed: &'a Parsed,
+    inputs: &'a Inputs,
+    dot: Dot,
+    dollar: Dot,
+    variables: Vec<(&'a str, Value)>,
+}
+
+/// What `.` stands for.
+#[derive(Clone)]
+enum Dot {
+    Inputs,
+    Value(Value),
 }
 
 impl Run {
     /// Runs the nodes once over the inputs.
-    pub fn execute(&mut self, nodes: &[Node], inputs: Inputs<'_>) -> Result<(), TemplateError> {
-        let mut scope = Scope { inputs, dot: Value::Root, variables: BTreeMap::new() };
-        self.nodes(nodes, &mut scope)
+    pub fn execute(
+        &mut self,
+        nodes: &[Node],
+        parsed: &Parsed,
+        inputs: &Inputs,
+    ) -> Result<(), TemplateError> {
+        let (dot, dollar) = (Dot::Inputs, Dot::Inputs);
+        let mut scope = Scope { parsed, inputs, dot, dollar, variables: Vec::new() };
+        self.nodes(nodes, &mut scope).map(|_| ()).map_err(|fault| match fault {
+            Fault::Reason(reason) | Fault::At(reason) => TemplateError::Render { reason },
+            Fault::Budget => TemplateError::Budget { fuel: TEMPLATE_FUEL },
+        })
     }
 
-    fn nodes<'a>(&mut self, nodes: &'a [Node], scope: &mut Scope<'a>) -> Result<(), TemplateError> {
-        nodes.iter().try_for_each(|node| self.node(node, scope))
+    fn nodes<'a>(&mut self, nodes: &'a [Node], scope: &mut Scope<'a>) -> Result<Flow, Fault> {
+        self.depth += 1;
+        if self.depth > TEMPLATE_DEPTH {
+            return fail(format!("more than {TEMPLATE_DEPTH} blocks and templates in each other"));
+        }
+        let variables = scope.variables.len();
+        let mut flow = Flow::Next;
+        for node in nodes {
+            self.spend(1)?;
+            flow = match node {
+                Node::Text(text) => self.print(text).map(|()| Flow::Next)?,
+                Node::Action(action) => {
+                    self.action(action, scope).map_err(|fault| fault.at(action.line))?
+                }
+            };
+            if flow != Flow::Next {
+                break;
+            }
+        }
+        scope.variables.truncate(variables);
+        self.depth -= 1;
+        Ok(flow)
     }
 
-    fn node<'a>(&mut self, node: &'a Node, scope: &mut Scope<'a>) -> Result<(), TemplateError> {
+    fn action<'a>(&mut self, action: &'a Action, scope: &mut Scope<'a>) -> Result<Flow, Fault> {
+        let variables = scope.variables.len();
+        let flow = match &action.kind {
+            Kind::Print(pipe) => {
+                let value = self.pipe(pipe, scope)?;
+                if pipe.variables.is_empty() {
+                    self.print(&value.printed())?;
+                }
+                return Ok(Flow::Next);
+            }
+            Kind::If(branch) => {
+                let truth = self.pipe(&branch.pipe, scope)?.is_true();
+                self.nodes(if truth { &branch.body } else { &branch.otherwise }, scope)?
+            }
+            Kind::With(branch) => {
+                let value = self.pipe(&branch.pipe, scope)?;
+                if value.is_true() {
+                    self.nodes_over(&branch.body, value, scope)?
+                } else {
+                    self.nodes(&branch.otherwise, scope)?
+                }
+            }
+            Kind::Range(branch) => self.range(branch, scope)?,
+            Kind::Break => Flow::Break,
+            Kind::Continue => Flow::Continue,
+            Kind::Template(name, value) => {
+                self.template(name, value.as_ref(), scope)?;
+                Flow::Next
+            }
+        };
+        scope.variables.truncate(variables);
+        Ok(flow)
+    }
+
+    fn nodes_over<'a>(
+        &mut self,
+        nodes: &'a [Node],
+        dot: Value,
+        scope: &mut Scope<'a>,
+    ) -> Result<Flow, Fault> {
+        let outer = std::mem::replace(&mut scope.dot, Dot::Value(dot));
+        let flow = self.nodes(nodes, scope)?;
+        scope.dot = outer;
+        Ok(flow)
+    }
+
+    fn range<'a>(&mut self, branch: &'a Branch, scope: &mut Scope<'a>) -> Result<Flow, Fault> {
+        let over = self.value(&branch.pipe.value, scope)?;
+        let pairs: Box<dyn Iterator<Item = (Value, Value)>> = match over {
+            Value::Nil => Box::new(std::iter::empty()),
+            Value::List(List { items, start, end, .. }) => {
+                let pair = move |place: usize| (int(place - start), items[place].clone());
+                Box::new((start..end).map(pair))
+            }
+            Value::Map(Map { entries, .. }) => {
+                let keys: Vec<String> = entries.keys().cloned().collect();
+                self.spend(keys.len() as u64)?;
+                Box::new(keys.into_iter().map(move |key| {
+                    let value = entries.get(&key).cloned().unwrap_or(Value::Nil);
+                    (Value::text(&key), value)
+                }))
+            }
+            Value::Int(count) => Box::new((0..count).map(|n| (Value::Int(n), Value::Int(n)))),
+            other => return fail(format!("`range` over {}", other.kind())),
+        };
+        let mut empty = true;
+        for (key, value) in pairs {
+            empty = false;
+            self.spend(1)?;
+            let variables = scope.variables.len();
+            match branch.pipe.variables.as_slice() {
+                [] => {}
+                [one] => set(&branch.pipe, one, value.clone(), scope),
+                [first, second, ..] => {
+                    set(&branch.pipe, first, key, scope);
+                    set(&branch.pipe, second, value.clone(), scope);
+                }
+            }
+            let flow = self.nodes_over(&branch.body, value, scope)?;
+            scope.variables.truncate(variables);
+            if flow == Flow::Break {
+                break;
+            }
+        }
+        if empty { self.nodes(&branch.otherwise, scope) } else { Ok(Flow::Next) }
+    }
+
+    fn template<'a>(
+        &mut self,
+        name: &str,
+        value: Option<&'a Expression>,
+        scope: &mut Scope<'a>,
+    ) -> Result<(), Fault> {
+        let Some(nodes) = scope.parsed.defined.get(name) else {
+            return fail(format!("there is no template \"{name}\""));
+        };
+        let dot = match value {
+            Some(Expression::Fields(Root::Dot, path)) if path.is_empty() => scope.dot.clone(),
+            Some(Expression::Fields(Root::Dollar, path)) if path.is_empty() => scope.dollar.clone(),
+            Some(value) => Dot::Value(self.value(value, scope)?),
+            None => Dot::Value(Value::Nil),
+        };
+        let dollar = dot.clone();
+        let (parsed, inputs) = (scope.parsed, scope.inputs);
+        let mut inner = Scope { parsed, inputs, dot, dollar, variables: Vec::new() };
+        self.nodes(nodes, &mut inner).map(|_| ())
+    }
+
+    /// The value of a pipe; its variables take it.
+    fn pipe<'a>(&mut self, pipe: &'a Pipe, scope: &mut Scope<'a>) -> Result<Value, Fault> {
+        let value = self.value(&pipe.value, scope)?;
+        for name in &pipe.variables {
+            set(pipe, name, value.clone(), scope);
+        }
+        Ok(value)
+    }
+
+    fn value(&mut self, expression: &Expression, scope: &Scope<'_>) -> Result<Value, Fault> {
         self.spend(1)?;
-        match node {
-            Node::Text(text) => self.print(text),
-            Node::Print(expression) => match scope.value(expression)? {
-                Value::Text(text) => self.print(text),
-                Value::Number(number) => self.print(&number.to_string()),
-                Value::Truth(truth) => self.print(if truth { "true" } else { "false" }),
-                Value::Messages(_) | Value::Message(_) | Value::Root => {
-                    fail("an object has no text")
-                }
-            },
-            Node::Set(name, expression) => {
-                let value = scope.value(expression)?;
-                scope.variables.insert(name.clone(), value);
-                Ok(())
-            }
-            Node::If(branches, otherwise) => {
-                for (test, body) in branches {
-                    if scope.value(test)?.is_true() {
-                        return self.nodes(body, scope);
+        match expression {
+            Expression::Literal(value) => Ok(value.clone()),
+            Expression::Fields(root, path) => {
+                let root = match root {
+                    Root::Dot => scope.dot.clone(),
+                    Root::Dollar => scope.dollar.clone(),
+                    Root::Variable(name) => {
+                        let set = scope.variables.iter().rev().find(|(known, _)| known == name);
+                        Dot::Value(set.map_or(Value::Nil, |(_, value)| value.clone()))
                     }
-                }
-                self.nodes(otherwise, scope)
-            }
-            Node::Range { index, item, over, body, otherwise } => {
-                let Value::Messages(messages) = scope.value(over)? else {
-                    return fail("`range` over something that is not a list");
+                    Root::Value(inner) => Dot::Value(self.value(inner, scope)?),
                 };
-                if messages.is_empty() {
-                    return self.nodes(otherwise, scope);
-                }
-                let outer = scope.dot.clone();
-                for (number, message) in (0..).zip(messages) {
-                    self.spend(1)?;
-                    scope.dot = Value::Message(message);
-                    if let Some(name) = index {
-                        scope.variables.insert(name.clone(), Value::Number(number));
+                let (root, path) = match (root, path.split_first()) {
+                    (Dot::Value(value), _) => (value, path.as_slice()),
+                    (Dot::Inputs, Some((first, rest))) => (scope.inputs.get(first), rest),
+                    (Dot::Inputs, None) => return fail("`.` by itself, which is all there is"),
+                };
+                path.iter().try_fold(root, |value, name| field(&value, name))
+            }
+            Expression::Call(function @ (Function::And | Function::Or), arguments) => {
+                let mut last = Value::Nil;
+                for argument in arguments {
+                    last = self.value(argument, scope)?;
+                    if last.is_true() == (*function == Function::Or) {
+                        break;
                     }
-                    if let Some(name) = item {
-                        scope.variables.insert(name.clone(), Value::Message(message));
-                    }
-                    self.nodes(body, scope)?;
                 }
-                scope.dot = outer;
-                Ok(())
+                Ok(last)
+            }
+            Expression::Call(function, arguments) => {
+                let mut values = Vec::with_capacity(arguments.len());
+                for argument in arguments {
+                    values.push(self.value(argument, scope)?);
+                }
+                // Texts are read, and a new one is made of them.
+                let texts = values.iter().map(|value| match value {
+                    Value::Text(text) => text.len() as u64,
+                    _ => 0,
+                });
+                self.spend(texts.sum::<u64>() / 64)?;
+                let result = functions::call(*function, &values)?;
+                if let Value::Text(text) = &result {
+                    self.spend(text.len() as u64 / 64)?;
+                }
+                Ok(result)
             }
         }
     }
 
-    fn print(&mut self, text: &str) -> Result<(), TemplateError> {
+    fn print(&mut self, text: &str) -> Result<(), Fault> {
         self.spend(text.len() as u64 / 64)?;
         self.output.push_str(text);
         Ok(())
     }
 
-    fn spend(&mut self, work: u64) -> Result<(), TemplateError> {
+    fn spend(&mut self, work: u64) -> Result<(), Fault> {
         self.spent += work;
-        let within = self.spent <= TEMPLATE_FUEL;
-        if within { Ok(()) } else { Err(TemplateError::Budget { fuel: TEMPLATE_FUEL }) }
+        if self.spent <= TEMPLATE_FUEL { Ok(()) } else { Err(Fault::Budget) }
     }
 }
 
-impl<'a> Scope<'a> {
-    fn value(&self, expression: &'a Expression) -> Result<Value<'a>, TemplateError> {
-        match expression {
-            Expression::Text(text) => Ok(Value::Text(text)),
-            Expression::Number(number) => Ok(Value::Number(*number)),
-            Expression::Truth(truth) => Ok(Value::Truth(*truth)),
-            Expression::Field(root, path) => {
-                let root = match root {
-                    Root::Dot => self.dot.clone(),
-                    Root::Dollar => Value::Root,
-                    Root::Variable(name) => match self.variables.get(name) {
-                        Some(value) => value.clone(),
-                        None => return fail(format!("`{name}` has no value")),
-                    },
-                };
-                path.iter().try_fold(root, |value, field| self.field(value, *field))
-            }
-            Expression::Call(function, arguments) => self.call(*function, arguments),
-        }
-    }
-
-    fn field(&self, value: Value<'a>, field: Field) -> Result<Value<'a>, TemplateError> {
-        match (value, field) {
-            (Value::Root, Field::System) => Ok(Value::Text(self.inputs.system)),
-            (Value::Root, Field::Prompt) => Ok(Value::Text(self.inputs.prompt)),
-            (Value::Root, Field::Response) => Ok(Value::Text(self.inputs.response)),
-            (Value::Root, Field::Messages) => Ok(Value::Messages(self.inputs.messages)),
-            (Value::Root, Field::Tools) => Ok(Value::Text(self.inputs.tools)),
-            (Value::Message(message), Field::Role) => Ok(Value::Text(&message.role)),
-            (Value::Message(message), Field::Content) => Ok(Value::Text(&message.content)),
-            (_, field) => fail(format!("there is no `.{field:?}` here")),
-        }
-    }
-
-    fn call(
-        &self,
-        function: Function,
-        arguments: &'a [Expression],
-    ) -> Result<Value<'a>, TemplateError> {
-        // These two look at as many arguments as they need.
-        if let Function::And | Function::Or = function {
-            let stops = function == Function::Or;
-            let mut last = Value::Truth(false);
-            for argument in arguments {
-                last = self.value(argument)?;
-                if last.is_true() == stops {
-                    break;
-                }
-            }
-            return Ok(last);
-        }
-        let values: Vec<Value<'a>> =
-            arguments.iter().map(|argument| self.value(argument)).collect::<Result<_, _>>()?;
-        match (function, values.as_slice()) {
-            (Function::Not, [value]) => Ok(Value::Truth(!value.is_true())),
-            (Function::Eq, [first, rest @ ..]) => Ok(Value::Truth(rest.contains(first))),
-            (Function::Ne, [first, second]) => Ok(Value::Truth(first != second)),
-            (Function::Lt, [Value::Number(a), Value::Number(b)]) => Ok(Value::Truth(a < b)),
-            (Function::Le, [Value::Number(a), Value::Number(b)]) => Ok(Value::Truth(a <= b)),
-            (Function::Gt, [Value::Number(a), Value::Number(b)]) => Ok(Value::Truth(a > b)),
-            (Function::Ge, [Value::Number(a), Value::Number(b)]) => Ok(Value::Truth(a >= b)),
-            (Function::Len, [Value::Text(text)]) => Ok(Value::Number(text.len() as i64)),
-            (Function::Len, [Value::Messages(messages)]) => {
-                Ok(Value::Number(messages.len() as i64))
-            }
-            (Function::Slice, [Value::Messages(messages), bounds @ ..]) => slice(messages, bounds),
-            (function, _) => fail(format!("`{function:?}` with arguments it does not take")),
-        }
+/// Sets a variable: a new one, or the innermost of that name.
+fn set<'a>(pipe: &Pipe, name: &'a str, value: Value, scope: &mut Scope<'a>) {
+    let known = scope.variables.iter_mut().rev().find(|(known, _)| pipe.assigns && *known == name);
+    match known {
+        Some((_, old)) => *old = value,
+        None => scope.variables.push((name, value)),
     }
 }
 
-fn slice<'a>(messages: &'a [Message], bounds: &[Value<'a>]) -> Result<Value<'a>, TemplateError> {
-    let bound = |index: usize, default: usize| match bounds.get(index) {
-        None => Some(default),
-        Some(Value::Number(number)) => usize::try_from(*number).ok(),
-        Some(_) => None,
-    };
-    let range = bound(0, 0).zip(bound(1, messages.len())).filter(|_| bounds.len() <= 2);
-    match range.and_then(|(start, end)| messages.get(start..end)) {
-        Some(part) => Ok(Value::Messages(part)),
-        None => fail("`slice` outside of its list"),
-    }
+fn int(number: usize) -> Value {
+    Value::Int(i64::try_from(number).unwrap_or(i64::MAX))
 }
 
-fn fail<T>(reason: impl Into<String>) -> Result<T, TemplateError> {
-    Err(TemplateError::Render { reason: reason.into() })
+fn field(value: &Value, name: &str) -> Result<Value, Fault> {
+    match value {
+        Value::Map(map) => Ok(map.entries.get(name).cloned().unwrap_or(Value::Nil)),
+        Value::Object(object) => {
+            let field = object.fields.iter().find(|field| field.name == name);
+            match field {
+                Some(field) => Ok(field.value.clone()),
+                None => fail(format!("`.{name}` of an object that has no such field")),
+            }
+        }
+        other => fail(format!("`.{name}` of {}", other.kind())),
+    }
 }

@@ -11,15 +11,15 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
-const END: u32 = 0;
-const CONTEXT_TOKENS: u32 = 200;
+pub const END: u32 = 0;
+pub const CONTEXT_TOKENS: u32 = 200;
 
 /// What JSON is made of, in pieces that do not end where its parts do. All that these tests ask for can be spelt letter by
 /// letter; no token has a `z`.
 const SPELLINGS: &str = "<|im_end|> <|im_start|> { } [ ] : , \" \\ Ġ Ċ {\" \": \", \"} \"},Ġ }Ċ }} [] 0 1 2 7 42 - . e a b c d f g l m \
     n r s t u ab true fal se null name Ã © Ã©";
 
-fn model() -> Arc<TextModel> {
+pub fn model() -> Arc<TextModel> {
     static MODEL: OnceLock<Arc<TextModel>> = OnceLock::new();
     let build = || {
         let tokens: Vec<String> = SPELLINGS.split_whitespace().map(str::to_owned).collect();
@@ -38,22 +38,22 @@ fn model() -> Arc<TextModel> {
     Arc::clone(MODEL.get_or_init(build))
 }
 
-fn engine(blocks: u32, limits: EngineLimits) -> Engine {
+pub fn engine(blocks: u32, limits: EngineLimits) -> Engine {
     let limits = EngineLimits { context_tokens: CONTEXT_TOKENS, ..limits };
     let tokens = limits.step_tokens.max(limits.sequences_max as usize);
     let backend = FakeBackend::new(blocks, tokens).with_vocabulary(&model());
     Engine::new(Box::new(backend), model(), limits)
 }
 
-fn schema(schema: &Value) -> OutputFormat {
+pub fn schema(schema: &Value) -> OutputFormat {
     OutputFormat::Schema(schema.to_string())
 }
 
-fn grammar(text: &str) -> OutputFormat {
+pub fn grammar(text: &str) -> OutputFormat {
     OutputFormat::Grammar(text.to_owned())
 }
 
-fn person() -> OutputFormat {
+pub fn person() -> OutputFormat {
     schema(&json!({
         "type": "object",
         "properties": {
@@ -67,7 +67,7 @@ fn person() -> OutputFormat {
 }
 
 /// Every way of choosing, by turns.
-fn sampling(seed: u64) -> Sampling {
+pub fn sampling(seed: u64) -> Sampling {
     let base = Sampling { seed, temperature: 0.9, ..Sampling::default() };
     match seed % 6 {
         0 => Sampling { temperature: 0.0, logit_bias: [((seed % 40) as u32, 3.0)].into(), ..base },
@@ -96,7 +96,7 @@ fn request(format: &OutputFormat, seed: u64) -> Prepared {
     prepare(&options)
 }
 
-fn solo(request: &Prepared, resume: &[u32], speculating_max: usize) -> Stream {
+pub fn solo(request: &Prepared, resume: &[u32], speculating_max: usize) -> Stream {
     let mut engine = engine(64, EngineLimits { speculating_max, ..limits(1, 128) });
     let id = engine.submit(request.clone(), resume).expect("taken");
     drain(&mut engine).remove(&id).expect("emitted")
@@ -259,7 +259,7 @@ fn guessing_ahead_changes_no_constrained_stream() {
 }
 
 /// The whole of each stream, and of those that failed the reason.
-fn run(engine: &mut Engine) -> (BTreeMap<u64, Stream>, BTreeMap<u64, String>, bool) {
+pub fn run(engine: &mut Engine) -> (BTreeMap<u64, Stream>, BTreeMap<u64, String>, bool) {
     let (mut streams, mut failed) = (BTreeMap::<u64, Stream>::new(), BTreeMap::new());
     let (mut before, mut preempted) = (engine.waiting(), false);
     while !engine.is_idle() {

@@ -3,7 +3,7 @@
 use ollamamax_engine::engine::TextModel;
 use ollamamax_engine::vocabulary::TokenKind;
 use ollamamax_gguf::Gguf;
-use ollamamax_proto::inference::{Message, Options, Prompt};
+use ollamamax_proto::inference::{Chat, Message, Options, Prompt};
 use ollamamax_tests::model::smollm2;
 use std::sync::OnceLock;
 
@@ -55,17 +55,9 @@ fn every_recorded_prompt_gives_the_recorded_tokens() {
                 content: message["content"].as_str().expect("a content").into(),
                 extra_json: String::new(),
             };
-            Prompt::Chat {
-                messages: case["messages"]
-                    .as_array()
-                    .expect("messages")
-                    .iter()
-                    .map(message)
-                    .collect(),
-                template: None,
-                tools_json: String::new(),
-                context: vec![],
-            }
+            let messages = case["messages"].as_array().expect("messages");
+            let messages = messages.iter().map(message).collect();
+            Prompt::Chat(Chat { messages, ..Chat::default() })
         } else {
             Prompt::Text(case["prompt_text"].as_str().expect("text").into())
         };

@@ -2,7 +2,7 @@
 
 use crate::fake::vocabulary;
 use ollamamax_engine::engine::{PrepareError, TextModel};
-use ollamamax_proto::inference::{Message, Options, Predict, Prompt};
+use ollamamax_proto::inference::{Chat, Message, Options, Predict, Prompt};
 use proptest::prelude::*;
 
 /// Only the contents, so that a test can count their tokens.
@@ -17,7 +17,7 @@ fn message(role: &str, content: &str) -> Message {
 }
 
 fn chat(messages: Vec<Message>, context: Vec<u32>) -> Prompt {
-    Prompt::Chat { messages, template: None, tools_json: String::new(), context }
+    Prompt::Chat(Chat { messages, context, ..Chat::default() })
 }
 
 fn text(model: &TextModel, tokens: &[u32]) -> String {
@@ -97,12 +97,11 @@ fn nothing_and_nonsense_are_refused() {
     assert_eq!(model.prepare(&Prompt::Text(String::new()), &options, 9), Err(PrepareError::Empty));
     let stray = PrepareError::Token { token: 16, vocabulary: 16 };
     assert_eq!(model.prepare(&Prompt::Tokens(vec![1, 16]), &options, 9), Err(stray));
-    let prompt = Prompt::Chat {
+    let prompt = Prompt::Chat(Chat {
         messages: vec![message("user", "a")],
         template: Some("{% if %}".into()),
-        tools_json: String::new(),
-        context: vec![],
-    };
+        ..Chat::default()
+    });
     assert!(matches!(model.prepare(&prompt, &options, 9), Err(PrepareError::Template(_))));
 }
 

@@ -6,7 +6,7 @@ use ollamamax_engine::cpu::{CpuBackend, CpuOptions, NumericPath};
 use ollamamax_engine::engine::{Engine, EngineLimits, Prepared, TextModel};
 use ollamamax_gguf::Gguf;
 use ollamamax_proto::inference::{
-    FinishReason, Message, Options, OutputFormat, Predict, Prompt, Sampling,
+    Chat, FinishReason, Message, Options, OutputFormat, Predict, Prompt, Sampling, Tags, Think,
 };
 use ollamamax_proto::limits::STEP_TOKENS_CPU;
 use ollamamax_tests::model::smollm2;
@@ -56,12 +56,7 @@ fn ask(question: &str, sampling: Sampling, predict: u32) -> Prepared {
 fn ask_with(question: &str, options: Options) -> Prepared {
     let message =
         Message { role: "user".into(), content: question.into(), extra_json: String::new() };
-    let prompt = Prompt::Chat {
-        messages: vec![message],
-        template: None,
-        tools_json: String::new(),
-        context: vec![],
-    };
+    let prompt = Prompt::Chat(Chat { messages: vec![message], ..Chat::default() });
     text().prepare(&prompt, &options, CONTEXT_TOKENS).expect("fits")
 }
 
@@ -191,5 +186,44 @@ fn a_constrained_stream_is_what_its_schema_describes_and_goes_on_elsewhere() {
             assert_eq!([before.tokens(), after.tokens()].concat(), whole.tokens(), "cut at {cut}");
             assert_eq!(before.text() + &after.text(), text);
         }
+    }
+}
+
+/// A sentence of thinking, and then what was asked for: the prompt opens the thinking, a full stop ends it.
+#[test]
+fn a_real_model_thinks_before_it_fills_in_a_schema() {
+    let schema = r#"{"type":"object","properties":{"city":{"type":"string","maxLength":24}},"required":["city"]}"#;
+    let tags = Tags { open: "<think>".into(), close: ".".into() };
+    let options = Options {
+        sampling: greedy(),
+        predict: Predict::AtMost(120),
+        format: Some(OutputFormat::Schema(schema.to_owned())),
+        thinking: Some(tags),
+        ..Options::default()
+    };
+    let content = "Which city is the capital of France? Think in one sentence.".to_owned();
+    let extra_json = String::new();
+    let message = Message { role: "user".into(), content, extra_json };
+    let template = "{{ range .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n{{ end }}\
+                    <|im_start|>assistant\n{{ if .Think }}<think>\n{{ end }}";
+    let prompt = Prompt::Chat(Chat {
+        messages: vec![message],
+        template: Some(template.to_owned()),
+        think: Some(Think::On),
+        ..Chat::default()
+    });
+    let request = text().prepare(&prompt, &options, CONTEXT_TOKENS).expect("fits");
+    let whole = alone(NumericPath::Fast, &request, &[]);
+    let said = whole.text();
+    let (thoughts, answer) =
+        said.strip_prefix("<think>").expect(&said).split_once('.').expect(&said);
+    assert!(thoughts.len() > 10, "{said}");
+    let value: serde_json::Value = serde_json::from_str(answer.trim_start()).expect(&said);
+    assert!(value["city"].is_string(), "{said}");
+    for cut in [1, 5, whole.pieces.len() - 1] {
+        let before = Stream { pieces: whole.pieces[..cut].to_vec(), ..Stream::default() };
+        let after = alone(NumericPath::Fast, &request, &before.tokens());
+        assert_eq!([before.tokens(), after.tokens()].concat(), whole.tokens(), "cut at {cut}");
+        assert_eq!(before.text() + &after.text(), said, "cut at {cut}");
     }
 }

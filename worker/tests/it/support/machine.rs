@@ -98,6 +98,7 @@ impl Text for FakeText {
                 caller: String::new(),
                 constraint: None,
                 marks: Default::default(),
+                output: Default::default(),
             }),
             _ => Err(BadRequest("the prompt is empty".to_owned())),
         }
@@ -106,12 +107,13 @@ impl Text for FakeText {
     fn prepare_input(&self, input: &EmbedInput, _: bool) -> Result<Vec<u32>, BadRequest> {
         match input {
             EmbedInput::Tokens(tokens) if !tokens.is_empty() => Ok(tokens.clone()),
-            EmbedInput::Text(text) => self.tokenize(text),
+            EmbedInput::Text(text) => self.tokenize(&Prompt::Text(text.clone())),
             EmbedInput::Tokens(_) => Err(BadRequest("the input is empty".to_owned())),
         }
     }
 
-    fn tokenize(&self, text: &str) -> Result<Vec<u32>, BadRequest> {
+    fn tokenize(&self, prompt: &Prompt) -> Result<Vec<u32>, BadRequest> {
+        let Prompt::Text(text) = prompt else { return Err(BadRequest("not a text".to_owned())) };
         Ok(text.bytes().map(u32::from).collect())
     }
 }

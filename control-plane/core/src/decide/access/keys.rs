@@ -2,7 +2,7 @@
 
 use super::users::find;
 use super::{exists, label, push, unknown};
-use crate::access::{AccessChange, KeyId, KeyRecord, Quota, QuotaOf};
+use crate::access::{AccessChange, KeyId, KeyRecord, Making, Quota, QuotaOf};
 use crate::decide::check;
 use crate::decide::draft::Draft;
 use crate::rejection::Rejection;
@@ -40,10 +40,11 @@ pub(super) fn revoke(draft: &mut Draft, id: KeyId) -> Result<(), Rejection> {
     Ok(())
 }
 
-/// A key and its quota.
+/// A key and its quotas.
 pub(super) fn forget(draft: &mut Draft, id: KeyId) {
     push(draft, AccessChange::KeyRemoved(id));
     push(draft, AccessChange::QuotaRemoved(QuotaOf::Key(id)));
+    push(draft, AccessChange::MakingRemoved(QuotaOf::Key(id)));
 }
 
 pub(super) fn set_quota(
@@ -51,17 +52,8 @@ pub(super) fn set_quota(
     of: &QuotaOf,
     quota: Option<Quota>,
 ) -> Result<(), Rejection> {
+    is_there(draft, of)?;
     let access = &draft.state().access;
-    match of {
-        QuotaOf::Key(id) if !access.keys.contains_key(id) => return Err(unknown("key", id)),
-        QuotaOf::User(user) => drop(find(draft, user)?),
-        QuotaOf::Model(model) => drop(
-            model
-                .parse::<ollamamax_proto::ModelName>()
-                .map_err(|error| check::invalid("model", error.to_string()))?,
-        ),
-        QuotaOf::Key(_) | QuotaOf::Anybody => {}
-    }
     let known = access.quotas.contains_key(of);
     match quota {
         Some(_) if !known && access.quotas.len() >= limits::QUOTAS_COUNT => {
@@ -70,6 +62,63 @@ pub(super) fn set_quota(
         Some(quota) => push(draft, AccessChange::QuotaPut(of.clone(), quota)),
         None if !known => return Err(unknown("quota", of)),
         None => push(draft, AccessChange::QuotaRemoved(of.clone())),
+    }
+    Ok(())
+}
+
+/// Sets both kinds of bounds at once.
+pub(super) fn set_quotas(
+    draft: &mut Draft,
+    of: &QuotaOf,
+    quota: Option<Quota>,
+    making: Option<Making>,
+) -> Result<(), Rejection> {
+    is_there(draft, of)?;
+    let access = &draft.state().access;
+    let (asks, makes) = (access.quotas.contains_key(of), access.makings.contains_key(of));
+    if quota.is_none() && making.is_none() && !asks && !makes {
+        return Err(unknown("quota", of));
+    }
+    let full = |count: usize| count >= limits::QUOTAS_COUNT;
+    if (!asks && full(access.quotas.len())) || (!makes && full(access.makings.len())) {
+        return Err(check::over("quotas", limits::QUOTAS_COUNT));
+    }
+    if making.is_some() && matches!(of, QuotaOf::Model(_)) {
+        return Err(check::invalid(
+            "making",
+            "a model makes nothing; expected a key, a user or `anybody`",
+        ));
+    }
+    push(
+        draft,
+        match quota {
+            Some(quota) => AccessChange::QuotaPut(of.clone(), quota),
+            None => AccessChange::QuotaRemoved(of.clone()),
+        },
+    );
+    push(
+        draft,
+        match making {
+            Some(making) => AccessChange::MakingPut(of.clone(), making),
+            None => AccessChange::MakingRemoved(of.clone()),
+        },
+    );
+    Ok(())
+}
+
+/// Whether there is whose quota it is.
+fn is_there(draft: &Draft, of: &QuotaOf) -> Result<(), Rejection> {
+    match of {
+        QuotaOf::Key(id) if !draft.state().access.keys.contains_key(id) => {
+            return Err(unknown("key", id));
+        }
+        QuotaOf::User(user) => drop(find(draft, user)?),
+        QuotaOf::Model(model) => drop(
+            model
+                .parse::<ollamamax_proto::ModelName>()
+                .map_err(|error| check::invalid("model", error.to_string()))?,
+        ),
+        QuotaOf::Key(_) | QuotaOf::Anybody => {}
     }
     Ok(())
 }

@@ -32,3 +32,25 @@ fn append(draft: &mut Draft, note: &Note) {
         push(draft, AccessChange::RecordForgotten(number));
     }
 }
+
+/// Remembers how far the trail was sent; of too many receivers, the one that is furthest behind is forgotten.
+pub(super) fn exported(draft: &mut Draft, sink: &str, number: u64) -> Result<(), Rejection> {
+    check::display_name("sink", sink)?;
+    let access = &draft.state().access;
+    let last = access.last_record().map_or(0, |record| record.number);
+    if number > last {
+        return Err(check::invalid("number", format!("the trail ends at {last}")));
+    }
+    let known = access.exported.get(sink).copied();
+    if known.is_some_and(|known| known >= number) {
+        return Ok(());
+    }
+    let full = known.is_none() && access.exported.len() >= limits::AUDIT_RECEIVERS_COUNT;
+    let behind = access.exported.iter().min_by_key(|(_, number)| **number);
+    let behind = behind.filter(|_| full).map(|(sink, _)| sink.clone());
+    if let Some(behind) = behind {
+        push(draft, AccessChange::ExportedRemoved(behind));
+    }
+    push(draft, AccessChange::ExportedPut(sink.to_owned(), number));
+    Ok(())
+}

@@ -74,6 +74,7 @@ pub(super) fn delete(draft: &mut Draft, user: &str) -> Result<(), Rejection> {
         super::keys::forget(draft, key.id);
     }
     push(draft, AccessChange::QuotaRemoved(QuotaOf::User(user.to_owned())));
+    push(draft, AccessChange::MakingRemoved(QuotaOf::User(user.to_owned())));
     push(draft, AccessChange::UserRemoved(user.to_owned()));
     Ok(())
 }
