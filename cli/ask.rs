@@ -4,6 +4,7 @@ use crate::client::{Body, Client, Kind, cause_of, read_json};
 use crate::exit::Failure;
 use crate::host::{self, Endpoint};
 use crate::list::{elements, text};
+use crate::ndjson::Records;
 use reqwest::Method;
 use serde_json::Value;
 
@@ -28,6 +29,13 @@ impl Client {
     pub async fn ask_long(&self, path: &str, body: &Value) -> Result<Value, Failure> {
         let answer = self.send(Method::POST, path, Body::Json(body), Kind::Long).await?;
         read_json(answer, path).await
+    }
+
+    /// An answer whose node is gone, from the next node, from so many bytes of its text on.
+    pub async fn resume(&self, stream_id: &str, from_bytes: usize) -> Result<Records, Failure> {
+        let path = format!("/api/streams/{stream_id}?from={from_bytes}");
+        let answer = self.send(Method::GET, &path, Body::None, Kind::Long).await?;
+        Ok(Records::new(answer.response, answer.node.to_string()))
     }
 
     /// Text from GET, and when the node that gave it said it was (`Date`).

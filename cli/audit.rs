@@ -2,11 +2,12 @@
 
 use crate::client::Client;
 use crate::exit::Failure;
-use crate::list::text;
+use crate::list::{elements, text};
+use crate::output::{List, Output};
 use crate::{out, table};
 use ollamamax_proto::audit::{Broken, Gap, Line, Verifier};
 use ollamamax_proto::{Digest, Millis, limits};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -23,9 +24,8 @@ pub enum Args {
         /// Show what comes, until Ctrl-C
         #[arg(short, long)]
         follow: bool,
-        /// Print JSON lines
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        output: Output,
     },
     /// Write the trail as JSON lines; with a file, go on after its last record
     Export {
@@ -52,7 +52,7 @@ pub enum Args {
 /// Does it.
 pub async fn run(client: &Client, args: &Args) -> Result<(), Failure> {
     match args {
-        Args::Tail { lines, follow, json } => tail(client, *lines, *follow, *json).await,
+        Args::Tail { lines, follow, output } => tail(client, *lines, *follow, *output).await,
         Args::Export { output, follow } => export(client, output.as_deref(), *follow).await,
         Args::Verify { file: None, .. } => verify_cluster(client).await,
         Args::Verify { file: Some(file), offline, accept_gaps } => {
@@ -74,17 +74,17 @@ fn number(record: &Value) -> u64 {
     record["number"].as_u64().unwrap_or(0)
 }
 
-async fn tail(client: &Client, lines: usize, follow: bool, json: bool) -> Result<(), Failure> {
+async fn tail(client: &Client, lines: usize, follow: bool, output: Output) -> Result<(), Failure> {
+    const RECORDS: List = List { items: "records", name: "number" };
     let lines = lines.clamp(1, limits::AUDIT_PAGE_COUNT);
     let answer = client.get(&format!("/admin/v1/audit?last={lines}")).await?;
     let mut records = answer["records"].as_array().cloned().unwrap_or_default();
     let mut last = 0;
     loop {
         last = records.last().map_or(last, number);
-        if json {
-            records.iter().for_each(|record| out::line(&record.to_string()));
-        } else if !records.is_empty() {
-            out::text(&shown(&records));
+        if !records.is_empty() {
+            let page = json!({"records": records});
+            output.by_lines().print(&page, RECORDS, |page, _| shown(elements(&page["records"])));
         }
         if !follow {
             return Ok(());

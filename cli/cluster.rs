@@ -14,9 +14,8 @@ use serde_json::{Value, json};
 pub enum Args {
     /// Show nodes, leader, workers and what they run
     Status {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        output: Output,
         /// Show it again whenever it changes, until Ctrl-C
         #[arg(short, long)]
         watch: bool,
@@ -39,17 +38,19 @@ pub enum Args {
     },
 }
 
+const NODES: List = List { items: "nodes", name: "id" };
+
 /// Does it. `join` is a daemon and not handled here.
 pub async fn run(client: &Client, args: &Args) -> Result<(), Failure> {
     match args {
-        Args::Status { json, watch } => {
-            let shown = watch::or_json(*json, render);
+        Args::Status { output, watch } => {
+            let shown = |answer: &Value| output.text(answer, NODES, render);
             watch::show(*watch, async || status(client).await, shown).await?;
         }
         Args::Members(output) => {
             let mut status = status(client).await?;
             let nodes = json!({"nodes": status["nodes"].take()});
-            output.print(&nodes, List { items: "nodes", name: "id" }, nodes_table);
+            output.print(&nodes, NODES, nodes_table);
         }
         Args::Remove { id, json } => {
             let answer = client.delete(&format!("/admin/v1/cluster/nodes/{id}"), None).await?;
@@ -102,10 +103,10 @@ fn number(value: &Value, field: &str) -> String {
     value[field].as_u64().map_or_else(|| "-".to_owned(), |n| n.to_string())
 }
 
-fn render(status: &Value) -> String {
+fn render(status: &Value, wide: bool) -> String {
     let mut shown = headline(status);
     shown.push_str("\n\n");
-    shown.push_str(&nodes_table(status, false));
+    shown.push_str(&nodes_table(status, wide));
     let workers = list(status, "workers");
     if workers.is_empty() {
         shown.push_str("\nno workers; start one with `ollamamax worker`\n");
@@ -210,7 +211,7 @@ mod tests {
                            {"worker": "ab", "model": "tiny:latest", "phase": "ready"}],
         });
         assert_eq!(
-            render(&status),
+            render(&status, false),
             "2 of 3 nodes up, leader 2 (term 7), none more may fail\n\n\
              NODE    ROLE           HTTP               RAFT               PID    APPLIED\n\
              1       follower       127.0.0.1:11434    127.0.0.1:20001    41     10\n\

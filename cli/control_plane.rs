@@ -3,7 +3,8 @@
 use crate::daemon::{self, StopSignals};
 use crate::exit::Failure;
 use crate::{edge, human, oidc, out, secret};
-use ollamamax_control_plane::{ControlPlaneNode, NodeConfig, Policy, Target};
+use ollamamax_control_plane::{ControlPlaneNode, NodeConfig, Policy, Sharing, Target};
+use ollamamax_proto::limits;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -80,6 +81,14 @@ struct NodeArgs {
     /// logs over gRPC; the leader sends, so give it to every node). May be given several times, or with commas
     #[arg(long, value_name = "TARGET", env = "OLLAMAMAX_AUDIT_EXPORT", value_delimiter = ',')]
     audit_export: Vec<Target>,
+    /// Whose requests share what is cached of prompts: each `user` with itself alone, or the whole `cluster`. How fast a first
+    /// token comes tells those that share how prompts of the others begin. The same on every node
+    #[arg(long, value_name = "user|cluster", env = "OLLAMAMAX_PREFIX_SHARING")]
+    prefix_sharing: Option<String>,
+    /// How long certificates of nodes and workers are good, from 5s to 24h; they are renewed after two thirds of it. Shorter ones
+    /// make a stolen one worth less, and an authority is replaced sooner. The same on every node
+    #[arg(long, value_name = "DURATION", env = "OLLAMAMAX_CERTIFICATE_LIFETIME")]
+    certificate_lifetime: Option<String>,
     #[command(flatten)]
     edge: edge::Args,
     #[command(flatten)]
@@ -143,6 +152,7 @@ fn config(args: Args) -> Result<NodeConfig, Failure> {
     node.oidc.apply(&mut config)?;
     config.sealing = sealing;
     config.audit_export = node.audit_export;
+    config.audit_headers = secret::receiver_headers()?;
     if !node.anonymous.is_empty() {
         config.gateway.anonymous = Some(node.anonymous.into_iter().collect());
     }
@@ -166,6 +176,22 @@ fn config(args: Args) -> Result<NodeConfig, Failure> {
     if let Some(text) = &node.balancing {
         let policy = text.parse::<Policy>();
         config.gateway.balancing = policy.map_err(|error| Failure::Usage(error.to_string()))?;
+    }
+    if let Some(text) = &node.certificate_lifetime {
+        let ms = u64::try_from(duration("--certificate-lifetime", text)?).unwrap_or(0);
+        let (least, most) = (limits::CERTIFICATE_MIN_MS, limits::CERTIFICATE_MAX_MS);
+        if !(least..=most).contains(&ms) {
+            let text =
+                format!("--certificate-lifetime `{text}` is out of range; expected 5s to 24h");
+            return Err(Failure::Usage(text));
+        }
+        config.timings.certificate_ms = ms;
+        // What is replaced often is replaced quickly.
+        config.timings.authority_lead_ms = config.timings.authority_lead_ms.min(ms);
+    }
+    if let Some(text) = &node.prefix_sharing {
+        let sharing = text.parse::<Sharing>();
+        config.gateway.sharing = sharing.map_err(|error| Failure::Usage(error.to_string()))?;
     }
     if let Some(text) = &node.load_timeout {
         let ms = duration("--load-timeout", text)?;

@@ -1,12 +1,14 @@
 //! One answer of a model, printed as it comes: shared by one-shot `run` and the conversation.
 
-use crate::answer::{Look, Printer, response_of, timings};
+use crate::answer::{Look, Printer, response_of, thinking_of, timings};
+use crate::client::Client;
 use crate::exit::Failure;
 use crate::ndjson::Records;
 use crate::out;
 use crate::progress::Progress;
 use serde_json::{Map, Value, json};
 use std::io::IsTerminal;
+use std::time::{Duration, Instant};
 
 /// What every request of one `run` has in common.
 #[derive(Clone, Debug, Default)]
@@ -64,20 +66,79 @@ pub fn keep_alive(text: &str) -> Value {
     text.parse::<i64>().map_or_else(|_| json!(text), |seconds| json!(seconds))
 }
 
-/// Prints an answer until its last record, and keeps its text in `heard` as it comes. Works for `/api/generate` and `/api/chat`.
-pub async fn print(
-    mut records: Records,
+/// How often one answer goes on at another node.
+const RESUMES_MAX: usize = 5;
+/// How long another node is looked for, and how long between two looks.
+const RESUME_WAIT: Duration = Duration::from_secs(10);
+const RESUME_PAUSE: Duration = Duration::from_millis(300);
+
+/// Asks, prints the answer to its end, and keeps its text in `heard` as it comes. Works for `/api/generate` and `/api/chat`.
+///
+/// When the node that answers dies, another one goes on with the answer from the byte that is missing.
+pub async fn answer(
+    client: &Client,
+    path: &str,
+    request: &Value,
     settings: &Settings,
-    heard: &mut String,
+    heard: &mut Heard,
 ) -> Result<(), Failure> {
+    let mut records = client.stream(path, request).await?;
     let mut printer = settings.printer();
+    for _ in 0..RESUMES_MAX {
+        let failure = match print(&mut records, &mut printer, settings, heard).await {
+            Err(failure @ Failure::BrokenOff { .. }) => failure,
+            ended => return ended,
+        };
+        // Where one is in thoughts cannot be told.
+        let Some(id) = records.stream_id().filter(|_| !heard.thoughts) else { return Err(failure) };
+        records = go_on(client, id, heard.text.len()).await.map_err(|why| {
+            Failure::Other(format!("{failure}, and no other node went on with the answer: {why}"))
+        })?;
+    }
+    Err(records.broken_off())
+}
+
+/// Finds another node for an answer. A cluster that has lost its leader with the node needs a moment for a new one.
+async fn go_on(client: &Client, stream_id: &str, from_bytes: usize) -> Result<Records, Failure> {
+    let begun = Instant::now();
+    loop {
+        match client.resume(stream_id, from_bytes).await {
+            // The dead node itself may be asked once more, and break off again.
+            Err(
+                Failure::Unreachable { .. }
+                | Failure::BrokenOff { .. }
+                | Failure::Refused { status: 502..=504, .. },
+            ) if begun.elapsed() < RESUME_WAIT => {
+                tokio::time::sleep(RESUME_PAUSE).await;
+            }
+            resumed => return resumed,
+        }
+    }
+}
+
+/// What came of an answer so far.
+#[derive(Debug, Default)]
+pub struct Heard {
+    /// Its text.
+    pub text: String,
+    /// There were thoughts, too.
+    pub thoughts: bool,
+}
+
+async fn print(
+    records: &mut Records,
+    printer: &mut Printer,
+    settings: &Settings,
+    heard: &mut Heard,
+) -> Result<(), Failure> {
     let waiting = Progress::new();
-    if settings.look.terminal && std::io::stderr().is_terminal() {
+    if heard.text.is_empty() && settings.look.terminal && std::io::stderr().is_terminal() {
         waiting.status(" ");
     }
     while let Some(record) = records.next().await.inspect_err(|_| waiting.finish())? {
         waiting.finish();
-        heard.push_str(response_of(&record));
+        heard.text.push_str(response_of(&record));
+        heard.thoughts |= !thinking_of(&record).is_empty();
         if settings.json {
             out::line(&record.to_string());
         } else {
@@ -90,7 +151,7 @@ pub async fn print(
             return Ok(());
         }
     }
-    Err(Failure::Other("the answer ended before it was done".to_owned()))
+    Err(records.broken_off())
 }
 
 fn end(record: &Value, settings: &Settings) {

@@ -50,6 +50,7 @@ mod ps;
 mod pull;
 mod push;
 mod remove;
+mod requests;
 mod run;
 mod secret;
 mod serve;
@@ -179,6 +180,9 @@ enum Command {
     /// See and change how much may be asked for
     #[command(subcommand)]
     Quotas(keys::Quotas),
+    /// See what runs and what ran lately, and end what shall not go on
+    #[command(subcommand)]
+    Requests(requests::Args),
     /// Void tokens
     #[command(subcommand)]
     Tokens(signing_keys::Tokens),
@@ -294,6 +298,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Users(args) => talk(host, async |c| users::run(c, &args).await).await,
         Command::Keys(args) => talk(host, async |c| keys::keys(c, &args).await).await,
         Command::Roles(args) => talk(host, async |c| keys::roles(c, &args).await).await,
+        Command::Requests(args) => talk(host, async |c| requests::run(c, &args).await).await,
         Command::Quotas(args) => talk(host, async |c| keys::quotas(c, &args).await).await,
         Command::Tokens(args) => talk(host, async |c| signing_keys::tokens(c, &args).await).await,
         Command::SigningKeys(args) => talk(host, async |c| signing_keys::run(c, &args).await).await,

@@ -58,6 +58,7 @@ impl Lines {
 pub struct Records {
     response: reqwest::Response,
     node: String,
+    stream_id: Option<String>,
     lines: Lines,
     ended: bool,
 }
@@ -65,7 +66,20 @@ pub struct Records {
 impl Records {
     /// Reads a response of `node` record by record.
     pub fn new(response: reqwest::Response, node: String) -> Self {
-        Self { response, node, lines: Lines::default(), ended: false }
+        let stream_id = response.headers().get("x-stream-id").and_then(|id| id.to_str().ok());
+        let stream_id = stream_id.map(str::to_owned);
+        Self { response, node, stream_id, lines: Lines::default(), ended: false }
+    }
+
+    /// The id under which the stream goes on elsewhere.
+    pub fn stream_id(&self) -> Option<&str> {
+        self.stream_id.as_deref()
+    }
+
+    /// What it means when the stream is over too early.
+    pub fn broken_off(&self) -> Failure {
+        let cause = "the answer ended before it was done".to_owned();
+        Failure::BrokenOff { node: self.node.clone(), cause }
     }
 
     /// The next record; `None` at the end of the stream.

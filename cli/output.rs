@@ -67,6 +67,15 @@ impl Output {
         }
     }
 
+    /// For a list without an end: its JSON comes line by line, too.
+    #[must_use]
+    pub fn by_lines(self) -> Self {
+        match self.format() {
+            Format::Json => Self { output: Format::Jsonl, json: false },
+            _ => self,
+        }
+    }
+
     fn format(self) -> Format {
         if self.json { Format::Json } else { self.output }
     }
@@ -96,6 +105,7 @@ mod tests {
         }
         let json = Output { output: Format::Table, json: true };
         assert_eq!(json.text(&answer, list, table), format!("{answer:#}\n"));
+        assert_eq!(json.by_lines().text(&answer, list, table).lines().count(), 2);
         let ids = Output { output: Format::Name, json: false };
         assert_eq!(ids.text(&answer, List { name: "id", ..list }, table), "1\n2\n");
     }

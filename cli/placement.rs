@@ -3,6 +3,7 @@
 use crate::client::Client;
 use crate::exit::Failure;
 use crate::list::text;
+use crate::output::{List, Output};
 use crate::{human, out, table, watch};
 use serde_json::{Value, json};
 
@@ -15,9 +16,8 @@ pub const COLUMNS: [&str; 7] =
 pub enum Args {
     /// Show deployments and who holds what
     Show {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        output: Output,
         /// Show it again whenever it changes, until Ctrl-C
         #[arg(short, long)]
         watch: bool,
@@ -61,14 +61,22 @@ pub struct Migrate {
 
 /// Shows it.
 pub async fn run(client: &Client, args: &Args) -> Result<(), Failure> {
-    let (path, json, watch, shown): (String, bool, bool, fn(&Value) -> String) = match args {
-        Args::Show { json, watch } => ("/admin/v1/placement".to_owned(), *json, *watch, show),
-        Args::Plan { json } => ("/admin/v1/placement/plan".to_owned(), *json, false, plan),
-        Args::Explain { model, json } => {
-            (format!("/admin/v1/placement/explain/{model}"), *json, false, explain)
+    let ask = async |path: &str| client.get(path).await;
+    match args {
+        Args::Show { output, watch } => {
+            let held = List { items: "placements", name: "model" };
+            let shown = |answer: &Value| output.text(answer, held, |answer, _| show(answer));
+            watch::show(*watch, async || ask("/admin/v1/placement").await, shown).await
         }
-    };
-    watch::show(watch, async || client.get(&path).await, watch::or_json(json, shown)).await
+        Args::Plan { json } => {
+            let path = "/admin/v1/placement/plan";
+            watch::show(false, async || ask(path).await, watch::or_json(*json, plan)).await
+        }
+        Args::Explain { model, json } => {
+            let path = format!("/admin/v1/placement/explain/{model}");
+            watch::show(false, async || ask(&path).await, watch::or_json(*json, explain)).await
+        }
+    }
 }
 
 /// Evens out.

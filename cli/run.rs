@@ -3,7 +3,7 @@
 use crate::answer::Look;
 use crate::client::Client;
 use crate::exit::Failure;
-use crate::generate::{self, Settings, keep_alive};
+use crate::generate::{self, Heard, Settings, keep_alive};
 use crate::progress::Progress;
 use crate::{chat, embed, human, pull};
 use serde_json::{Value, json};
@@ -60,11 +60,13 @@ pub async fn run(client: &Client, args: &Args) -> Result<(), Failure> {
     }
     if interactive {
         load(client, &settings).await?;
+        // Whoever talks for long may have to go on at another node.
+        client.learn().await;
         return chat::converse(client, settings, &about).await;
     }
     let request = settings.request(json!({"prompt": prompt}));
-    let records = client.stream("/api/generate", &request).await?;
-    generate::print(records, &settings, &mut String::new()).await
+    let mut heard = Heard::default();
+    generate::answer(client, "/api/generate", &request, &settings, &mut heard).await
 }
 
 fn settings(args: &Args) -> Result<Settings, Failure> {
@@ -85,11 +87,17 @@ fn settings(args: &Args) -> Result<Settings, Failure> {
     let look = Look::of_stdout();
     let look =
         Look { wrap: look.wrap && !args.nowordwrap, hide_thinking: args.hidethinking, ..look };
-    let think = args.think.as_deref().map(|think| match think {
-        "true" => json!(true),
-        "false" => json!(false),
-        level => json!(level),
-    });
+    let think = match args.think.as_deref() {
+        None => None,
+        Some("" | "true") => Some(json!(true)),
+        Some("false") => Some(json!(false)),
+        Some(level @ ("low" | "medium" | "high" | "max")) => Some(json!(level)),
+        Some(other) => {
+            return Err(Failure::Usage(format!(
+                "--think `{other}`: expected true, false, low, medium, high or max"
+            )));
+        }
+    };
     Ok(Settings {
         model: args.model.clone(),
         keep_alive: args.keepalive.as_deref().map(keep_alive),

@@ -2,6 +2,7 @@
 //! where every user of the machine sees them.
 
 use crate::exit::Failure;
+use ollamamax_control_plane::Headers;
 use ollamamax_control_plane::config::{SealingKey, SealingSource};
 use ollamamax_tls::JoinToken;
 use std::os::unix::fs::PermissionsExt;
@@ -12,6 +13,8 @@ use zeroize::Zeroizing;
 pub const JOIN_TOKEN: &str = "OLLAMAMAX_JOIN_TOKEN";
 /// The text of the sealing key.
 const SEALING_KEY: &str = "OLLAMAMAX_SEALING_KEY";
+/// What receivers of the trail want to see: OpenTelemetry's own name for it.
+const RECEIVER_HEADERS: &str = "OTEL_EXPORTER_OTLP_HEADERS";
 /// Where systemd puts what `LoadCredential=` names, and the name to use there.
 const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
 const SEALING_CREDENTIAL: &str = "ollamamax-sealing-key";
@@ -52,6 +55,15 @@ pub fn sealing(file: Option<PathBuf>) -> Result<SealingSource, Failure> {
     let given = std::env::var_os(CREDENTIALS_DIRECTORY).map(PathBuf::from);
     let given = given.map(|dir| dir.join(SEALING_CREDENTIAL)).filter(|path| path.exists());
     Ok(given.map_or(SealingSource::DataDir, SealingSource::File))
+}
+
+/// What receivers of the trail want to see.
+pub fn receiver_headers() -> Result<Headers, Failure> {
+    let Some(text) = variable(RECEIVER_HEADERS) else { return Ok(Headers::default()) };
+    text.parse().map_err(|error| Failure::Daemon {
+        message: format!("{RECEIVER_HEADERS}: {error}"),
+        code: CONFIG,
+    })
 }
 
 const CONFIG: u8 = ollamamax_control_plane::error::EXIT_CONFIG;

@@ -20,6 +20,9 @@ pub enum Args {
         /// A key is in wrong hands: drop the others at once, and with them every access token
         #[arg(long)]
         emergency: bool,
+        /// What it signs with: RS256, ES256 or EdDSA; as the one before when absent
+        #[arg(long, value_name = "ALG")]
+        alg: Option<String>,
     },
 }
 
@@ -38,10 +41,10 @@ pub async fn run(client: &Client, args: &Args) -> Result<(), Failure> {
             let keys = List { items: "signing_keys", name: "id" };
             output.print(&answer, keys, |answer, _| list(answer));
         }
-        Args::Rotate { emergency } => {
-            let body = json!({"emergency": emergency});
+        Args::Rotate { emergency, alg } => {
+            let body = json!({"emergency": emergency, "algorithm": alg});
             let made = client.post("/admin/v1/signing-keys/rotate", &body).await?;
-            let id = text(&made, "id");
+            let id = format!("{} ({})", text(&made, "id"), text(&made, "algorithm"));
             let wait = Millis(made["signs_from"].as_u64().unwrap_or(0)).since(Millis::now());
             let when = match wait / 1_000 {
                 0 => "signs from now on".to_owned(),

@@ -89,6 +89,15 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_message_is_read(message in "(model|worker|é|'|\"|`| |x){0,12}") {
+            if let Some((_, name)) = missing(&message) {
+                proptest::prop_assert!(!name.is_empty() && message.contains(name));
+            }
+        }
+    }
+
     #[test]
     fn a_slip_of_the_finger_is_seen_through() {
         let known = ["smollm2:135m", "qwen3:8b", "mine:latest"].map(str::to_owned);

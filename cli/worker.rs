@@ -97,23 +97,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     args.daemon.begin()?;
     args.tell();
     let mut signals = StopSignals::listen(args.daemon.exit_with_stdin)?;
-    let join = join_token(&args)?;
-    let mut config = WorkerConfig::new(args.data_dir, args.listen, args.control_plane);
-    config.join = join;
-    config.advertise = args.advertise;
-    config.name = args.name;
-    config.threads = args.threads;
-    config.memory_bytes = args.memory;
-    config.device = args.device;
-    config.kv_type = args.kv_type;
-    config.blob_hints = args.blob_hint;
-    if args.parallel > 0 {
-        config.sequences_max = config.sequences_max.min(args.parallel);
-    }
-    if let Some(drain_ms) = args.drain_ms {
-        config.drain_ms = drain_ms;
-    }
-    let started = WorkerNode::start(config).await;
+    let started = WorkerNode::start(config(args)?).await;
     let mut running = started.map_err(|error| Failure::Daemon {
         code: start_exit_code(&error),
         message: error.to_string(),
@@ -141,6 +125,26 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     }
 }
 
+fn config(args: Args) -> Result<WorkerConfig, Failure> {
+    let join = join_token(&args)?;
+    let mut config = WorkerConfig::new(args.data_dir, args.listen, args.control_plane);
+    config.join = join;
+    config.advertise = args.advertise;
+    config.name = args.name;
+    config.threads = args.threads;
+    config.memory_bytes = args.memory;
+    config.device = args.device;
+    config.kv_type = args.kv_type;
+    config.blob_hints = args.blob_hint;
+    if args.parallel > 0 {
+        config.sequences_max = config.sequences_max.min(args.parallel);
+    }
+    if let Some(drain_ms) = args.drain_ms {
+        config.drain_ms = drain_ms;
+    }
+    Ok(config)
+}
+
 fn join_token(args: &Args) -> Result<Option<JoinToken>, Failure> {
     secret::join_token(args.join_token_file.as_deref(), &args.data_dir)
 }
@@ -154,5 +158,27 @@ fn start_exit_code(error: &StartError) -> u8 {
             | CredentialError::Join(JoinError::OtherKind { .. }),
         ) => EXIT_CONFIG,
         _ => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn fewer_sequences_than_are_allowed_may_be_asked_for_but_not_more() {
+        let usual = WorkerConfig::new("/x", ([127, 0, 0, 1], 0).into(), Vec::new()).sequences_max;
+        for (parallel, runs) in [("0", usual), ("1", 1), ("3", 3), ("999", usual)] {
+            let line = ["worker", "--data-dir", "/x", "--parallel", parallel];
+            let args = Line::try_parse_from(line).expect("sound").args;
+            assert_eq!(config(args).expect("sound").sequences_max, runs, "{parallel}");
+        }
     }
 }

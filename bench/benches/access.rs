@@ -14,7 +14,7 @@ use ollamamax_core::access::{
 };
 use ollamamax_core::record::ClusterRecord;
 use ollamamax_core::{Command, Outcome, State};
-use ollamamax_gateway::auth::jwt::{Tokens, new_signing_key};
+use ollamamax_gateway::auth::jwt::{Alg, Tokens, new_signing_key};
 use ollamamax_gateway::ports::{BlobError, Blobs, ControlError, ControlPlane, QuorumStatus};
 use ollamamax_gateway::secrets::{self, SealingKey};
 use ollamamax_gateway::{Config, Gateway};
@@ -97,8 +97,9 @@ fn world(tokens: u64) -> World {
         ..State::default()
     };
     let access = &mut state.access;
-    access
-        .evolve(AccessChange::SigningKeyPut(new_signing_key(&sealing, Millis(0)).expect("a key")));
+    access.evolve(AccessChange::SigningKeyPut(
+        new_signing_key(&sealing, Alg::Rs256, Millis(0)).expect("a key"),
+    ));
     let secret = "s".repeat(43);
     for nth in 0..MANY {
         access.evolve(AccessChange::UserPut(UserRecord {

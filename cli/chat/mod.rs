@@ -14,7 +14,7 @@ mod session;
 use crate::answer::Printer;
 use crate::client::Client;
 use crate::exit::Failure;
-use crate::generate::{self, Settings};
+use crate::generate::{self, Heard, Settings};
 use crate::progress::Progress;
 use crate::{create, list, out, run, show};
 use editor::{Editor, Line};
@@ -55,13 +55,13 @@ async fn talk(client: &Client, settings: Settings, about: &Value) -> Result<(), 
         };
         match reader.line(&line) {
             Input::Empty | Input::More => {}
-            Input::Message(text) => talk.answer(text).await?,
+            Input::Message(text) => talk.answer(text).await,
             Input::System(text) => {
                 talk.session.system = Some(text);
                 out::line("Set system message.");
             }
             Input::Command(name, words) => {
-                if !talk.command(&name, &words).await? {
+                if !talk.command(&name, &words).await {
                     return Ok(());
                 }
             }
@@ -92,15 +92,14 @@ impl Talk<'_> {
         self.session.seeds = seeds;
     }
 
-    /// Sends the conversation and prints the answer. A refusal is told and forgotten; only a lost server ends the talk.
-    async fn answer(&mut self, text: String) -> Result<(), Failure> {
+    /// Sends the conversation and prints the answer. What fails is told, and the talk goes on: the next question may find another
+    /// node.
+    async fn answer(&mut self, text: String) {
         self.session.ask(text);
         let request = self.session.request();
-        let mut heard = String::new();
-        let answering = async {
-            let records = self.client.stream("/api/chat", &request).await?;
-            generate::print(records, &self.session.settings, &mut heard).await
-        };
+        let mut heard = Heard::default();
+        let settings = &self.session.settings;
+        let answering = generate::answer(self.client, "/api/chat", &request, settings, &mut heard);
         let answered = tokio::select! {
             answered = answering => answered,
             // The request ends with its connection; what was heard so far stays part of the talk.
@@ -109,32 +108,28 @@ impl Talk<'_> {
                 Ok(())
             }
         };
-        self.session.heard(heard);
-        match answered {
-            Err(failure @ Failure::Unreachable { .. }) => Err(failure),
-            Err(failure) => {
-                tell(&failure);
-                Ok(())
-            }
-            Ok(()) => Ok(()),
+        if answered.is_err() && !heard.text.is_empty() {
+            out::text("\n\n");
+        }
+        self.session.heard(heard.text);
+        if let Err(failure) = answered {
+            tell(&failure);
         }
     }
 
     /// Does what a `/command` says; false to leave. What fails is told; Ctrl-C ends the command.
-    async fn command(&mut self, name: &str, words: &[String]) -> Result<bool, Failure> {
+    async fn command(&mut self, name: &str, words: &[String]) -> bool {
         if matches!(name, "bye" | "exit") {
-            return Ok(false);
+            return false;
         }
         let done = tokio::select! {
             done = self.obey(name, words) => done,
             _ = tokio::signal::ctrl_c() => Err(Failure::Other("interrupted".to_owned())),
         };
-        match done {
-            Err(failure @ Failure::Unreachable { .. }) => return Err(failure),
-            Err(failure) => tell(&failure),
-            Ok(()) => {}
+        if let Err(failure) = done {
+            tell(&failure);
         }
-        Ok(true)
+        true
     }
 
     async fn obey(&mut self, name: &str, words: &[String]) -> Result<(), Failure> {

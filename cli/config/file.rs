@@ -69,7 +69,7 @@ pub fn read(path: &Path, command: &Command) -> Result<File, Failure> {
 
 /// The settings of a text, or everything that is wrong with it.
 pub fn parse(text: &str, command: &Command) -> Result<Vec<Setting>, Vec<Finding>> {
-    let line_of = |at: usize| text[..at.min(text.len())].matches('\n').count() + 1;
+    let line_of = |at: usize| text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1;
     let table = DeTable::parse(text).map_err(|error| {
         let line = line_of(error.span().map_or(0, |span| span.start));
         vec![Finding { line, text: error.message().to_owned() }]
@@ -150,6 +150,7 @@ fn values(value: &DeValue<'_>) -> Option<Vec<String>> {
 mod tests {
     use super::*;
     use clap::CommandFactory;
+    use proptest::prelude::*;
 
     fn parsed(text: &str) -> Result<Vec<Setting>, Vec<Finding>> {
         parse(text, &crate::Cli::command())
@@ -200,9 +201,27 @@ mod tests {
             let findings = parsed(text).expect_err(text);
             assert_eq!(findings[0].line, line, "{text:?}: {findings:?}");
             assert!(findings[0].text.contains(said), "{text:?}: {findings:?}");
+            assert!(!findings[0].text.contains("--help"), "{findings:?}");
         }
         let all =
             parsed("[worker]\nthread = 4\n[up]\nnodes = \"x\"\nnode = 1\n").expect_err("wrong");
         assert_eq!(all.len(), 3, "{all:?}");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        #[test]
+        fn whatever_is_written_is_read_or_refused_with_a_line(
+            text in "(\\[(worker|client|x)\\]\n)?([a-z-]{1,8} ?= ?(\"é?[a-z]*\"|[0-9.-]{1,4}|true|\\[1, \"a\"\\]|\\{\\})?\n){0,4}"
+        ) {
+            match parsed(&text) {
+                Ok(settings) => prop_assert!(settings.len() <= text.lines().count()),
+                Err(findings) => {
+                    let lines = 1..=text.lines().count() + 1;
+                    prop_assert!(findings.iter().all(|finding| lines.contains(&finding.line)));
+                }
+            }
+        }
     }
 }

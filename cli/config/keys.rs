@@ -127,7 +127,9 @@ fn parse(command: &Command, settings: &[&Setting]) -> Option<clap::Error> {
 /// What an error says, without its decoration.
 fn words(error: &clap::Error) -> String {
     let text = error.to_string();
-    let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
+    let ends = ["Usage:", "For more information"];
+    let is_end = |line: &str| ends.iter().any(|end| line.starts_with(end));
+    let lines = text.lines().map(str::trim).take_while(|line| !is_end(line));
     let lines: Vec<&str> = lines.filter(|line| !line.is_empty()).collect();
     lines.join(" ").trim_start_matches("error: ").to_owned()
 }

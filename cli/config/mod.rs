@@ -19,6 +19,7 @@ use clap::Command;
 use file::File;
 use serde_json::{Value, json};
 use std::ffi::OsString;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 const FILE: &str = "ollamamax.toml";
@@ -94,8 +95,7 @@ fn places() -> Vec<PathBuf> {
 
 /// The file to read. One that is named must be there.
 fn find(named: Option<&Path>) -> Result<Option<PathBuf>, Failure> {
-    let variable = std::env::var_os(VARIABLE).filter(|text| !text.is_empty()).map(PathBuf::from);
-    match named.map(Path::to_owned).or(variable) {
+    match named.map(Path::to_owned).or_else(variable) {
         Some(path) if path.exists() => Ok(Some(path)),
         Some(path) => Err(Failure::Usage(format!(
             "there is no configuration file `{}` (given with --config or {VARIABLE})",
@@ -115,9 +115,23 @@ pub fn command(command: Command, argv: &[OsString]) -> Result<Command, Failure> 
     if supervised || first.is_some_and(|word| without.contains(word)) {
         return Ok(command);
     }
-    let Some(path) = find(named(argv).as_deref())? else { return Ok(command) };
-    let file = file::read(&path, &command)?;
-    Ok(keys::apply(command, &file.settings))
+    let named = named(argv).or_else(variable);
+    let Some(path) = find(named.as_deref())? else { return Ok(command) };
+    match file::read(&path, &command) {
+        Ok(file) => Ok(keys::apply(command, &file.settings)),
+        // A file for a daemon that others may not read is no reason for them to do without any command.
+        Err(Failure::File { source, .. })
+            if named.is_none() && source.kind() == ErrorKind::PermissionDenied =>
+        {
+            out::say(&format!("Warning: `{}` may not be read, and is left out", path.display()));
+            Ok(command)
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
+fn variable() -> Option<PathBuf> {
+    std::env::var_os(VARIABLE).filter(|text| !text.is_empty()).map(PathBuf::from)
 }
 
 /// The file that `--config` names, before the rest of the line is understood.

@@ -65,7 +65,9 @@ pub fn judge(observed: &Observed, now: Timestamp) -> Vec<Finding> {
     if let Some(why) = &observed.unreachable {
         let next =
             "start a cluster with `ollamamax up`, or name a node with `--host` or OLLAMA_HOST";
-        findings.add(Level::Problem, "cluster", why.clone(), next);
+        // The message has a next step of its own.
+        let why = why.split("; ").next().unwrap_or(why).to_owned();
+        findings.add(Level::Problem, "cluster", why, next);
     } else if let Some(why) = &observed.refused {
         let what = format!("its state may not be seen: {why}");
         findings.add(
@@ -95,14 +97,7 @@ fn disks(findings: &mut Findings, observed: &Observed) {
         );
         let about = format!("disk of `{}` ({})", disk.path.display(), disk.what);
         match percent {
-            ..DISK_PERCENT => {
-                findings.add(
-                    Level::Warning,
-                    &about,
-                    what,
-                    "remove models that nobody needs: `ollamamax list`, `ollamamax rm`",
-                );
-            }
+            ..DISK_PERCENT => findings.add(Level::Warning, &about, what, disk.remedy),
             _ => findings.add(Level::Well, &about, what, ""),
         }
     }

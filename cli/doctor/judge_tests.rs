@@ -28,7 +28,13 @@ fn sound() -> Observed {
         authorities: json!({"authorities": [{"fingerprint": "aa:bb:cc:dd:ee", "state": "signs", "expires_at": ms(90 * 24 * 3_600_000)}]}),
         plan: json!({"steps": [], "report": []}),
         nodes: vec![told(1), told(2), told(3)],
-        disks: vec![Disk { what: "x", path: "/x".into(), free_bytes: 50, total_bytes: 100 }],
+        disks: vec![Disk {
+            what: "x",
+            path: "/x".into(),
+            remedy: "delete it",
+            free_bytes: 50,
+            total_bytes: 100,
+        }],
         ..Observed::default()
     }
 }
@@ -160,7 +166,7 @@ fn each_trouble_is_found_with_its_next_step() {
             "About an hour",
             "rotate-authority",
         ),
-        (|o| o.disks[0].free_bytes = 4, Level::Warning, "disk of `/x` (x)", "4 %", "ollamamax rm"),
+        (|o| o.disks[0].free_bytes = 4, Level::Warning, "disk of `/x` (x)", "4 %", "delete it"),
     ];
     for (change, level, about, what, next) in cases {
         let findings = found(*change);

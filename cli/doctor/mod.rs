@@ -37,7 +37,12 @@ pub async fn run(client: &Client, args: &Args) -> Result<(), Failure> {
     if problems == 0 {
         return Ok(());
     }
-    Err(Failure::Other(format!("{problems} problems and {warnings} warnings")))
+    let many = |count: usize, what: &str| match count {
+        1 => format!("1 {what}"),
+        count => format!("{count} {what}s"),
+    };
+    let (problems, warnings) = (many(problems, "problem"), many(warnings, "warning"));
+    Err(Failure::Other(format!("{problems} and {warnings}; each is followed by what to do")))
 }
 
 fn render(answer: &Value, _: bool) -> String {

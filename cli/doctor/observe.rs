@@ -49,6 +49,8 @@ pub struct Disk {
     pub what: &'static str,
     /// Where.
     pub path: PathBuf,
+    /// What makes room on it.
+    pub remedy: &'static str,
     /// Bytes that are free.
     pub free_bytes: u64,
     /// Bytes there are.
@@ -126,16 +128,19 @@ fn offset(theirs: f64, before: f64, after: f64) -> f64 {
 
 fn disks() -> Vec<Disk> {
     let up = data_directory().map(|directory| directory.join("up"));
-    let places = [("data of `up`", up), ("downloaded models", cache_directory())];
-    let there = places.into_iter().filter_map(|(what, path)| Some((what, path?)));
-    there.filter_map(|(what, path)| disk(what, &path)).collect()
+    let rm = "remove models that nobody needs: `ollamamax list`, `ollamamax rm`";
+    let delete = "delete what is in it: it is fetched again when it is needed";
+    let up = up.and_then(|path| disk("data of `up`", &path, rm));
+    let cache = cache_directory().and_then(|path| disk("downloaded models", &path, delete));
+    up.into_iter().chain(cache).collect()
 }
 
-fn disk(what: &'static str, path: &Path) -> Option<Disk> {
+fn disk(what: &'static str, path: &Path, remedy: &'static str) -> Option<Disk> {
     let path = path.exists().then(|| path.to_owned())?;
     let told = rustix::fs::statvfs(&path).ok()?;
     let bytes = |blocks: u64| blocks.saturating_mul(told.f_frsize);
-    Some(Disk { what, path, free_bytes: bytes(told.f_bavail), total_bytes: bytes(told.f_blocks) })
+    let (free_bytes, total_bytes) = (bytes(told.f_bavail), bytes(told.f_blocks));
+    Some(Disk { what, path, remedy, free_bytes, total_bytes })
 }
 
 #[cfg(test)]
@@ -153,8 +158,8 @@ mod tests {
     #[test]
     fn a_disk_that_is_there_tells_its_room() {
         let directory = tempfile::tempdir().expect("a directory");
-        let disk = disk("x", directory.path()).expect("there");
+        let disk = disk("x", directory.path(), "").expect("there");
         assert!(disk.total_bytes >= disk.free_bytes && disk.total_bytes > 0);
-        assert!(super::disk("x", &directory.path().join("nothing")).is_none());
+        assert!(super::disk("x", &directory.path().join("nothing"), "").is_none());
     }
 }

@@ -118,6 +118,14 @@ nonsense
         assert_eq!(sample.first_token_s, Some(0.4));
     }
 
+    proptest::proptest! {
+        #[test]
+        fn whatever_a_node_says_is_read(text in "([a-z_]{1,30}(\\{[a-z\"=,é]{0,20}\\}?)? ?[0-9.naif+-]{0,8}\n){0,6}") {
+            let sample = Sample::parse(&text);
+            proptest::prop_assert!(sample.streams >= 0.0);
+        }
+    }
+
     #[test]
     fn rates_lie_between_two_looks_and_survive_a_restart() {
         let before = Sample::parse(TEXT);

@@ -1,7 +1,7 @@
 //! What a node is told at its start, and the checks that need no disk and no network.
 
 use crate::error::StartError;
-use crate::export::Target;
+use crate::export::{Headers, Target};
 pub use crate::http::tls::TlsFiles;
 pub use ollamamax_gateway::secrets::SealingKey;
 use ollamamax_proto::limits;
@@ -40,6 +40,8 @@ pub struct NodeConfig {
     pub insecure_http: bool,
     /// Where the trail is exported to.
     pub audit_export: Vec<Target>,
+    /// What receivers of the trail want to see.
+    pub audit_headers: Headers,
     /// Bounds on connections to the gateway.
     pub connections: ConnectionLimits,
     /// Waits and periods.
@@ -77,6 +79,7 @@ impl NodeConfig {
             tls: None,
             insecure_http: false,
             audit_export: Vec::new(),
+            audit_headers: Headers::default(),
             connections: ConnectionLimits::default(),
             timings: Timings::default(),
             gateway: ollamamax_gateway::Config::default(),

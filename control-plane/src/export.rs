@@ -12,6 +12,7 @@
 
 mod cursor;
 mod file;
+mod headers;
 mod otlp;
 mod piece;
 mod stdout;
@@ -21,13 +22,14 @@ use crate::client::Client;
 use crate::leader::Leadership;
 use crate::watch::Published;
 use file::FileSink;
+pub use headers::{Headers, InvalidHeaders};
 use ollamamax_core::State;
 use ollamamax_proto::{Digest, Millis, backoff, limits};
 use otlp::OtlpSink;
 use piece::Piece;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use stdout::StdoutSink;
 pub use target::{InvalidTarget, Target};
 
@@ -55,6 +57,9 @@ pub(crate) struct Export {
     target: Target,
     sink: Sink,
     published: Arc<Published>,
+    leadership: Leadership,
+    /// Since when the target has been ahead of this node.
+    ahead_since: Option<Instant>,
 }
 
 enum Sink {
@@ -81,6 +86,7 @@ impl Export {
         dir: &Path,
         published: Arc<Published>,
         (leadership, client): (Leadership, Client),
+        headers: &Headers,
     ) -> Result<Self, ExportError> {
         let id = Digest::of(target.to_string().as_bytes()).hex()[..16].to_owned();
         let cursor = cursor::Cursor::new(dir.join("audit-export").join(&id));
@@ -88,11 +94,11 @@ impl Export {
             Target::File(path) => Sink::File(FileSink::open(path.clone(), cursor)?),
             Target::Stdout => Sink::Stdout(StdoutSink::open(cursor)?),
             Target::Otlp(url) => {
-                let sink = OtlpSink::new(url, id, leadership, client);
+                let sink = OtlpSink::new(url, id, (leadership.clone(), client), headers);
                 Sink::Otlp(Box::new(sink.map_err(ExportError::Foreign)?))
             }
         };
-        Ok(Self { target, sink, published })
+        Ok(Self { target, sink, published, leadership, ahead_since: None })
     }
 
     /// Runs until cancelled.
@@ -151,6 +157,7 @@ impl Export {
             )));
         }
         let after = last.map(|(number, _)| number);
+        self.check_ahead(&state, after.unwrap_or(0))?;
         self.measure(&state, after.unwrap_or(0));
         let Some(piece) = Piece::next(trail, after, Millis::now()) else {
             if let Sink::Otlp(otlp) = &mut self.sink {
@@ -168,6 +175,23 @@ impl Export {
             Sink::Otlp(otlp) => otlp.send(&state, piece).await?,
         }
         Ok(Step::Went)
+    }
+
+    /// A node that catches up is behind for a while; one that leads never is.
+    fn check_ahead(&mut self, state: &State, after: u64) -> Result<(), ExportError> {
+        let last = state.access.last_record().map_or(0, |record| record.number);
+        if after <= last {
+            self.ahead_since = None;
+            return Ok(());
+        }
+        let since = *self.ahead_since.get_or_insert_with(Instant::now);
+        let patience = Duration::from_millis(limits::AUDIT_AHEAD_MS);
+        if !self.leadership.leads() && since.elapsed() < patience {
+            return Ok(());
+        }
+        Err(ExportError::Foreign(format!(
+            "it ends with record {after}, the trail of this cluster with {last}: it is of another cluster; move it away"
+        )))
     }
 
     fn measure(&self, state: &State, after: u64) {

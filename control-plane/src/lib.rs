@@ -37,8 +37,9 @@ mod workers;
 
 pub use config::{ConnectionLimits, NodeConfig, Timings, TlsFiles};
 pub use error::{NodeFailure, StartError};
-pub use export::{InvalidTarget, Target};
+pub use export::{Headers, InvalidHeaders, InvalidTarget, Target};
 pub use node::{ControlPlaneNode, Running};
 pub use ollamamax_core::route::Policy;
 pub use ollamamax_gateway::OidcConfig;
+pub use ollamamax_gateway::Sharing;
 pub use ollamamax_gateway::edge::Network;

@@ -206,7 +206,9 @@ impl Core {
         for target in config.audit_export {
             let (dir, known) = (&config.data_dir, Arc::clone(&self.published));
             let leader = (self.leadership.clone(), self.client.clone());
-            let export = Export::open(target.clone(), dir, known, leader).map_err(|error| {
+            let headers = &config.audit_headers;
+            let export = Export::open(target.clone(), dir, known, leader, headers);
+            let export = export.map_err(|error| {
                 let reason = format!("`{target}`: {error}");
                 StartError::Config { field: "audit_export", reason }
             })?;

@@ -176,6 +176,7 @@ impl From<&GenerateRequest> for wire::GenerateRequest {
             caller: request.caller.clone(),
             time_left_ms: to_ms(request.time_left),
             prefix: caches::prefix_to_wire(&request.prefix),
+            salt: caches::salt_to_wire(request.salt),
             ..Self::default()
         };
         match &request.prompt {
@@ -246,6 +247,7 @@ impl TryFrom<wire::GenerateRequest> for GenerateRequest {
             caller: wire.caller.chars().take(128).collect(),
             time_left: from_ms(wire.time_left_ms),
             prefix: caches::prefix_from_wire(wire.prefix)?,
+            salt: caches::salt_from_wire(&wire.salt)?,
         })
     }
 }

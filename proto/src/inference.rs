@@ -1,7 +1,7 @@
 //! A request for tokens and the tokens that answer it, between gateway and worker.
 
 use crate::ids::{AssignmentId, Digest, Generation, ModelName};
-pub use crate::prefix::Prefix;
+pub use crate::prefix::{Prefix, Salt};
 pub use crate::sampling::{Mirostat, MirostatVersion, Sampling};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -203,6 +203,8 @@ pub struct GenerateRequest {
     pub time_left: Option<Duration>,
     /// How the conversation begins; empty where nobody says.
     pub prefix: Prefix,
+    /// With whom what is cached is shared.
+    pub salt: Salt,
 }
 
 /// What is to be embedded.

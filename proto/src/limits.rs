@@ -122,6 +122,10 @@ pub const WORKER_CHECK_MS: u64 = 200;
 /// How far the term of a node that speaks may lie before that of one that listens: more elections than there ever are, and so far
 /// from the end of the numbers that no liar gets there.
 pub const RAFT_TERMS_AHEAD_COUNT: u64 = 1 << 32;
+/// How long a chunk of a blob waits for who asked for it, in milliseconds: a disk that is written to may pause.
+pub const BLOB_UNREAD_MS: u64 = 60_000;
+/// Blobs that one member fetches from a node at once: one for each assignment it can have, and some.
+pub const BLOB_FETCHES_PER_MEMBER_COUNT: usize = 80;
 /// How long a node tries to join before it gives up.
 pub const JOIN_TIMEOUT_MS: u64 = 30_000;
 /// Threads of the runtime that carries Raft: one for its core, one for its network.
@@ -255,6 +259,10 @@ pub const STOP_BYTES: usize = 1_024;
 pub const MARKER_BYTES: usize = 128;
 /// Bytes of one call of a tool in an answer: what is longer is told as text.
 pub const TOOL_CALL_BYTES: usize = 256 * 1024;
+/// Requests that a gateway remembers after their end.
+pub const REQUESTS_REMEMBERED_COUNT: usize = 4_096;
+/// Of these, told in one answer.
+pub const REQUESTS_LISTED_COUNT: usize = 1_000;
 /// Tools in one request.
 pub const TOOLS_COUNT: usize = 1_024;
 /// Answers to one request.
@@ -565,6 +573,8 @@ pub const SIGNING_KEYS_COUNT: usize = 8;
 pub const SIGNING_KEY_BYTES: usize = 8_192;
 /// Most authorities at once.
 pub const AUTHORITIES_COUNT: usize = 4;
+/// Shortest life of a certificate of a node or worker that may be asked for, in milliseconds: it is renewed in time by a busy machine.
+pub const CERTIFICATE_MIN_MS: u64 = 5_000;
 /// Longest life of a certificate of a node or worker, in milliseconds.
 pub const CERTIFICATE_MAX_MS: u64 = 24 * 3_600_000;
 /// Most join tokens at once.
@@ -591,6 +601,8 @@ pub const AUDIT_EXPORT_COUNT: usize = 256;
 pub const AUDIT_EXPORT_PERIOD_MS: u64 = 200;
 /// How often the cluster is told how far a receiver is, in milliseconds: so much comes twice at most when another node leads.
 pub const AUDIT_CURSOR_MS: u64 = 2_000;
+/// How long a node that does not lead may be behind what it exported before that is not believed, in milliseconds.
+pub const AUDIT_AHEAD_MS: u64 = 60_000;
 /// How long a receiver may take to answer, in milliseconds.
 pub const AUDIT_EXPORT_TIMEOUT_MS: u64 = 10_000;
 /// Longest pause before an export that failed is tried again, in milliseconds.

@@ -1,7 +1,25 @@
 //! How a conversation begins, as a chain of hashes, one for each block of its bytes. The gateway that
 //! renders it makes the chain; the worker remembers which of its cached blocks stand for which hash.
 
-use crate::limits;
+use crate::{Digest, limits};
+
+/// Among whom cached beginnings are shared: requests with the same salt. Whoever has another finds nothing of theirs, so that how
+/// fast a first token comes tells nothing of what others asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Salt(pub u128);
+
+impl Salt {
+    /// All that are not told apart share.
+    pub const SHARED: Self = Self(0);
+
+    /// That of one of many, by a name that nobody else has.
+    pub fn of(name: &str) -> Self {
+        let hash = Digest::of(["prefixes of ", name].concat().as_bytes()).0;
+        let salt = hash.iter().take(16).fold(0u128, |salt, byte| salt << 8 | u128::from(*byte));
+        // Whoever has a name is told apart from those that have none.
+        Self(salt.max(1))
+    }
+}
 
 /// The hashes of a beginning. Whoever has what hash `n` stands for has all before it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,6 +50,13 @@ impl Prefix {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whoever_has_a_name_shares_with_nobody_else() {
+        assert_eq!(Salt::of("user:alice"), Salt::of("user:alice"));
+        let salts = ["user:alice", "user:bob", ""].map(Salt::of);
+        assert!(salts[0] != salts[1] && !salts.contains(&Salt::SHARED), "{salts:?}");
+    }
 
     #[test]
     fn blocks_stand_for_their_share_of_the_tokens() {

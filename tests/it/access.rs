@@ -3,7 +3,7 @@
 
 use crate::binary;
 use crate::members::{contains, files};
-use ollamamax_tests::{Cluster, ClusterOptions, Member};
+use ollamamax_tests::{Cluster, ClusterOptions};
 use serde_json::{Value, json};
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -18,17 +18,17 @@ async fn start() -> Cluster {
 }
 
 /// A person at a terminal, with a home of their own.
-struct Person<'a> {
+pub struct Person<'a> {
     cluster: &'a Cluster,
     home: tempfile::TempDir,
 }
 
 impl<'a> Person<'a> {
-    fn new(cluster: &'a Cluster) -> Self {
+    pub fn new(cluster: &'a Cluster) -> Self {
         Self { cluster, home: tempfile::tempdir().expect("a directory") }
     }
 
-    fn run(&self, args: &[&str], stdin: &str) -> Result<String, String> {
+    pub fn run(&self, args: &[&str], stdin: &str) -> Result<String, String> {
         let mut child = Command::new(binary())
             .args(args)
             .env_clear()
@@ -49,7 +49,7 @@ impl<'a> Person<'a> {
         }
     }
 
-    fn ok(&self, args: &[&str], stdin: &str) -> String {
+    pub fn ok(&self, args: &[&str], stdin: &str) -> String {
         self.run(args, stdin).unwrap_or_else(|error| format!("failed: {error}"))
     }
 }
@@ -72,7 +72,7 @@ fn text(value: &Value, field: &str) -> String {
     value[field].as_str().expect(field).to_owned()
 }
 
-async fn user(cluster: &Cluster, name: &str, role: &str) {
+pub async fn user(cluster: &Cluster, name: &str, role: &str) {
     let body = json!({"name": name, "password": PASSWORD, "roles": [role]});
     cluster.api(0).post("/admin/v1/users", &body).await.expect("created");
     for node in 0..cluster.nodes() {
@@ -178,50 +178,6 @@ async fn people_and_programs_get_in_by_the_command_line_and_the_trail_tells() {
     std::fs::write(file, shorter[..shorter.len() - 1].join("\n") + "\n").expect("written");
     let cut = admin.run(&["audit", "verify", file], "").expect_err("its end is missing");
     assert!(cut.contains("the end is missing"), "{cut}");
-}
-
-/// A node exports by itself, through its death and return, what `audit verify` then accepts.
-#[tokio::test]
-async fn a_node_exports_its_trail_by_itself_and_each_record_once() {
-    let home = tempfile::tempdir().expect("a directory");
-    let file = home.path().join("audit.jsonl");
-    let target = format!("file:{}", file.display());
-    let options = ClusterOptions {
-        anonymous: String::new(),
-        env: vec![("OLLAMAMAX_AUDIT_EXPORT".into(), target.into())],
-        ..ClusterOptions::new(binary())
-    };
-    let mut cluster = Cluster::start(options.size(1, 0)).await.expect("the cluster starts");
-    user(&cluster, "alice", "developer").await;
-    for round in 0..3 {
-        for nth in 0..5 {
-            user(&cluster, &format!("u{round}{nth}"), "user").await;
-        }
-        cluster.kill9(Member::Node(0));
-        cluster.restart(Member::Node(0)).expect("back");
-        cluster.wait_for_quorum(1, DEADLINE).await.expect("it serves again");
-    }
-    let admin = Person::new(&cluster);
-    admin.ok(&["login", "--key"], cluster.key());
-    let file = file.to_str().expect("a plain path");
-    let whole = async || admin.run(&["audit", "verify", file], "").map(drop);
-    cluster.wait("the file has the whole trail, unbroken", DEADLINE, whole).await.expect("whole");
-    let text = std::fs::read_to_string(file).expect("there");
-    for (action, object) in [
-        ("key.create", ""),
-        ("user.create", "admin"),
-        ("user.create", "u00"),
-        ("user.create", "u24"),
-    ] {
-        let count = text.lines().filter(|line| {
-            let record: Value = serde_json::from_str(line).expect("JSON");
-            let same = |field: &str, text: &str| text.is_empty() || record[field] == text;
-            same("action", action) && same("object", object)
-        });
-        assert_eq!(count.count(), 1, "{action} {object}");
-    }
-    let first: Value = serde_json::from_str(text.lines().next().expect("a line")).expect("JSON");
-    assert_eq!(first["number"], 1, "it begins with the first start of the cluster");
 }
 
 #[tokio::test]

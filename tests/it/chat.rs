@@ -3,12 +3,12 @@
 use crate::binary;
 use crate::embed::tiny_encoder;
 use crate::terminal::Terminal;
-use ollamamax_tests::{Api, Cluster, ClusterOptions, model, wait_until};
+use ollamamax_tests::{Api, Cluster, ClusterOptions, Member, model, wait_until};
 use serde_json::{Value, json};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const MODEL: &str = "smollm2:135m";
 /// High enough that nothing scrolls away.
@@ -95,7 +95,10 @@ async fn a_conversation_is_held_stopped_saved_and_taken_up_again() {
     terminal.line("\"\"\"Name");
     terminal.shows("... Press Enter to send").await;
     terminal.line("another.\"\"\"");
-    let screen = prompt_after(&terminal, "\neval rate:", 2).await;
+    prompt_after(&terminal, "\neval rate:", 2).await;
+    // What is pasted in one piece is one message.
+    terminal.keys("\x1b[200~Name a\nthird.\x1b[201~\r");
+    let screen = prompt_after(&terminal, "\neval rate:", 3).await;
     assert!(screen.contains("eval count:           8 token(s)"), "{screen}");
     terminal.line("/show parameters");
     terminal.shows("User defined parameters:").await;
@@ -108,8 +111,9 @@ async fn a_conversation_is_held_stopped_saved_and_taken_up_again() {
         let messages = saved["messages"].as_array().expect("messages").iter();
         messages.map(|message| message["role"].as_str().expect("a role").to_owned()).collect()
     };
-    assert_eq!(roles(&saved), ["user", "assistant", "user", "assistant"]);
+    assert_eq!(roles(&saved), ["user", "assistant", "user", "assistant", "user", "assistant"]);
     assert_eq!(saved["messages"][2]["content"], "Name\nanother.");
+    assert_eq!(saved["messages"][4]["content"], "Name a\nthird.");
     assert!(saved["parameters"].as_str().expect("text").contains("temperature"), "{saved}");
     terminal.line("/list mi");
     terminal.shows("mine:latest").await;
@@ -140,6 +144,45 @@ async fn a_conversation_is_held_stopped_saved_and_taken_up_again() {
     terminal.line("/load nobody");
     terminal.shows("Couldn't find model 'nobody'").await;
     terminal.keys("\x04");
+    assert_eq!(terminal.end().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_talk_goes_on_when_its_node_is_killed_in_the_middle_of_an_answer() {
+    let options = ClusterOptions { memory_bytes: 4 << 30, ..ClusterOptions::new(binary()) };
+    let mut cluster = Cluster::start(options.size(3, 1)).await.expect("a cluster");
+    cluster.serve_file(MODEL, model::smollm2()).await.expect("the model is served");
+    let message = json!([{"role": "user", "content": "Tell me a story."}]);
+    let ask = json!({"model": MODEL, "messages": message, "stream": false,
+                     "options": {"temperature": 0.8, "seed": 3, "num_predict": 600}});
+    let whole = cluster.api(0).post("/api/chat", &ask).await.expect("an answer");
+    let whole = whole["message"]["content"].as_str().expect("a text").to_owned();
+
+    let home = tempfile::tempdir().expect("a directory");
+    let mut terminal = talk(&cluster, home.path(), &[]);
+    prompt_after(&terminal, "", 0).await;
+    for line in ["temperature 0.8", "seed 3", "num_predict 600"] {
+        terminal.line(&format!("/set parameter {line}"));
+    }
+    terminal.shows("Set parameter 'num_predict' to '600'").await;
+    terminal.line("Tell me a story.");
+    // Streams are kept from their first second on.
+    let beginning: String = whole.chars().take(20).collect();
+    terminal.shows(&beginning).await;
+    let begun = Instant::now();
+    terminal
+        .wait("nearly two seconds of it", |_| begun.elapsed() > Duration::from_millis(1_800))
+        .await;
+    cluster.kill9(Member::Node(0));
+    let screen = prompt_after(&terminal, "Tell me a story.", 1).await;
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(words(&screen).contains(&words(&whole)), "{screen}\nis not\n{whole}");
+    // And so does the next question.
+    terminal.line("/set parameter num_predict 4");
+    terminal.line("/set verbose");
+    terminal.line("Another one.");
+    prompt_after(&terminal, "\neval rate:", 1).await;
+    terminal.line("/bye");
     assert_eq!(terminal.end().await, 0);
 }
 
@@ -187,6 +230,14 @@ async fn what_was_typed_is_there_the_next_time_unless_nobody_wants_it() {
     prompt_after(&third, "Use Ctrl + d or /bye to exit.", 1).await;
     third.keys("\x04");
     assert_eq!(third.end().await, 0);
+
+    // A terminal that edits lines itself is left to do so.
+    let mut plain = talk(&cluster, home.path(), &[("TERM", "dumb")]);
+    plain.shows(">>> ").await;
+    plain.line("/set quiet");
+    plain.shows(">>> /set quiet\nSet 'quiet' mode.").await;
+    plain.line("/bye");
+    assert_eq!(plain.end().await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -228,6 +279,25 @@ async fn one_answer_is_wrapped_on_a_terminal_and_as_it_is_in_a_pipe() {
     let shown = terminal.wait(&format!("all of {plain}"), whole).await;
     assert!(shown.lines().filter(|line| !line.is_empty()).count() >= 4, "{shown}");
     assert_eq!(terminal.end().await, 0);
+
+    // Markdown is styled where there are colours, and its marks stay.
+    let said = json!([{"role": "user", "content": "Well?"}, {"role": "assistant", "content": "It is **so**."}]);
+    let made = json!({"model": "marked", "from": MODEL, "stream": false, "messages": said});
+    cluster.api(0).post("/api/create", &made).await.expect("created");
+    for (variable, bold) in [("ANYTHING", true), ("NO_COLOR", false)] {
+        let env = [("OLLAMA_HOST", url.as_str()), (variable, "1")];
+        let mut terminal = Terminal::start(&["run", "marked"], TALL, home.path(), &env);
+        terminal.shows(">>> Well?\nIt is **so**.").await;
+        assert_eq!(terminal.is_bold("so**"), Some(bold), "{variable}");
+        assert_eq!(terminal.is_bold("It is"), Some(false));
+        terminal
+            .wait("a prompt", |screen| {
+                screen.trim_end().lines().last().is_some_and(|line| line.starts_with(">>>"))
+            })
+            .await;
+        terminal.line("/bye");
+        assert_eq!(terminal.end().await, 0);
+    }
 
     let encoder = tiny_encoder(&cluster, "bert");
     cluster.serve_file("encoder:tiny", &encoder).await.expect("the encoder is served");

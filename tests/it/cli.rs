@@ -59,6 +59,13 @@ fn help_names_every_command_and_the_exit_codes() {
         "cp",
         "pull",
         "stop",
+        "push",
+        "serve",
+        "top",
+        "doctor",
+        "config",
+        "completions",
+        "man",
         "version",
         "OLLAMA_HOST",
         "Exit codes: 0 done",
@@ -84,6 +91,10 @@ fn wrong_usage_exits_with_2() {
         &["worker", "--data-dir", "/nowhere", "--control-plane"],
         &["up", "--nodes", "0", "--data-dir", "/tmp/ollamamax-never-made/x/../y"],
         &["run", "m", "--format", "{"],
+        &["run", "m", "--think=much"],
+        &["run", "m", "--keepalive", "soon"],
+        &["list", "-o", "xml"],
+        &["list", "-o", "name", "--json"],
     ] {
         let output = run(args, "");
         assert_eq!(output.status.code(), Some(2), "{args:?}: {}", stderr(&output));

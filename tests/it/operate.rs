@@ -116,6 +116,12 @@ async fn lists_come_as_programs_want_them_and_slips_are_seen_through() {
     assert_eq!(run(&["cluster", "members", "-o", "name"]), "1\n");
     assert_eq!(run(&["list", "-o", "jsonl"]), "");
     assert_eq!(run(&["roles", "list", "-o", "name"]).lines().next(), Some("admin"));
+    let trail = run(&["audit", "tail", "-o", "jsonl"]);
+    assert!(
+        trail.lines().count() > 1 && trail.lines().all(|line| line.starts_with("{\"number\"")),
+        "{trail}"
+    );
+    assert_eq!(run(&["audit", "tail", "--json"]).lines().next(), trail.lines().next());
     assert!(run(&["top", "--once"]).contains("1 of 1 nodes, leader 1"));
 
     let typo = format!("{name}x");

@@ -57,6 +57,17 @@ impl Terminal {
         screen.screen().contents()
     }
 
+    /// Whether the first character of a text on the screen is bold; `None`: the text is not there.
+    pub fn is_bold(&self, text: &str) -> Option<bool> {
+        let screen = self.screen.lock().unwrap_or_else(PoisonError::into_inner);
+        let screen = screen.screen();
+        let (_, columns) = screen.size();
+        let rows = screen.rows(0, columns).enumerate();
+        let (row, column) = rows.filter_map(|(row, line)| Some((row, line.find(text)?))).next()?;
+        let cell = screen.cell(u16::try_from(row).ok()?, u16::try_from(column).ok()?)?;
+        Some(cell.bold())
+    }
+
     /// Presses keys.
     pub fn keys(&mut self, keys: &str) {
         self.writer.write_all(keys.as_bytes()).expect("the terminal is there");

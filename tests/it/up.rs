@@ -76,6 +76,45 @@ fn command(directory: &Path, port: u16, args: &[&str]) -> (Option<i32>, String) 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn serve_listens_where_ollama_would_with_ollamas_settings() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (dir, port) = (directory.path(), ports::free().expect("a port"));
+    let data = dir.join("data");
+    // What is said of daemons is not said of the processes that `up` starts: with this they would not start.
+    let file = dir.join("ollamamax.toml");
+    std::fs::write(&file, "[up]\nthreads = 1\n\n[control-plane]\nkeep-alive = \"soon\"\n")
+        .expect("written");
+    let mut args: Vec<OsString> = ["serve", "--json"].map(OsString::from).into();
+    args.extend(["--data-dir".into(), data.clone().into()]);
+    let mut env = home(dir);
+    env.extend([
+        ("OLLAMA_HOST".into(), format!("127.0.0.1:{port}").into()),
+        ("OLLAMA_CONTEXT_LENGTH".into(), "1024".into()),
+        ("OLLAMA_MODELS".into(), "/somewhere".into()),
+        ("OLLAMAMAX_CONFIG".into(), file.into()),
+    ]);
+    let process = Process::start("serve", binary(), args, env, &dir.join("up.log"));
+    let mut up = Up { process: process.expect("started"), port, data };
+    let ready = up.wait_ready().await;
+    assert_eq!(ready["endpoints"].as_array().map(Vec::len), Some(1), "{ready}");
+    let log = std::fs::read_to_string(up.process.log_path()).expect("a log");
+    assert_eq!(log.matches("OLLAMA_MODELS has no effect here").count(), 1, "{log}");
+    let root = up.api(0).request(reqwest::Method::GET, "/").send().await.expect("an answer");
+    assert_eq!(root.text().await.expect("text"), "Ollama is running");
+
+    let file = model::smollm2().to_str().expect("utf-8");
+    assert_eq!(command(dir, port, &["pull", file, "--as", "tiny"]).0, Some(0));
+    let body =
+        json!({"model": "tiny", "prompt": "a", "stream": false, "options": {"num_predict": 1}});
+    let workers = up.api(0).get("/admin/v1/workers").await.expect("workers");
+    assert_eq!(workers["workers"][0]["threads"], 1, "{workers}");
+    up.api(0).post("/api/generate", &body).await.expect("an answer");
+    let loaded = up.api(0).get("/api/ps").await.expect("loaded");
+    assert_eq!(loaded["models"][0]["context_length"], 1024, "{loaded}");
+    up.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_one_node_cluster_answers_and_every_command_works_on_it() {
     let directory = tempfile::tempdir().expect("a directory");
     let (dir, port) = (directory.path(), ports::free().expect("a port"));

@@ -33,6 +33,8 @@ pub struct ClusterOptions {
     pub env: Vec<(OsString, OsString)>,
     /// Roles of who brings no credential; empty: nobody may.
     pub anonymous: String,
+    /// Further arguments of every node.
+    pub node_args: Vec<OsString>,
 }
 
 impl ClusterOptions {
@@ -46,6 +48,7 @@ impl ClusterOptions {
             memory_bytes: 1 << 30,
             env: Vec::new(),
             anonymous: "admin".to_owned(),
+            node_args: Vec::new(),
         }
     }
 
@@ -140,6 +143,7 @@ impl Cluster {
         if !self.options.anonymous.is_empty() {
             args.extend(["--anonymous".into(), self.options.anonymous.clone().into()]);
         }
+        args.extend(self.options.node_args.iter().cloned());
         let token = match index {
             0 => None,
             _ => Some(self.apis[0].join_token("node", 1).await?),

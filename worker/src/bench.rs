@@ -353,8 +353,8 @@ impl Timed {
         let last = self.vocabulary - 1;
         let tokens = (0..tokens).map(|i| token(i).min(last)).collect();
         let (context_tokens, caller) = (self.context_tokens, String::new());
-        let (constraint, marks, spoken) = (None, Default::default(), Default::default());
-        Prepared { tokens, options, context_tokens, caller, constraint, marks, output: spoken }
+        let (constraint, marks, salt, output) = Default::default();
+        Prepared { tokens, options, context_tokens, caller, constraint, marks, salt, output }
     }
 }
 

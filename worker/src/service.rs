@@ -58,6 +58,7 @@ impl Inference for InferenceService {
         .map_err(|error| Status::internal(format!("the request could not be prepared: {error}")))?;
         let mut prepared = prepared.map_err(|BadRequest(why)| Status::invalid_argument(why))?;
         prepared.caller = request.caller;
+        prepared.salt = request.salt;
         let ledger = self.ledgers.of(request.assignment, request.generation);
         prepared.marks = caches::marks(&request.prefix, prepared.tokens.len(), ledger);
         let inbox = runner.submit(prepared, request.resume, deadline).map_err(submit_status)?;

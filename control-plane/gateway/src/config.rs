@@ -3,6 +3,7 @@
 use crate::auth::oidc::OidcConfig;
 use crate::edge::EdgeConfig;
 use crate::secrets::SealingKey;
+use crate::sharing::Sharing;
 use ollamamax_core::route::Policy;
 use ollamamax_proto::{ModelName, limits};
 use ollamamax_tls::Tls;
@@ -40,6 +41,8 @@ pub struct Config {
     pub client_stall: Duration,
     /// Attempts over workers, the first included.
     pub attempts: u32,
+    /// Whose requests share what workers have cached of prompts.
+    pub sharing: Sharing,
     /// How requests are spread over workers where nobody says otherwise.
     pub balancing: Policy,
     /// And for single models.
@@ -83,6 +86,7 @@ impl Default for Config {
             resume_timeout: Duration::from_millis(limits::RESUME_TIMEOUT_MS),
             client_stall: Duration::from_millis(limits::CLIENT_STALL_MS),
             attempts: limits::ATTEMPTS_COUNT,
+            sharing: Sharing::default(),
             balancing: Policy::default(),
             balancing_of: BTreeMap::new(),
             hedging: true,

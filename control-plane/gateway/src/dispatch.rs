@@ -25,6 +25,7 @@ mod waiting;
 use crate::Gateway;
 use crate::demand::{Use, Want};
 use crate::error::Failure;
+use crate::history::{Running, ms};
 use crate::quotas::Charge;
 use crate::request::{Asker, Deadline};
 use crate::streams::{Hold, Kept};
@@ -37,7 +38,7 @@ pub use generation::Generation;
 use ollamamax_core::budget::RetryBudget;
 use ollamamax_core::record::ModelRecord;
 use ollamamax_core::route::{Policy, Shape};
-use ollamamax_proto::inference::{FinishReason, Options, Prompt, TokenLogprob};
+use ollamamax_proto::inference::{FinishReason, Options, Prompt, Salt, TokenLogprob};
 use ollamamax_proto::{Millis, ModelName, limits};
 use opening::Unopened;
 pub use resume::Resumed;
@@ -120,6 +121,7 @@ impl Gateway {
         let resumed = job.resumed.as_ref().map_or(0, |resumed| resumed.tokens.len());
         let charge = self.let_in(&job.asker, &job.model.name, resumed)?;
         let entry = self.enter(&job.model.name, &job.asker, job.want)?;
+        let running = self.remember(&job.asker, &job.model);
         let (sender, mut events) = mpsc::channel(limits::STREAM_CHUNKS_BUFFERED);
         let span =
             tracing::info_span!("generate", request = %job.request_id, model = %job.model.name);
@@ -127,14 +129,21 @@ impl Gateway {
         let task = async move {
             let _in_flight = telemetry::InFlight::new();
             let deadline = job.asker.deadline;
-            let mut run = Run::new(gateway, job, (entry, charge), sender.clone());
+            let told = running.entry();
+            let mut run = Run::new(gateway, job, (entry, charge, running), sender.clone());
             tokio::select! {
+                failure = told.ended() => {
+                    telemetry::attempt("ended");
+                    let _ = sender.send(Err(failure)).await;
+                }
                 () = sender.closed() => telemetry::attempt("cancelled"),
                 failure = lateness(deadline) => {
                     telemetry::attempt("late");
+                    run.running.failed(&failure);
                     let _ = sender.send(Err(failure)).await;
                 }
                 result = run.drive() => if let Err(failure) = result {
+                    run.running.failed(&failure);
                     // Nobody may be listening any more, which is as good.
                     let _ = sender.send(Err(failure)).await;
                 }
@@ -187,6 +196,8 @@ struct Run {
     entry: Use,
     /// What it costs whom.
     charge: Charge,
+    /// What is remembered of it.
+    running: Running,
     sender: mpsc::Sender<Result<Event, Failure>>,
     started: Instant,
     load_ns: u64,
@@ -215,6 +226,8 @@ struct Run {
     told: bool,
     /// What a pick sees of it; its size grows with the tokens.
     ask: Ask,
+    /// With whom it shares what is cached.
+    salt: Salt,
     last_touch: Instant,
 }
 
@@ -222,11 +235,12 @@ impl Run {
     fn new(
         gateway: Arc<Gateway>,
         job: Job,
-        (entry, charge): (Use, Charge),
+        (entry, charge, running): (Use, Charge, Running),
         sender: mpsc::Sender<Result<Event, Failure>>,
     ) -> Self {
         let now = Instant::now();
-        let prefix = Arc::new(prefix::of(&job.model, &job.prompt));
+        let salt = gateway.config.sharing.salt(&job.asker.payer);
+        let prefix = Arc::new(prefix::of(&job.model, salt, &job.prompt));
         let shape = Shape { prefix_hash: prefix.home(), ..estimate(&job.prompt, &job.options) };
         let ask = Ask { policy: gateway.policy_of(&job.model.name), shape, prefix };
         Self {
@@ -234,6 +248,7 @@ impl Run {
             job,
             entry,
             charge,
+            running,
             sender,
             started: now,
             load_ns: 0,
@@ -252,6 +267,7 @@ impl Run {
             cached_tokens: 0,
             told: false,
             ask,
+            salt,
             last_touch: now,
         }
     }
@@ -259,6 +275,8 @@ impl Run {
     async fn drive(&mut self) -> Result<(), Failure> {
         self.load().await?;
         self.load_ns = nanos(self.started.elapsed());
+        let loaded = ms(self.started.elapsed());
+        self.running.note(|record| record.load_ms = Some(loaded));
         let place = self.gateway.admit(&self.job, &self.ask.shape).await?;
         if !self.take_up().await {
             return Ok(());
@@ -315,6 +333,7 @@ impl Run {
                 Err(Unopened { seat, end }) => (seat, end),
                 Ok(opened) => {
                     let seat = Arc::clone(&opened.seat);
+                    self.running.goes_on_at(&seat, self.ask.policy, self.resumes);
                     (seat, Attempt { run: self, opened }.forward().await)
                 }
             };
@@ -372,6 +391,7 @@ impl Run {
         {
             self.first_text = Some(Instant::now());
             self.entry.started();
+            self.running.first_text();
             let model = self.job.model.name.to_string();
             telemetry::first_token(&model, self.started.elapsed());
         }

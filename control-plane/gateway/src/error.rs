@@ -126,6 +126,11 @@ impl Failure {
         Self::unavailable("server busy, please try again.  maximum pending requests exceeded")
     }
 
+    /// Its status, as a number.
+    pub fn status_code(&self) -> u16 {
+        self.status().as_u16()
+    }
+
     fn status(&self) -> StatusCode {
         match self {
             Self::Invalid(_) | Self::InvalidField { .. } => StatusCode::BAD_REQUEST,

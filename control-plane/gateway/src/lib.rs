@@ -26,6 +26,7 @@ mod family;
 mod format;
 mod gate;
 mod health;
+mod history;
 mod keep_alive;
 mod logprobs;
 mod names;
@@ -39,6 +40,7 @@ mod quotas;
 mod request;
 pub mod secrets;
 mod sessions;
+mod sharing;
 mod stream;
 pub mod streams;
 mod telemetry;
@@ -49,6 +51,7 @@ pub use admin::authorities::{seal as seal_authority, unseal as unseal_authority}
 pub use admin::joins::id_of as join_token_id;
 pub use auth::credential;
 pub use config::Config;
+pub use sharing::{Sharing, UnknownSharing};
 
 use auth::guard::Policy::{All, Known, Needs, Open};
 use auth::guard::Routes;
@@ -85,6 +88,7 @@ pub struct Gateway {
     throttle: auth::throttle::Throttle,
     refusals: auth::refusals::Refusals,
     quotas: quotas::Quotas,
+    history: history::History,
     oidc: Option<Arc<auth::oidc::Oidc>>,
     description: OnceLock<Bytes>,
 }
@@ -111,6 +115,7 @@ impl Gateway {
             throttle: auth::throttle::Throttle::default(),
             refusals: auth::refusals::Refusals::default(),
             quotas: quotas::Quotas::default(),
+            history: history::History::default(),
             oidc,
             description: OnceLock::new(),
         })

@@ -5,7 +5,7 @@ use ollamamax_proto::audit::Note;
 use std::net::IpAddr;
 
 impl Gateway {
-    /// Puts a refusal into the trail, with others of the same moment. Never waits.
+    /// Puts a refusal, or what was done without a change of the state, into the trail, with others of the same moment. Never waits.
     pub fn note_refusal(&self, note: Note) {
         self.refusals.add(note);
     }
@@ -31,7 +31,7 @@ impl Gateway {
             object: "signing-keys".to_owned(),
             ..Note::default()
         };
-        let made = self.new_signing_key(false, |command| (note, command)).await;
+        let made = self.new_signing_key(false, None, |command| (note, command)).await;
         made.map(drop).map_err(|failure| failure.to_string())
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::edge::ClientAddress;
 use crate::error::Failure;
+use crate::history::Trace;
 use crate::quotas::Payer;
 use axum::extract::{self, FromRequestParts, MatchedPath, Request};
 use axum::http::request::Parts;
@@ -89,6 +90,8 @@ pub struct Asker {
     pub class: Class,
     /// When the answer is of no use any more, if the client said so.
     pub deadline: Option<Deadline>,
+    /// What is remembered of it.
+    pub trace: Trace,
 }
 
 /// How urgent a request is, as `X-Priority` says.
@@ -144,7 +147,7 @@ impl<S: Sync> FromRequestParts<S> for Asker {
 }
 
 impl Asker {
-    fn of(request: &Request, now: Instant) -> Result<Self, Failure> {
+    fn of(request: &Request, now: Instant, trace: Trace) -> Result<Self, Failure> {
         let client = request.extensions().get::<ClientAddress>();
         let caller = client.map(|client| client.0.to_string()).unwrap_or_default();
         let deadline = match request.headers().get(TIMEOUT) {
@@ -163,7 +166,7 @@ impl Asker {
             }
         };
         let class = Class::of(request)?;
-        Ok(Self { caller, payer: Payer::default(), by: Note::default(), class, deadline })
+        Ok(Self { caller, payer: Payer::default(), by: Note::default(), class, deadline, trace })
     }
 
     /// A note of what it has done, to be completed by what came of it.
@@ -188,7 +191,8 @@ pub async fn observe(mut request: Request, next: Next) -> Response {
     };
     let route = request.extensions().get::<MatchedPath>();
     let route = route.map_or("unmatched", MatchedPath::as_str).to_owned();
-    let mut response = match Asker::of(&request, started) {
+    let trace = Trace::of(&id.0, &route);
+    let mut response = match Asker::of(&request, started, trace.clone()) {
         Ok(asker) => {
             request.extensions_mut().insert(id.clone());
             request.extensions_mut().insert(asker);
@@ -196,6 +200,7 @@ pub async fn observe(mut request: Request, next: Next) -> Response {
         }
         Err(failure) => crate::shaped(&request, failure),
     };
+    trace.tell(response.headers_mut());
     if let Ok(value) = HeaderValue::from_str(&id.0) {
         response.headers_mut().insert(HEADER, value);
     }

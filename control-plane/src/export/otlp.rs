@@ -9,6 +9,7 @@
 
 use super::ExportError;
 use super::cursor::Last;
+use super::headers::Headers;
 use super::piece::Piece;
 use crate::client::Client;
 use crate::leader::Leadership;
@@ -30,6 +31,7 @@ pub(super) struct OtlpSink {
     /// By what the cluster knows it.
     id: String,
     channel: Channel,
+    headers: Headers,
     leadership: Leadership,
     client: Client,
     /// What it has taken from this node.
@@ -42,8 +44,8 @@ impl OtlpSink {
     pub fn new(
         url: &str,
         id: String,
-        leadership: Leadership,
-        client: Client,
+        (leadership, client): (Leadership, Client),
+        headers: &Headers,
     ) -> Result<Self, String> {
         let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|error| error.to_string())?;
         let mut endpoint = endpoint
@@ -53,8 +55,11 @@ impl OtlpSink {
             let tls = ClientTlsConfig::new().with_native_roots();
             endpoint = endpoint.tls_config(tls).map_err(|error| error.to_string())?;
         }
-        let channel = endpoint.connect_lazy();
-        Ok(Self { id, channel, leadership, client, sent: None, told_at: Instant::now() })
+        if !url.starts_with("https://") && !headers.is_empty() {
+            tracing::warn!(url, "what the receiver wants to see is sent to it without encryption");
+        }
+        let (channel, headers) = (endpoint.connect_lazy(), headers.clone());
+        Ok(Self { id, channel, headers, leadership, client, sent: None, told_at: Instant::now() })
     }
 
     /// How far the receiver is; the outer `None`: that is another node's business, since that leads.
@@ -69,7 +74,8 @@ impl OtlpSink {
     /// Sends a piece.
     pub async fn send(&mut self, state: &State, piece: Piece) -> Result<(), ExportError> {
         let (last, _) = piece.last();
-        let request = request(state, &piece);
+        let mut request = tonic::Request::new(request(state, &piece));
+        self.headers.add(request.metadata_mut());
         let mut receiver = LogsServiceClient::new(self.channel.clone());
         let taken = receiver.export(request).await.map_err(|status| ExportError::Receiver {
             code: status.code(),

@@ -5,6 +5,7 @@ mod certificates;
 mod cluster;
 mod edge;
 mod export;
+mod fetches;
 mod members;
 mod restart;
 mod signing;

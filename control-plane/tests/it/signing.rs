@@ -6,7 +6,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ollamamax_control_plane::NodeConfig;
 use ollamamax_core::Command;
 use ollamamax_core::access::AccessCommand;
-use ollamamax_gateway::auth::jwt::new_signing_key;
+use ollamamax_gateway::auth::jwt::{Alg, new_signing_key};
 use ollamamax_gateway::secrets::SealingKey;
 use ollamamax_proto::Millis;
 use serde_json::{Value, json};
@@ -51,7 +51,7 @@ async fn signing_keys_are_replaced_under_load_and_no_good_token_is_refused() {
     let first = login(1).await;
     let sealing = std::fs::read_to_string(cluster.data_dir(1).join("sealing.key")).expect("there");
     let sealing = SealingKey::parse(&sealing).expect("a key");
-    let next = new_signing_key(&sealing, Millis::now().plus(1_500)).expect("a key");
+    let next = new_signing_key(&sealing, Alg::EdDsa, Millis::now().plus(1_500)).expect("a key");
     let next_id = next.id;
     let put = AccessCommand::PutSigningKey { key: next, lifetime_ms: 4_000, emergency: false };
     cluster.control(2).propose(Command::Access(Box::new(put))).await.expect("accepted");

@@ -2,7 +2,9 @@
 
 use super::{InvalidMessage, out_of_range};
 use crate::inference::Prefix;
+use crate::prefix::Salt;
 use crate::{limits, wire};
+use bytes::Bytes;
 
 /// An empty beginning is not sent.
 pub(super) fn prefix_to_wire(prefix: &Prefix) -> Option<wire::Prefix> {
@@ -20,4 +22,22 @@ pub(super) fn prefix_from_wire(wire: Option<wire::Prefix>) -> Result<Prefix, Inv
         return Err(out_of_range("prefix.hashes", hashes.len(), expected));
     }
     Ok(Prefix { hashes, bytes })
+}
+
+/// That of all who are not told apart is not sent.
+pub(super) fn salt_to_wire(salt: Salt) -> Bytes {
+    match salt {
+        Salt::SHARED => Bytes::new(),
+        Salt(salt) => Bytes::copy_from_slice(&salt.to_be_bytes()),
+    }
+}
+
+pub(super) fn salt_from_wire(wire: &[u8]) -> Result<Salt, InvalidMessage> {
+    if wire.is_empty() {
+        return Ok(Salt::SHARED);
+    }
+    let salt = <[u8; 16]>::try_from(wire);
+    let salt =
+        salt.map_err(|_| out_of_range("salt", format!("{} bytes", wire.len()), "16 or none"));
+    Ok(Salt(u128::from_be_bytes(salt?)))
 }

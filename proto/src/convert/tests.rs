@@ -24,6 +24,7 @@ fn request(options: Options) -> GenerateRequest {
         caller: "somebody".to_owned(),
         time_left: Some(Duration::from_millis(1500)),
         prefix: Prefix { hashes: vec![u64::MAX, 0], bytes: 700 },
+        salt: crate::prefix::Salt(u128::MAX - 7),
     }
 }
 

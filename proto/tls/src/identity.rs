@@ -182,9 +182,11 @@ impl Identity {
         trust_mark(trusted, Some(self.trusted[self.issuer].fingerprint()))
     }
 
-    /// From when on it should be renewed: after [`limits::TLS_RENEW_PERCENT`] of its life.
+    /// From when on it should be renewed: after [`limits::TLS_RENEW_PERCENT`] of its life, which began when it was signed, a
+    /// little after its first moment.
     pub fn renew_at(&self) -> Millis {
-        let (from, until) = (self.certificate.not_before(), self.certificate.not_after());
+        let until = self.certificate.not_after();
+        let from = self.certificate.not_before().plus(limits::TLS_SKEW_MS).min(until);
         from.plus(until.since(from) / 100 * limits::TLS_RENEW_PERCENT)
     }
 

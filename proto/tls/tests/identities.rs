@@ -83,6 +83,13 @@ fn an_identity_is_renewed_in_time_and_one_that_has_ended_can_be_loaded() {
     let life = limits::TLS_LIFETIME_MS + limits::TLS_SKEW_MS;
     let lived = identity.renew_at().since(identity.certificate().not_before());
     assert!((life * 66 / 100..life * 68 / 100).contains(&lived), "{lived} of {life}");
+    let renewed = identity.renew_at().since(now);
+    assert!(renewed * 100 / limits::TLS_LIFETIME_MS <= limits::TLS_RENEW_PERCENT, "{renewed}");
+    let request = Request::new().expect("a key");
+    let brief = cluster.0.sign(request.der(), node(1), 6_000, now).expect("signed");
+    let brief = request.identity(brief, certificates(&[&cluster.0])).expect("an identity");
+    let due = brief.renew_at().since(now);
+    assert!((2_500..=4_100).contains(&due), "one of seconds is not always due: {due}");
     assert!(!identity.has_ended(now) && !identity.has_ended(identity.renew_at()));
     assert!(identity.has_ended(now.plus(DAY_MS + 1_000)));
     let ended = cluster.identity_at(node(1), Millis(now.0 - 5 * DAY_MS));

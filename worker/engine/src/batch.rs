@@ -218,12 +218,12 @@ impl Batch {
             // Those that run keep a block each to grow into, or the newcomer would be preempted at
             // once.
             let reserve = self.running.len();
-            let cost = self.pool.cost(&next.context, next.context.len());
+            let cost = self.pool.cost(next.salt(), &next.context, next.context.len());
             if cost + reserve > self.pool.available() {
                 break;
             }
             let Some(mut sequence) = self.waiting.remove(index) else { break };
-            let (table, cached) = self.pool.claim_prefix(&sequence.context);
+            let (table, cached) = self.pool.claim_prefix(sequence.salt(), &sequence.context);
             sequence.table = table;
             if !self.pool.grow(&mut sequence.table, sequence.context.len()) {
                 self.pool.release(std::mem::take(&mut sequence.table));

@@ -87,13 +87,12 @@ impl GoTemplate {
         think: Option<Think>,
     ) -> Result<String, TemplateError> {
         let messages = collate(messages)?;
-        let inputs =
-            || inputs::tools(tools_json).map(|tools| Inputs::new(think).with("Tools", tools));
+        let inputs = Inputs::new(think).with("Tools", inputs::tools(tools_json)?);
         let mut run = Run::default();
         if self.whole {
             let system = messages.iter().filter(|message| message.role == "system");
             let system: Vec<&str> = system.map(|message| message.content.as_str()).collect();
-            let inputs = inputs()?
+            let inputs = inputs
                 .with("System", Value::text(&system.join("\n\n")))
                 .with("Messages", inputs::messages(&messages));
             run.execute(&self.parsed.main, &self.parsed, &inputs)?;
@@ -105,13 +104,13 @@ impl GoTemplate {
             match message.role {
                 "system" => {
                     if !turn.prompt.is_empty() || !turn.response.is_empty() {
-                        run.execute(&self.parsed.main, &self.parsed, &turn.take(inputs()?))?;
+                        run.execute(&self.parsed.main, &self.parsed, &turn.take(inputs.clone()))?;
                     }
                     turn.system = text;
                 }
                 "user" => {
                     if !turn.response.is_empty() {
-                        run.execute(&self.parsed.main, &self.parsed, &turn.take(inputs()?))?;
+                        run.execute(&self.parsed.main, &self.parsed, &turn.take(inputs.clone()))?;
                     }
                     turn.prompt = text;
                 }
@@ -122,7 +121,7 @@ impl GoTemplate {
                 }
             }
         }
-        run.execute(&self.open, &self.parsed, &turn.take(inputs()?))?;
+        run.execute(&self.open, &self.parsed, &turn.take(inputs))?;
         Ok(run.output)
     }
 

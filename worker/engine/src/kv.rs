@@ -12,18 +12,29 @@
 //!
 //! A full block is found by (its parent in the chain, its tokens). The parent is a number that is
 //! given out once and never again, so equality is exact: no hash decides whose attention a sequence
-//! reads. Blocks are released last one first, so that the tail of a chain is evicted before the
+//! reads. Chains begin at a salt: only requests with the same one find each other's blocks. Blocks are released last one first, so that the tail of a chain is evicted before the
 //! blocks it depends on.
 
 use crate::backend::BlockId;
 use crate::marks::{Ledger, Marks};
+use ollamamax_proto::prefix::Salt;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-/// A place in the tree of cached prefixes; [`ROOT`] is the empty prefix.
-type Chain = u64;
+/// A place in the forest of cached prefixes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Chain {
+    /// The empty prefix of those with this salt.
+    Root(Salt),
+    /// Behind a block: a number given out once.
+    Behind(u64),
+}
 
-const ROOT: Chain = 0;
+impl Default for Chain {
+    fn default() -> Self {
+        Self::Root(Salt::SHARED)
+    }
+}
 
 /// How a full block is found.
 type Key = (Chain, Box<[u32]>);
@@ -38,7 +49,7 @@ pub struct BlockPool {
     /// Blocks without references whose content can still be found, by the time of their release.
     cached: BTreeMap<u64, BlockId>,
     found: HashMap<Key, (BlockId, Chain)>,
-    next_chain: Chain,
+    next_chain: u64,
     releases: u64,
     /// Where it is noted which hashes blocks stand for, once a sequence has brought some.
     ledger: Option<Arc<Ledger>>,
@@ -93,7 +104,7 @@ impl BlockPool {
             free: (0..blocks_count).rev().map(BlockId).collect(),
             cached: BTreeMap::new(),
             found: HashMap::new(),
-            next_chain: ROOT + 1,
+            next_chain: 0,
             releases: 0,
             ledger: None,
         }
@@ -117,17 +128,17 @@ impl BlockPool {
 
     /// How many blocks that are now free or cached a sequence of `tokens` would take to hold
     /// `positions`: those it would share with running sequences cost nothing.
-    pub fn cost(&self, tokens: &[u32], positions: usize) -> usize {
-        let shared = self.known_prefix(tokens);
+    pub fn cost(&self, salt: Salt, tokens: &[u32], positions: usize) -> usize {
+        let shared = self.known_prefix(salt, tokens);
         let in_use = shared.iter().filter(|(id, _)| self.block(*id).refs > 0).count();
         self.blocks_for(positions).saturating_sub(in_use)
     }
 
-    /// A table that starts with the known blocks of `tokens`, and how many positions they cover. At
-    /// least one token is always left to compute: its logits are needed.
-    pub fn claim_prefix(&mut self, tokens: &[u32]) -> (BlockTable, usize) {
-        let mut table = BlockTable::default();
-        for (id, chain) in self.known_prefix(tokens) {
+    /// A table that starts with the blocks of `tokens` that are known under `salt`, and how many positions
+    /// they cover. At least one token is always left to compute: its logits are needed.
+    pub fn claim_prefix(&mut self, salt: Salt, tokens: &[u32]) -> (BlockTable, usize) {
+        let mut table = BlockTable { chain: Chain::Root(salt), ..BlockTable::default() };
+        for (id, chain) in self.known_prefix(salt, tokens) {
             let block = &mut self.blocks[id.0 as usize];
             if block.refs == 0 {
                 self.cached.remove(&block.released);
@@ -169,7 +180,7 @@ impl BlockPool {
             table.chain = if let Some((_, chain)) = self.found.get(&key) {
                 *chain
             } else {
-                let (id, chain) = (table.blocks[index], self.next_chain);
+                let (id, chain) = (table.blocks[index], Chain::Behind(self.next_chain));
                 self.next_chain += 1;
                 self.blocks[id.0 as usize].key = Some(key.clone());
                 self.found.insert(key, (id, chain));
@@ -214,9 +225,9 @@ impl BlockPool {
     }
 
     /// The longest chain of known blocks that `tokens` starts with, one token short at least.
-    fn known_prefix(&self, tokens: &[u32]) -> Vec<(BlockId, Chain)> {
+    fn known_prefix(&self, salt: Salt, tokens: &[u32]) -> Vec<(BlockId, Chain)> {
         let mut prefix = Vec::new();
-        let mut chain = ROOT;
+        let mut chain = Chain::Root(salt);
         let usable = tokens.len().saturating_sub(1) / self.block_tokens * self.block_tokens;
         for tokens in tokens[..usable].chunks_exact(self.block_tokens) {
             let Some(&(id, next)) = self.found.get(&(chain, tokens.into())) else { break };

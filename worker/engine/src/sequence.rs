@@ -15,6 +15,7 @@ use crate::stop::StopFilter;
 use crate::text::{Prepared, TextModel};
 use crate::{coin, logprobs};
 use ollamamax_proto::inference::{FinishReason, Options, Predict, TokenLogprob};
+use ollamamax_proto::prefix::Salt;
 
 /// Names a sequence for as long as its engine lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,6 +48,7 @@ pub struct Sequence {
     pub guess: Vec<u32>,
     speculation: Speculation,
     caller: String,
+    salt: Salt,
     options: Options,
     /// Whether the context has shifted since [`Sequence::take_shifted`].
     shifted: bool,
@@ -88,6 +90,7 @@ impl Sequence {
             context_tokens: context as usize,
             shifted: false,
             caller: prepared.caller,
+            salt: prepared.salt,
             context: prepared.tokens.clone(),
             output: prepared.output,
             detok: Detokenizer::default(),
@@ -145,6 +148,11 @@ impl Sequence {
     /// Who sent it.
     pub fn caller(&self) -> &str {
         &self.caller
+    }
+
+    /// With whom it shares what is cached.
+    pub fn salt(&self) -> Salt {
+        self.salt
     }
 
     /// Whether the context has shifted since the last time this was asked: keys and values are then those of other positions.

@@ -12,6 +12,7 @@ use crate::tokenizer::{Tokenizer, TokenizerError};
 use crate::vocabulary::Vocabulary;
 use ollamamax_gguf::Gguf;
 use ollamamax_proto::inference::{Chat, EmbedInput, Message, Options, Predict, Prompt};
+use ollamamax_proto::prefix::Salt;
 
 /// A model that cannot be used for its texts.
 #[derive(Debug, thiserror::Error)]
@@ -99,6 +100,8 @@ pub struct Prepared {
     pub marks: Marks,
     /// What of the output's tokens is text.
     pub output: Output,
+    /// With whom it shares what is cached.
+    pub salt: Salt,
 }
 
 /// A model's tokenizer and chat template.
@@ -186,8 +189,8 @@ impl TextModel {
         };
         let constraint = options.format.as_ref().map(compile).transpose()?;
         let (options, caller) = (options.clone(), String::new());
-        let marks = Marks::default();
-        Ok(Prepared { tokens, options, context_tokens, caller, constraint, marks, output })
+        let (marks, salt) = (Marks::default(), Salt::SHARED);
+        Ok(Prepared { tokens, options, context_tokens, caller, constraint, marks, salt, output })
     }
 
     /// The tokens of an input to embed: a text with what the model wants around it, tokens as they are.

@@ -4,7 +4,7 @@ use crate::support::{FakeNode, TestWorker, enrol, generate, until};
 use ollamamax_engine::architecture::Architecture;
 use ollamamax_engine::synth::Synth;
 use ollamamax_proto::inference::{
-    Chat, EmbedInput, EmbedRequest, GenerateRequest, Message, Options, Predict, Prompt,
+    Chat, EmbedInput, EmbedRequest, GenerateRequest, Message, Options, Predict, Prompt, Salt,
 };
 use ollamamax_proto::placement::{Assignment, Stage};
 use ollamamax_proto::{AssignmentId, Digest, Generation, limits, wire};
@@ -66,6 +66,7 @@ fn ask(of: &Assignment, question: &str, predict: u32, temperature: f32) -> wire:
         caller: String::new(),
         time_left: None,
         prefix: Default::default(),
+        salt: Default::default(),
     })
         .into()
 }
@@ -95,6 +96,35 @@ async fn gateways_hear_which_beginnings_are_cached() {
     assert_eq!(stored, [7, 8, 9]);
     worker.running.stop().await;
     assert!(matches!(news.message().await, Ok(None) | Err(_)), "it ends with the worker");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_has_cached_is_cached_for_nobody_else_and_streams_are_the_same() {
+    let Ready { worker, held, .. } = ready().await;
+    let mut client = worker.client().await;
+    let long = ask(&held, &"The sea is wide and deep. ".repeat(30), 8, 0.8);
+    let mut as_user = async |user: Option<&str>| {
+        let salt = user.map_or(Salt::SHARED, Salt::of);
+        let salt = if salt == Salt::SHARED { Vec::new() } else { salt.0.to_be_bytes().to_vec() };
+        let request = wire::GenerateRequest { salt: salt.into(), ..long.clone() };
+        let answer = generate(&mut client, request).await.expect("an answer");
+        let started = answer.started.expect("a start");
+        (answer.tokens, started.cached_tokens, started.prompt_tokens)
+    };
+    let (tokens, cached, prompt) = as_user(Some("alice")).await;
+    assert_eq!(cached, 0, "nobody has asked yet");
+    let (again, cached, _) = as_user(Some("alice")).await;
+    assert!(cached > prompt / 2, "{cached} of {prompt} tokens are her own");
+    assert_eq!(again, tokens);
+    for other in [Some("bob"), None] {
+        let (theirs, cached, _) = as_user(other).await;
+        assert_eq!(cached, 0, "{other:?} learns that somebody has asked");
+        assert_eq!(theirs, tokens, "the same question has the same answer");
+    }
+    let bad = wire::GenerateRequest { salt: vec![1; 3].into(), ..long.clone() };
+    let refused = client.generate(bad).await.expect_err("three bytes");
+    assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+    worker.running.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

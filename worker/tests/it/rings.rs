@@ -175,6 +175,7 @@ impl Ask {
             caller: String::new(),
             time_left: None,
             prefix: Default::default(),
+            salt: Default::default(),
         })
             .into()
     }

@@ -79,6 +79,11 @@ impl Access {
         active.max_by_key(|key| (key.signs_from, key.id))
     }
 
+    /// The signing key that was made last.
+    pub fn newest_key(&self) -> Option<&SigningKey> {
+        self.signing_keys.values().max_by_key(|key| (key.signs_from, key.id))
+    }
+
     /// The authority in force at `now`.
     pub fn certifies(&self, now: Millis) -> Option<&AuthorityRecord> {
         let active = self.authorities.values().filter(|authority| authority.signs_from <= now);

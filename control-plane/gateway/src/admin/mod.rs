@@ -9,6 +9,7 @@ pub mod keys;
 pub mod models;
 pub mod placement;
 pub mod quotas;
+pub mod requests;
 pub mod roles;
 mod shape;
 pub mod signing;
@@ -51,6 +52,9 @@ pub(crate) fn routes(routes: Routes) -> Routes {
             see_cluster,
             described!(placement::explanation),
         )
+        .get("/admin/v1/requests", see_cluster, described!(requests::list))
+        .get("/admin/v1/requests/{id}", see_cluster, described!(requests::get))
+        .delete("/admin/v1/requests/{id}", cluster, described!(requests::end))
         .post("/admin/v1/rebalance", cluster, described!(placement::even_out))
         .below(
             Method::POST,

@@ -1,6 +1,7 @@
 //! `/admin/v1/signing-keys`: what signs access tokens.
 
 use super::users::access;
+use crate::auth::jwt::Alg;
 use crate::auth::{Caller, jwt};
 use crate::error::{Failure, Problem};
 use crate::{Gateway, body, stream};
@@ -46,6 +47,8 @@ pub(crate) struct SigningKeys {
 #[schema(as = SigningKeyRotated)]
 pub(crate) struct Rotated {
     id: String,
+    #[schema(examples("RS256"))]
+    algorithm: &'static str,
     /// Milliseconds since 1970.
     #[schema(value_type = u64)]
     signs_from: Millis,
@@ -85,6 +88,9 @@ pub(crate) struct Rotate {
     /// Drops the others at once: every access token is void.
     #[serde(default)]
     emergency: bool,
+    /// `RS256`, `ES256` or `EdDSA`; that of the key in force when absent.
+    #[serde(default)]
+    algorithm: Option<String>,
 }
 
 /// Makes another key that signs access tokens.
@@ -97,27 +103,34 @@ pub(crate) async fn rotate(
 ) -> Result<Response, Problem> {
     let bytes = body::read(body, limits::LOGIN_BODY_BYTES).await?;
     let empty = bytes.iter().all(u8::is_ascii_whitespace);
-    let Rotate { emergency } = body::parse(if empty { b"{}" } else { &bytes })?;
-    let id = gateway.new_signing_key(emergency, |command| {
+    let Rotate { emergency, algorithm } = body::parse(if empty { b"{}" } else { &bytes })?;
+    let alg = algorithm.map(|text| text.parse::<Alg>()).transpose().map_err(Failure::Invalid)?;
+    let id = gateway.new_signing_key(emergency, alg, |command| {
         let action = if emergency { "signing-key.replace" } else { "signing-key.rotate" };
         (caller.note(action, "signing-keys"), command)
     });
-    let (id, signs_from) = id.await?;
-    Ok(stream::plain_json(&Rotated { id, signs_from, emergency }))
+    let (id, alg, signs_from) = id.await?;
+    let algorithm = alg.name();
+    Ok(stream::plain_json(&Rotated { id, algorithm, signs_from, emergency }))
 }
 
 impl Gateway {
-    /// Makes a signing key and has it taken in. It signs once every node must have heard of it.
+    /// Makes a signing key, of the same algorithm as the newest one where nobody says otherwise, and has it taken in. It signs
+    /// once every node must have heard of it.
     pub(crate) async fn new_signing_key(
         &self,
         emergency: bool,
+        alg: Option<Alg>,
         noted: impl FnOnce(AccessCommand) -> (ollamamax_proto::audit::Note, AccessCommand),
-    ) -> Result<(String, Millis), Failure> {
+    ) -> Result<(String, Alg, Millis), Failure> {
+        let state = self.control.state();
+        let alg = alg.or_else(|| state.access.newest_key().and_then(Alg::of)).unwrap_or_default();
         let sealing = self.config.sealing.clone();
         let lead_ms = if emergency { 0 } else { limits::SIGNING_KEY_LEAD_MS };
         let signs_from = Millis::now().plus(lead_ms);
         // Finding two primes takes a while.
-        let made = tokio::task::spawn_blocking(move || jwt::new_signing_key(&sealing, signs_from));
+        let made =
+            tokio::task::spawn_blocking(move || jwt::new_signing_key(&sealing, alg, signs_from));
         let key = made.await.ok().flatten();
         let key =
             key.ok_or_else(|| Failure::Internal("no signing key could be made".to_owned()))?;
@@ -127,6 +140,6 @@ impl Gateway {
         let command = Box::new(access(command));
         let noted = ollamamax_core::Command::Noted { note: Box::new(note), command };
         self.control.propose(noted).await?;
-        Ok((id, signs_from))
+        Ok((id, alg, signs_from))
     }
 }

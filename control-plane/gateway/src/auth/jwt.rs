@@ -1,24 +1,22 @@
-//! Access tokens: JWTs signed with RS256 (RFC 9068), good for minutes and on every node.
+//! Access tokens: JWTs (RFC 9068), good for minutes and on every node, signed with the algorithm of the key in force.
 //!
 //! ```text
-//! text -> seen before? ------------- yes --> claims -+-> key still believed, not expired -> claims
-//!           \-- no -> header, kid -> verify -> claims +
+//! text -> seen before? ------------------------- yes --> claims -+-> key still believed, not expired -> claims
+//!           \-- no -> header -> kid -> its alg? -> verify -> claims +
 //! ```
 //!
 //! What a token says is believed; whether its user, its session and the token itself are still good is looked up in the state
-//! each time. The header is checked to the letter: one algorithm, a key that is ours, nothing that names a key elsewhere
-//! (RFC 8725).
+//! each time. The header is checked to the letter: a key that is ours, the one algorithm of that key, nothing that names a key
+//! elsewhere (RFC 8725). A key is kept with its algorithm and used with no other, so a token cannot choose.
+
+mod alg;
 
 use crate::secrets::{self, SealingKey};
-use aws_lc_rs::encoding::AsDer;
-use aws_lc_rs::rsa::{KeyPair, KeySize};
-use aws_lc_rs::signature::KeyPair as _;
+pub use alg::Alg;
 use jsonwebtoken::jwk::{Jwk, JwkSet, PublicKeyUse};
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use jsonwebtoken::{EncodingKey, Header, Validation};
 use ollamamax_core::access::{Access, Hidden, SessionId, SigningKey, SigningKeyId, TokenId};
 use ollamamax_proto::{Millis, limits};
-use pkcs8::PrivateKeyInfoRef;
-use pkcs8::der::Decode;
 use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -104,7 +102,7 @@ impl Tokens {
             sid: session.to_string(),
             roles: roles.clone(),
         };
-        let mut header = Header::new(Algorithm::RS256);
+        let mut header = Header::new(Alg::of(key)?.jwt());
         header.typ = Some(TYPE.to_owned());
         header.kid = Some(key.id.to_string());
         let signer = self.signer(key)?;
@@ -124,7 +122,7 @@ impl Tokens {
             tracing::error!(key = %key.id, "the signing key cannot be unsealed: this node has another sealing key than the one that sealed it");
             return None;
         };
-        let signer = EncodingKey::from_rsa_der(&private);
+        let signer = Alg::of(key)?.signer(&private);
         *cached = Some((key.id, signer.clone()));
         Some(signer)
     }
@@ -160,19 +158,19 @@ impl Tokens {
 /// Checks signature and claims.
 fn genuine(access: &Access, cluster: &str, text: &str, now: Millis) -> Option<Verified> {
     let header = jsonwebtoken::decode_header(text).ok()?;
-    let is_ours = header.alg == Algorithm::RS256 && header.typ.as_deref() == Some(TYPE);
-    if !is_ours || foreign_headers(&header) {
+    if header.typ.as_deref() != Some(TYPE) || foreign_headers(&header) {
         return None;
     }
     let id: SigningKeyId = header.kid?.parse().ok()?;
     let key = access.signing_keys.get(&id)?;
-    let mut validation = Validation::new(Algorithm::RS256);
+    let alg = Alg::of(key).filter(|alg| alg.jwt() == header.alg)?;
+    let mut validation = Validation::new(alg.jwt());
     validation.leeway = limits::CLOCK_LEEWAY_S;
     validation.validate_nbf = true;
     validation.set_issuer(&[issuer(cluster)]);
     validation.set_audience(&[AUDIENCE]);
     validation.set_required_spec_claims(&["exp", "nbf", "iss", "aud", "sub"]);
-    let public = DecodingKey::from_rsa_der(&key.public);
+    let public = alg.verifier(&key.public);
     let claims = jsonwebtoken::decode::<Claims>(text, &public, &validation).ok()?.claims;
     let now_s = now.0 / 1_000;
     // Nothing of ours is good for longer.
@@ -209,17 +207,14 @@ fn issuer(cluster: &str) -> String {
     format!("ollamamax:{cluster}")
 }
 
-/// A new signing key with 2048 bits, its private part sealed. Takes some tenths of a second.
-pub fn new_signing_key(sealing: &SealingKey, signs_from: Millis) -> Option<SigningKey> {
-    let pair = KeyPair::generate(KeySize::Rsa2048).ok()?;
-    let pkcs8 = pair.as_der().ok()?;
-    // The RSAPrivateKey (RFC 8017) in it: what signs is given no more.
-    let private = PrivateKeyInfoRef::from_der(pkcs8.as_ref()).ok()?.private_key;
+/// A new signing key, its private part sealed. RSA takes some tenths of a second.
+pub fn new_signing_key(sealing: &SealingKey, alg: Alg, signs_from: Millis) -> Option<SigningKey> {
+    let (private, public) = alg.generate()?;
     Some(SigningKey {
         id: SigningKeyId(u64::from_be_bytes(secrets::random())),
-        algorithm: "RS256".to_owned(),
-        public: pair.public_key().as_ref().to_vec(),
-        sealed: Hidden(sealing.seal(SEALED_FOR, private.as_bytes())),
+        algorithm: alg.name().to_owned(),
+        public,
+        sealed: Hidden(sealing.seal(SEALED_FOR, &private)),
         created_at: Millis(0),
         signs_from,
         believed_until: None,
@@ -229,8 +224,8 @@ pub fn new_signing_key(sealing: &SealingKey, signs_from: Millis) -> Option<Signi
 /// The public keys as a JWK set (RFC 7517): those that sign, will sign, and have signed what may still be good.
 pub fn jwks(access: &Access) -> JwkSet {
     let keys = access.signing_keys.values().filter_map(|key| {
-        let public = DecodingKey::from_rsa_der(&key.public);
-        let mut jwk = Jwk::from_decoding_key(&public, key.algorithm.parse().ok()).ok()?;
+        let alg = Alg::of(key)?;
+        let mut jwk = Jwk::from_decoding_key(&alg.verifier(&key.public), Some(alg.jwt())).ok()?;
         jwk.common.public_key_use = Some(PublicKeyUse::Signature);
         jwk.common.key_id = Some(key.id.to_string());
         Some(jwk)

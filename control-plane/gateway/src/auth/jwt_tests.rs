@@ -3,6 +3,7 @@
 use super::*;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use jsonwebtoken::{Algorithm, DecodingKey};
 use ollamamax_core::access::AccessChange;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
@@ -20,8 +21,12 @@ struct World {
 
 impl World {
     fn new() -> Self {
+        Self::with(Alg::Rs256)
+    }
+
+    fn with(alg: Alg) -> Self {
         let sealing = SealingKey::random();
-        let key = new_signing_key(&sealing, Millis(0)).expect("a key");
+        let key = new_signing_key(&sealing, alg, Millis(0)).expect("a key");
         let private = sealing.unseal(SEALED_FOR, &key.sealed.0).expect("its own");
         let mut access = Access::default();
         access.evolve(AccessChange::SigningKeyPut(key.clone()));
@@ -37,7 +42,7 @@ impl World {
     }
 
     fn header(&self) -> Value {
-        json!({"typ": "at+jwt", "alg": "RS256", "kid": self.key.id.to_string()})
+        json!({"typ": "at+jwt", "alg": self.key.algorithm, "kid": self.key.id.to_string()})
     }
 
     fn claims(&self) -> Value {
@@ -53,9 +58,10 @@ impl World {
     fn sign(&self, header: &str, claims: &str) -> String {
         let message =
             format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
-        let key = EncodingKey::from_rsa_der(&self.private);
+        let alg = Alg::of(&self.key).expect("one of ours");
+        let key = alg.signer(&self.private);
         let signature =
-            jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::RS256).expect("signed");
+            jsonwebtoken::crypto::sign(message.as_bytes(), &key, alg.jwt()).expect("signed");
         format!("{message}.{signature}")
     }
 
@@ -99,6 +105,97 @@ fn what_was_minted_is_known_again_and_says_who() {
     let mut validation = Validation::new(Algorithm::RS256);
     validation.set_audience(&[AUDIENCE]);
     jsonwebtoken::decode::<Claims>(&text, &public, &validation).expect("others can verify it, too");
+}
+
+#[test]
+fn each_algorithm_signs_and_is_shown_so_that_others_can_verify() {
+    for (alg, kty, crv, names) in [
+        (Alg::Rs256, "RSA", None, vec!["alg", "e", "kid", "kty", "n", "use"]),
+        (Alg::Es256, "EC", Some("P-256"), vec!["alg", "crv", "kid", "kty", "use", "x", "y"]),
+        (Alg::EdDsa, "OKP", Some("Ed25519"), vec!["alg", "crv", "kid", "kty", "use", "x"]),
+    ] {
+        let world = World::with(alg);
+        let text = world.mint();
+        assert!(world.accepts(&text), "{alg:?}");
+        let header = jsonwebtoken::decode_header(&text).expect("a header");
+        assert_eq!(header.alg, alg.jwt());
+        let keys = serde_json::to_value(jwks(&world.access)).expect("JSON");
+        let shown = keys["keys"][0].as_object().expect("a key");
+        assert_eq!(
+            shown.keys().map(String::as_str).collect::<BTreeSet<_>>(),
+            names.into_iter().collect()
+        );
+        assert_eq!((&shown["kty"], &shown["alg"]), (&json!(kty), &json!(alg.name())));
+        assert_eq!(shown.get("crv"), crv.map(|crv| json!(crv)).as_ref());
+        let set: JwkSet = serde_json::from_value(keys).expect("a JWK set");
+        let jwk = set.find(&world.key.id.to_string()).expect("by its id");
+        let public = DecodingKey::from_jwk(jwk).expect("a key");
+        let mut validation = Validation::new(alg.jwt());
+        validation.set_audience(&[AUDIENCE]);
+        jsonwebtoken::decode::<Claims>(&text, &public, &validation).expect("others can verify");
+        // Any bit of the signature, whatever its kind.
+        let (message, signature) = text.rsplit_once('.').expect("three parts");
+        let good = URL_SAFE_NO_PAD.decode(signature).expect("base64");
+        for at in 0..good.len() {
+            let mut bytes = good.clone();
+            bytes[at] ^= 1;
+            let forged = format!("{message}.{}", URL_SAFE_NO_PAD.encode(bytes));
+            assert!(!world.accepts(&forged), "{alg:?} byte {at}");
+        }
+        for empty in [vec![], vec![0; good.len()], vec![0; 64], vec![1; 64]] {
+            let forged = format!("{message}.{}", URL_SAFE_NO_PAD.encode(empty));
+            assert!(!world.accepts(&forged), "{alg:?}");
+        }
+    }
+}
+
+/// In a cluster with a key of each kind: whatever a header says, a token is verified with the algorithm of its key or not at
+/// all.
+#[test]
+fn a_token_cannot_choose_its_algorithm() {
+    let worlds = Alg::ALL.map(World::with);
+    let mut access = Access::default();
+    for world in &worlds {
+        access.evolve(AccessChange::SigningKeyPut(world.key.clone()));
+    }
+    let tokens = Tokens::new(SealingKey::random());
+    let accepts = |text: &str| tokens.verify(&access, CLUSTER, text, worlds[0].now).is_some();
+    let claims = worlds[0].claims().to_string();
+    let all =
+        ["RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA", "HS256", "HS512", "none"];
+    for signer in &worlds {
+        for named in &worlds {
+            for alg in all {
+                let header = with(named.header(), json!({"alg": alg})).to_string();
+                let own = signer.key.id == named.key.id && alg == named.key.algorithm;
+                let what = format!(
+                    "{} signed, {} named, {alg}",
+                    signer.key.algorithm, named.key.algorithm
+                );
+                assert_eq!(accepts(&signer.sign(&header, &claims)), own, "{what}");
+            }
+        }
+        // The public key, which everybody has, as a secret.
+        for public in [signer.key.public.clone(), STANDARD.encode(&signer.key.public).into_bytes()]
+        {
+            let secret = EncodingKey::from_secret(&public).expect("a secret");
+            for (alg, mac) in [("HS256", Algorithm::HS256), ("HS512", Algorithm::HS512)] {
+                let header = with(signer.header(), json!({"alg": alg})).to_string();
+                let message = format!(
+                    "{}.{}",
+                    URL_SAFE_NO_PAD.encode(header),
+                    URL_SAFE_NO_PAD.encode(&claims)
+                );
+                let mac = jsonwebtoken::crypto::sign(message.as_bytes(), &secret, mac);
+                assert!(!accepts(&format!("{message}.{}", mac.expect("signed"))), "{alg}");
+            }
+        }
+    }
+    // A key whose algorithm this version does not know verifies nothing.
+    let later = SigningKey { algorithm: "ML-DSA-65".to_owned(), ..worlds[0].key.clone() };
+    access.evolve(AccessChange::SigningKeyPut(later));
+    let text = worlds[0].mint();
+    assert!(tokens.verify(&access, CLUSTER, &text, worlds[0].now).is_none());
 }
 
 #[test]

@@ -108,6 +108,11 @@ impl Attempt<'_> {
     async fn take(&mut self, chunk: TokenChunk) -> Result<(), End> {
         if let Some(started) = chunk.started {
             self.run.cached_tokens = started.cached_tokens;
+            self.run.running.note(|record| {
+                record.queue_ms.get_or_insert(started.queue_ns as f64 / 1e6);
+                record.prompt_tokens = started.prompt_tokens;
+                record.cached_tokens = started.cached_tokens;
+            });
             (self.run.prompt_tokens, self.run.told) = (started.prompt_tokens, true);
             let prompt_tokens = u64::from(started.prompt_tokens);
             self.run.charge.reaches(prompt_tokens, self.run.tokens.len() as u64);
@@ -169,6 +174,11 @@ impl Attempt<'_> {
             context: done.context,
             resumes: run.resumes,
         };
+        run.running.note(|record| {
+            (record.prompt_tokens, record.output_tokens) =
+                (summary.prompt_tokens, summary.output_tokens);
+        });
+        run.running.done(summary.reason.as_str());
         if !run.send(Event::Done(Box::new(summary))).await {
             return End::ClientGone;
         }

@@ -11,6 +11,7 @@ use super::{lateness, nanos};
 use crate::Gateway;
 use crate::demand::Want;
 use crate::error::Failure;
+use crate::history::{Running, ms};
 use crate::request::Asker;
 use crate::telemetry;
 use crate::workers::route::Ask;
@@ -61,13 +62,25 @@ impl Vectors {
 impl Gateway {
     /// Embeds inputs; without any, the model is only loaded. Dropping the future cancels it.
     pub(crate) async fn embed(self: &Arc<Self>, job: EmbedJob) -> Result<Vectors, Failure> {
-        tokio::select! {
-            vectors = self.embed_all(&job) => vectors,
+        let running = self.remember(&job.asker, &job.model);
+        let entry = running.entry();
+        let vectors = tokio::select! {
+            vectors = self.embed_all(&job, &running) => vectors,
             failure = lateness(job.asker.deadline) => Err(failure),
+            failure = entry.ended() => Err(failure),
+        };
+        match &vectors {
+            Ok(_) => running.done("stop"),
+            Err(failure) => running.failed(failure),
         }
+        vectors
     }
 
-    async fn embed_all(self: &Arc<Self>, job: &EmbedJob) -> Result<Vectors, Failure> {
+    async fn embed_all(
+        self: &Arc<Self>,
+        job: &EmbedJob,
+        running: &Running,
+    ) -> Result<Vectors, Failure> {
         let (started, limit) = (Instant::now(), limits::EMBED_INPUTS_COUNT);
         if job.inputs.len() > limit {
             let count = job.inputs.len();
@@ -84,14 +97,16 @@ impl Gateway {
             model = self.other_version(&model, false).ok_or(failure)?;
             self.ensure_loaded(&job.asker, &model, job.want).await?;
         }
+        let loaded = ms(started.elapsed());
+        running.note(|record| record.load_ms = Some(loaded));
         let mut vectors = Vectors { load_ns: nanos(started.elapsed()), ..Vectors::default() };
         for part in parts(&job.inputs) {
             charge.sent(vectors.tokens() + u64::from(estimate(part)));
-            let found = match self.embed_part(job, &model, part).await {
+            let found = match self.embed_part(job, &model, part, running).await {
                 // All vectors of a request are of one version.
                 Err(failure) if vectors.embeddings.is_empty() => {
                     model = self.other_version(&model, true).ok_or(failure)?;
-                    self.embed_part(job, &model, part).await
+                    self.embed_part(job, &model, part, running).await
                 }
                 found => found,
             };
@@ -103,6 +118,7 @@ impl Gateway {
         }
         let tokens = u32::try_from(vectors.tokens()).unwrap_or(u32::MAX);
         telemetry::tokens(&job.model.name.to_string(), tokens, 0);
+        running.note(|record| record.prompt_tokens = tokens);
         vectors.total_ns = nanos(started.elapsed());
         Ok(vectors)
     }
@@ -112,6 +128,7 @@ impl Gateway {
         job: &EmbedJob,
         model: &ModelRecord,
         inputs: &[EmbedInput],
+        running: &Running,
     ) -> Result<Vec<Embedding>, Failure> {
         let shape = Shape { prompt_tokens: estimate(inputs), ..Shape::default() };
         // Texts leave nothing behind that the next ones could use.
@@ -130,6 +147,7 @@ impl Gateway {
             let attempt = tries.begin();
             match self.try_embed(job, inputs, &seat, attempt).await {
                 Ok(embeddings) => {
+                    running.goes_on_at(&seat, policy, 0);
                     telemetry::attempt(End::Done.name());
                     seat.record(true, Millis::now());
                     self.note_attempt(&seat.candidate.placement.assignment, true);

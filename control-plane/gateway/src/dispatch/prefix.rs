@@ -3,12 +3,13 @@
 
 use ollamamax_core::record::ModelRecord;
 use ollamamax_core::route::chain::{Chain, Prefix};
-use ollamamax_proto::inference::Prompt;
+use ollamamax_proto::inference::{Prompt, Salt};
 
-/// The chain of a prompt.
-pub(super) fn of(model: &ModelRecord, prompt: &Prompt) -> Prefix {
+/// The chain of a prompt, among those that share what is cached.
+pub(super) fn of(model: &ModelRecord, salt: Salt, prompt: &Prompt) -> Prefix {
     let [a, b, c, d, e, f, g, h, ..] = model.version.blob.0;
-    let mut chain = Chain::new(u64::from_le_bytes([a, b, c, d, e, f, g, h]));
+    let salt = salt.0 as u64 ^ (salt.0 >> 64) as u64;
+    let mut chain = Chain::new(u64::from_le_bytes([a, b, c, d, e, f, g, h]) ^ salt);
     match prompt {
         Prompt::Chat(chat) => {
             chain.part(chat.template.as_deref().unwrap_or_default().as_bytes());
@@ -79,7 +80,7 @@ mod tests {
         let text = |letter: &str, blocks: usize| letter.repeat(blocks * limits::PREFIX_BLOCK_BYTES);
         let first = [("system", text("s", 2)), ("user", text("u", 2))];
         let more = [first.as_slice(), &[("assistant", text("a", 1))]].concat();
-        let hashes = |blob: &[u8], prompt: &Prompt| of(&model(blob), prompt).hashes;
+        let hashes = |blob: &[u8], prompt: &Prompt| of(&model(blob), Salt::SHARED, prompt).hashes;
         let begun = hashes(b"x", &chat(&first, ""));
         assert_eq!(begun.len(), 4);
         let gone_on = hashes(b"x", &chat(&more, ""));
@@ -93,5 +94,7 @@ mod tests {
         let longer = hashes(b"x", &Prompt::Text(text("s", 3) + "more"));
         assert_eq!(spoken, longer);
         assert!(hashes(b"x", &Prompt::Tokens(vec![7; 10])).is_empty());
+        let other = of(&model(b"x"), Salt::of("user:alice"), &chat(&first, "")).hashes;
+        assert!(other.iter().zip(&begun).all(|(other, begun)| other != begun), "another's");
     }
 }

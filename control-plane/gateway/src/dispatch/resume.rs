@@ -44,7 +44,7 @@ impl Run {
         let Some(other) = self.gateway.other_version(&self.job.model, ready) else { return false };
         tracing::info!(model = %other.name, version = %other.version.digest, "going to the other version");
         self.job.model = other;
-        self.ask.prefix = Arc::new(prefix::of(&self.job.model, &self.job.prompt));
+        self.ask.prefix = Arc::new(prefix::of(&self.job.model, self.salt, &self.job.prompt));
         self.ask.shape.prefix_hash = self.ask.prefix.home();
         if let Some(recording) = &self.recording {
             recording.switched(wire::GenerateRequest::from(&self.bare_request()));
@@ -79,6 +79,7 @@ impl Run {
             caller: String::new(),
             time_left: None,
             prefix: Prefix::default(),
+            salt: self.salt,
         }
     }
 

@@ -34,7 +34,8 @@ const APPS: [&str; 9] = [
 /// Headers a page may send when its preflight names none.
 const HEADERS: &str = "authorization, content-type, x-priority, x-request-id, x-request-timeout";
 /// Headers of answers that a page may read.
-const READABLE: &str = "etag, retry-after, x-request-id, x-revision, x-stream-id";
+const READABLE: &str =
+    "etag, retry-after, x-ollamamax-worker, x-request-id, x-revision, x-stream-id";
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE";
 const VARIES: &str = "origin, access-control-request-method, access-control-request-headers";
 

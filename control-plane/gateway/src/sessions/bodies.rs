@@ -106,8 +106,18 @@ struct KeyShown {
     public_key_use: String,
     alg: String,
     kid: String,
+    /// Of `RS256`.
+    #[schema(required = false)]
     n: String,
+    #[schema(required = false)]
     e: String,
+    /// Of `ES256` and `EdDSA`.
+    #[schema(required = false)]
+    crv: String,
+    #[schema(required = false)]
+    x: String,
+    #[schema(required = false)]
+    y: String,
 }
 
 /// Public keys.

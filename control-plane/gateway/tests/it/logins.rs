@@ -214,3 +214,34 @@ async fn one_password_is_not_tried_on_many_names() {
     }
     assert!(refused > 0, "the address is slowed down, whatever the names");
 }
+
+#[tokio::test]
+async fn signing_keys_are_of_the_algorithm_that_was_asked_for_and_their_successors_too() {
+    use base64::Engine as _;
+    let secure = Secure::new().await;
+    secure.user("alice", &["user"]).await;
+    let rotate = async |body: Value| {
+        let path = "/admin/v1/signing-keys/rotate";
+        secure.post(&secure.admin, path, body).await
+    };
+    let before = text(&secure.login("alice").await, "access_token");
+    for (alg, kty) in [("EdDSA", "OKP"), ("ES256", "EC"), ("RS256", "RSA")] {
+        let made = rotate(json!({"algorithm": alg, "emergency": true})).await;
+        assert_eq!(made.json()["algorithm"], alg, "{}", made.text);
+        let token = text(&secure.login("alice").await, "access_token");
+        let head = token.split('.').next().expect("a header");
+        let head = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(head).expect("base64");
+        let head: Value = serde_json::from_slice(&head).expect("JSON");
+        assert_eq!(head["alg"], alg);
+        assert_eq!(secure.get(&token, "/api/tags").await.status, StatusCode::OK, "{alg}");
+        assert_eq!(secure.get(&before, "/api/tags").await.status, StatusCode::UNAUTHORIZED);
+        let keys = secure.get("", "/.well-known/jwks.json").await.json();
+        assert_eq!(keys["keys"][0]["kty"], kty, "{keys}");
+        assert_eq!(rotate(json!({})).await.json()["algorithm"], alg, "as the one before");
+    }
+    for wrong in ["none", "HS256", "rs256", ""] {
+        let refused = rotate(json!({"algorithm": wrong})).await;
+        assert_eq!(refused.status, StatusCode::BAD_REQUEST, "{wrong}: {}", refused.text);
+        assert!(refused.text.contains("EdDSA"), "{}", refused.text);
+    }
+}

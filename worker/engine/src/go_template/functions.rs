@@ -8,8 +8,8 @@ use super::value::{List, Value};
 use crate::template::TODAY;
 use std::cmp::Ordering;
 
-/// Calls a function.
-pub(super) fn call(function: Function, arguments: &[Value]) -> Result<Value, Fault> {
+/// Calls a function; `room` is how many bytes it may make.
+pub(super) fn call(function: Function, arguments: &[Value], room: u64) -> Result<Value, Fault> {
     match (function, arguments) {
         (Function::Not, [value]) => Ok(Value::Truth(!value.is_true())),
         (Function::Eq, [first, rest @ ..]) if !rest.is_empty() => {
@@ -36,13 +36,10 @@ pub(super) fn call(function: Function, arguments: &[Value]) -> Result<Value, Fau
         (Function::Len, [value]) => len(value),
         (Function::Index, [value, keys @ ..]) => keys.iter().try_fold(value.clone(), index),
         (Function::Slice, [value, bounds @ ..]) => slice(value, bounds),
-        (Function::Print, values) => Ok(Value::text(&print(values))),
-        (Function::Println, values) => {
-            let texts: Vec<String> = values.iter().map(spelt).collect();
-            Ok(Value::text(&(texts.join(" ") + "\n")))
-        }
+        (Function::Print, values) => print(values, false, room),
+        (Function::Println, values) => print(values, true, room),
         (Function::Printf, [Value::Text(format), values @ ..]) => {
-            printf(format, values).map(|text| Value::text(&text))
+            printf(format, values, room).map(|text| Value::text(&text))
         }
         (Function::Json, [value]) => {
             let mut text = String::new();
@@ -141,22 +138,23 @@ fn slice(value: &Value, bounds: &[Value]) -> Result<Value, Fault> {
     part.map_or_else(|| fail(format!("`slice` outside of its {length}")), Ok)
 }
 
-/// With a space between two values that are both no text, as Go's `Sprint`.
-fn print(values: &[Value]) -> String {
+/// Values one after another: as Go's `Sprint`, with a space between two that are both no text, or as its `Sprintln`.
+fn print(values: &[Value], line: bool, room: u64) -> Result<Value, Fault> {
     let mut text = String::new();
     for (place, value) in values.iter().enumerate() {
         let is_text = |value: &Value| matches!(value, Value::Text(_));
-        let apart = place > 0 && !is_text(value) && !is_text(&values[place - 1]);
+        let apart = place > 0 && (line || !is_text(value) && !is_text(&values[place - 1]));
         text.push_str(if apart { " " } else { "" });
         value.print(&mut text);
+        within(&text, room)?;
     }
-    text
+    text.push_str(if line { "\n" } else { "" });
+    Ok(Value::text(&text))
 }
 
-fn spelt(value: &Value) -> String {
-    let mut text = String::new();
-    value.print(&mut text);
-    text
+/// A text that is made must not outgrow the budget before that is asked.
+pub(super) fn within(text: &str, room: u64) -> Result<(), Fault> {
+    if text.len() as u64 > room { Err(Fault::Budget) } else { Ok(()) }
 }
 
 /// The type of a parameter, for templates that show tools as TypeScript.

@@ -255,6 +255,9 @@ impl Parser {
             }
             let value = self.operand(words, depth)?;
             return match words.peek() {
+                _ if matches!(value, Expression::Literal(Value::Nil)) => {
+                    syntax(line, "`nil` by itself, which is no value to print or test")
+                }
                 None | Some(Lexeme::Pipe | Lexeme::Close) => Ok(value),
                 Some(_) => syntax(line, "something behind a value that is no function"),
             };

@@ -1,5 +1,6 @@
 //! `printf`, as far as templates use it: `%v %s %d %q %t %f %x` with a width, a precision, and the flags `-`, `+`, `0`.
 
+use super::functions::within;
 use super::run::{Fault, fail};
 use super::value::Value;
 use std::fmt::Write;
@@ -7,8 +8,8 @@ use std::fmt::Write;
 /// Widest field and most digits: wider ones only make output.
 const WIDTH: usize = 200;
 
-/// Fills a format.
-pub(super) fn printf(format: &str, values: &[Value]) -> Result<String, Fault> {
+/// Fills a format, with at most `room` bytes.
+pub(super) fn printf(format: &str, values: &[Value], room: u64) -> Result<String, Fault> {
     let mut out = String::new();
     let mut values = values.iter();
     let mut rest = format;
@@ -24,6 +25,7 @@ pub(super) fn printf(format: &str, values: &[Value]) -> Result<String, Fault> {
             return fail(format!("`printf` with too few values for `{format}`"));
         };
         verb.write(value, &mut out)?;
+        within(&out, room)?;
     }
     out.push_str(rest);
     match values.next() {

@@ -263,7 +263,8 @@ impl Run {
                     _ => 0,
                 });
                 self.spend(texts.sum::<u64>() / 64)?;
-                let result = functions::call(*function, &values)?;
+                let room = TEMPLATE_FUEL.saturating_sub(self.spent).saturating_mul(64);
+                let result = functions::call(*function, &values, room)?;
                 if let Value::Text(text) = &result {
                     self.spend(text.len() as u64 / 64)?;
                 }

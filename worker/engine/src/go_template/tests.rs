@@ -118,6 +118,8 @@ fn broken_templates_are_told() {
         "{{ .Prompt; }}",
         "{{ 'ab' }}",
         "{{ 1x }}",
+        "{{ nil }}",
+        "{{ if (nil) }}{{ end }}",
     ];
     for source in sources {
         let read = GoTemplate::new(source);
@@ -197,6 +199,11 @@ fn a_hostile_template_is_stopped() {
         let fuel = TemplateError::Budget { fuel: TEMPLATE_FUEL };
         assert_eq!(render(&source, &[("user", "a")]), Err(fuel), "{endless}");
     }
+    let tools = format!("[{{\"a\":\"{}\"}}]", "x".repeat(1_000_000));
+    let source = format!("{{{{ .Prompt }}}}{{{{ println{} }}}}", " .Tools".repeat(5_000));
+    let template = GoTemplate::new(&source).expect("sound");
+    let rendered = template.render(&messages(&[("user", "a")]), &tools, None);
+    assert_eq!(rendered, Err(TemplateError::Budget { fuel: TEMPLATE_FUEL }), "5 GB at once");
     let recursive = "{{ define \"a\" }}{{ template \"a\" . }}{{ end }}{{ template \"a\" .Prompt }}";
     assert!(render(recursive, &[("user", "a")]).is_err());
     let deep = "{{ if .Prompt }}".repeat(100_000);

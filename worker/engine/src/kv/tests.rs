@@ -36,7 +36,7 @@ fn tokens(count: u32, salt: u32) -> Vec<u32> {
 fn a_released_prefix_is_found_again_but_never_the_whole_prompt() {
     let mut pool = BlockPool::new(8, BLOCK);
     let prompt = tokens(12, 0);
-    let (mut table, covered) = pool.claim_prefix(&prompt);
+    let (mut table, covered) = pool.claim_prefix(Salt::SHARED, &prompt);
     assert_eq!(covered, 0);
     assert!(pool.grow(&mut table, 12));
     pool.commit(&mut table, &prompt);
@@ -44,9 +44,9 @@ fn a_released_prefix_is_found_again_but_never_the_whole_prompt() {
     pool.release(table);
     assert_eq!(pool.usage(), Usage { used: 0, cached: 3, free: 5 });
 
-    let (table, covered) = pool.claim_prefix(&prompt);
+    let (table, covered) = pool.claim_prefix(Salt::SHARED, &prompt);
     assert_eq!((covered, table.blocks()), (8, &first[..2]));
-    let (other, covered) = pool.claim_prefix(&[&prompt[..], &[1]].concat());
+    let (other, covered) = pool.claim_prefix(Salt::SHARED, &[&prompt[..], &[1]].concat());
     assert_eq!((covered, other.blocks()), (12, &first[..3]));
     pool.check(&[&table, &other]);
     pool.release(table);
@@ -59,7 +59,7 @@ fn beginnings_are_noted_while_the_blocks_they_end_in_are_held() {
     let mut pool = BlockPool::new(4, BLOCK);
     let prompt = tokens(13, 0);
     let mut marks = Marks::new([(3, 30), (9, 31), (13, 32)], Arc::clone(&ledger));
-    let (mut table, _) = pool.claim_prefix(&prompt);
+    let (mut table, _) = pool.claim_prefix(Salt::SHARED, &prompt);
     assert!(pool.grow(&mut table, 13));
     let mut cursor = ledger.since(None).cursor;
     let mut news = || {
@@ -76,7 +76,7 @@ fn beginnings_are_noted_while_the_blocks_they_end_in_are_held() {
     pool.release(table);
     assert_eq!(news(), (vec![], vec![]), "what is cached is held");
     // Two blocks are taken for something else: the tail goes first.
-    let (mut other, _) = pool.claim_prefix(&tokens(8, 5));
+    let (mut other, _) = pool.claim_prefix(Salt::SHARED, &tokens(8, 5));
     assert!(pool.grow(&mut other, 8));
     assert_eq!(news(), (vec![], vec![32]));
     pool.release(other);
@@ -86,11 +86,11 @@ fn beginnings_are_noted_while_the_blocks_they_end_in_are_held() {
 fn equal_tokens_under_another_parent_are_not_shared() {
     let mut pool = BlockPool::new(8, BLOCK);
     let first = [tokens(4, 0), tokens(4, 9)].concat();
-    let (mut table, _) = pool.claim_prefix(&first);
+    let (mut table, _) = pool.claim_prefix(Salt::SHARED, &first);
     assert!(pool.grow(&mut table, 8));
     pool.commit(&mut table, &first);
     let second = [tokens(4, 1), tokens(4, 9), vec![1]].concat();
-    assert_eq!(pool.claim_prefix(&second).1, 0);
+    assert_eq!(pool.claim_prefix(Salt::SHARED, &second).1, 0);
     pool.release(table);
 }
 
@@ -98,14 +98,14 @@ fn equal_tokens_under_another_parent_are_not_shared() {
 fn the_tail_of_the_oldest_chain_is_evicted_first() {
     let mut pool = BlockPool::new(3, BLOCK);
     let prompt = tokens(12, 0);
-    let (mut table, _) = pool.claim_prefix(&prompt);
+    let (mut table, _) = pool.claim_prefix(Salt::SHARED, &prompt);
     assert!(pool.grow(&mut table, 12));
     pool.commit(&mut table, &prompt);
     pool.release(table);
-    let (mut other, _) = pool.claim_prefix(&tokens(4, 5));
+    let (mut other, _) = pool.claim_prefix(Salt::SHARED, &tokens(4, 5));
     assert!(pool.grow(&mut other, 4));
     assert!(!pool.grow(&mut other, 20), "more than there is");
-    let (table, covered) = pool.claim_prefix(&[&prompt[..], &[1]].concat());
+    let (table, covered) = pool.claim_prefix(Salt::SHARED, &[&prompt[..], &[1]].concat());
     assert_eq!(covered, 8);
     pool.check(&[&table, &other]);
 }
@@ -123,9 +123,9 @@ proptest! {
             match action {
                 0 => {
                     let prompt = tokens(length as u32, salt);
-                    let cost = pool.cost(&prompt, length);
+                    let cost = pool.cost(Salt::SHARED, &prompt, length);
                     let before = pool.available();
-                    let (mut table, covered) = pool.claim_prefix(&prompt);
+                    let (mut table, covered) = pool.claim_prefix(Salt::SHARED, &prompt);
                     prop_assert!(covered < length);
                     if pool.grow(&mut table, length) {
                         prop_assert_eq!(before - pool.available(), cost);
@@ -154,5 +154,36 @@ proptest! {
             pool.release(table);
         }
         prop_assert_eq!(pool.usage().used, 0);
+    }
+}
+
+#[test]
+fn blocks_are_found_by_who_has_their_salt_alone() {
+    let mut pool = BlockPool::new(16, 4);
+    let prompt: Vec<u32> = (0..13).collect();
+    let (alice, bob) = (Salt::of("user:alice"), Salt::of("user:bob"));
+    let (mut table, covered) = pool.claim_prefix(alice, &prompt);
+    assert_eq!(covered, 0);
+    assert!(pool.grow(&mut table, prompt.len()));
+    pool.commit(&mut table, &prompt);
+    assert_eq!(pool.cost(bob, &prompt, 13), 4, "what another runs costs all of it");
+    assert_eq!(pool.cost(alice, &prompt, 13), 1);
+    pool.release(table);
+    for other in [bob, Salt::SHARED] {
+        assert_eq!(pool.claim_prefix(other, &prompt).1, 0, "it is another's");
+    }
+    let (table, covered) = pool.claim_prefix(alice, &prompt);
+    assert_eq!(covered, 12, "it is her own");
+    pool.release(table);
+    // The same tokens of another take blocks of their own, and both are found.
+    let (mut table, _) = pool.claim_prefix(bob, &prompt);
+    assert!(pool.grow(&mut table, prompt.len()));
+    pool.commit(&mut table, &prompt);
+    pool.release(table);
+    assert_eq!(pool.usage().cached, 6);
+    for each in [alice, bob] {
+        let (table, covered) = pool.claim_prefix(each, &prompt);
+        assert_eq!(covered, 12);
+        pool.release(table);
     }
 }

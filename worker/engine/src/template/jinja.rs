@@ -26,14 +26,18 @@ pub(super) fn render(
     jinja: &Environment<'static>,
     conversation: &Conversation<'_>,
 ) -> Result<String, TemplateError> {
-    let mut messages = conversation.messages.iter().map(fields).collect::<Result<Vec<_>, _>>()?;
-    let rendered = render_over(jinja, conversation, &messages);
-    let mut arguments: Vec<&mut Json> = messages.iter_mut().flat_map(arguments).collect();
-    if !matches!(rendered, Err(TemplateError::Render { .. })) || arguments.is_empty() {
-        return rendered;
+    let messages = conversation.messages.iter().map(fields).collect::<Result<Vec<_>, _>>()?;
+    let calls = messages.iter().any(|message| message.contains_key("tool_calls"));
+    let again = calls.then(|| messages.clone());
+    let rendered = render_over(jinja, conversation, messages);
+    match (again, &rendered) {
+        (Some(mut messages), Err(TemplateError::Render { .. })) => {
+            let objects = messages.iter_mut().flat_map(arguments);
+            objects.for_each(|object| *object = Json::String(object.to_string()));
+            render_over(jinja, conversation, messages).or(rendered)
+        }
+        _ => rendered,
     }
-    arguments.iter_mut().for_each(|object| **object = Json::String(object.to_string()));
-    render_over(jinja, conversation, &messages).or(rendered)
 }
 
 /// The arguments of a message's calls that are objects.
@@ -46,7 +50,7 @@ fn arguments(message: &mut serde_json::Map<String, Json>) -> impl Iterator<Item 
 fn render_over(
     jinja: &Environment<'static>,
     conversation: &Conversation<'_>,
-    messages: &[serde_json::Map<String, Json>],
+    messages: Vec<serde_json::Map<String, Json>>,
 ) -> Result<String, TemplateError> {
     let Conversation { tools_json, think, bos, eos, .. } = *conversation;
     let tools = if tools_json.trim().is_empty() {
@@ -55,7 +59,7 @@ fn render_over(
         Value::from(Serde(parse::<Vec<Json>>("tools", tools_json)?))
     };
     let mut context = BTreeMap::from([
-        ("messages", Value::from(Serde(messages.to_vec()))),
+        ("messages", Value::from(Serde(messages))),
         ("tools", tools),
         ("add_generation_prompt", Value::from(true)),
         ("bos_token", Value::from(bos)),

@@ -181,8 +181,8 @@ pub fn limits(sequences_max: u32, step_tokens: usize) -> EngineLimits {
 
 pub fn prepared(tokens: &[u32], options: Options) -> Prepared {
     let (tokens, caller) = (tokens.to_vec(), String::new());
-    let (constraint, marks, output) = (None, Default::default(), Default::default());
-    Prepared { tokens, options, context_tokens: 48, caller, constraint, marks, output }
+    let (constraint, marks, salt, output) = Default::default();
+    Prepared { tokens, options, context_tokens: 48, caller, constraint, marks, salt, output }
 }
 
 /// Everything one sequence emitted, and whether that was in order.

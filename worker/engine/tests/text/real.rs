@@ -3,10 +3,11 @@
 
 use crate::fake::{Stream, drain};
 use ollamamax_engine::cpu::{CpuBackend, CpuOptions, NumericPath};
-use ollamamax_engine::engine::{Engine, EngineLimits, Prepared, TextModel};
+use ollamamax_engine::engine::{Engine, EngineLimits, PrepareError, Prepared, TextModel};
 use ollamamax_gguf::Gguf;
 use ollamamax_proto::inference::{
-    Chat, FinishReason, Message, Options, OutputFormat, Predict, Prompt, Sampling, Tags, Think,
+    Chat, FinishReason, Insert, Message, Options, OutputFormat, Predict, Prompt, Sampling, Tags,
+    Think,
 };
 use ollamamax_proto::limits::STEP_TOKENS_CPU;
 use ollamamax_tests::model::smollm2;
@@ -226,4 +227,38 @@ fn a_real_model_thinks_before_it_fills_in_a_schema() {
         assert_eq!([before.tokens(), after.tokens()].concat(), whole.tokens(), "cut at {cut}");
         assert_eq!(before.text() + &after.text(), said, "cut at {cut}");
     }
+}
+
+#[test]
+fn a_go_template_gives_the_prompt_that_the_models_own_gives() {
+    let message = |role: &str, content: &str| Message {
+        role: role.into(),
+        content: content.into(),
+        extra_json: String::new(),
+    };
+    let messages = vec![
+        message("system", "Be brief."),
+        message("user", "Hi"),
+        message("assistant", "Hello"),
+        message("user", "Who are you?"),
+    ];
+    let own = Chat { messages, ..Chat::default() };
+    let whole = "{{ range .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n{{ end }}<|im_start|>assistant\n";
+    let turns = "{{ if .System }}<|im_start|>system\n{{ .System }}<|im_end|>\n{{ end }}\
+                 {{ if .Prompt }}<|im_start|>user\n{{ .Prompt }}<|im_end|>\n{{ end }}\
+                 <|im_start|>assistant\n{{ .Response }}<|im_end|>\n";
+    let tokens = |prompt: &Prompt| {
+        text().prepare(prompt, &Options::default(), CONTEXT_TOKENS).map(|prepared| prepared.tokens)
+    };
+    let expected = tokens(&Prompt::Chat(own.clone())).expect("fits");
+    for template in [whole, turns] {
+        let chat = Chat { template: Some(template.to_owned()), ..own.clone() };
+        assert_eq!(tokens(&Prompt::Chat(chat)).as_ref(), Ok(&expected), "{template}");
+    }
+    // It was not taught to fill gaps, but a template can ask it to.
+    let gap = Insert { before: "1, 2, ".into(), after: ", 4".into(), template: None };
+    assert_eq!(tokens(&Prompt::Insert(gap.clone())), Err(PrepareError::Insert));
+    let template = Some("{{ .Prompt }}[{{ .Suffix }}]".to_owned());
+    let asked = tokens(&Prompt::Insert(Insert { template, ..gap })).expect("fits");
+    assert_eq!(asked, text().tokenizer().encode("1, 2, [, 4]", true).expect("text"));
 }

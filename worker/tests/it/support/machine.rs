@@ -99,6 +99,7 @@ impl Text for FakeText {
                 constraint: None,
                 marks: Default::default(),
                 output: Default::default(),
+                salt: Default::default(),
             }),
             _ => Err(BadRequest("the prompt is empty".to_owned())),
         }

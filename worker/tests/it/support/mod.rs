@@ -116,6 +116,7 @@ pub fn request(of: &Assignment, prompt: &[u32], predict: u32) -> wire::GenerateR
         caller: String::new(),
         time_left: None,
         prefix: Default::default(),
+        salt: Default::default(),
     })
         .into()
 }

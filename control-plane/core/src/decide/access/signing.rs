@@ -21,8 +21,8 @@ pub(super) fn put(
     if !emergency && keys.len() >= limits::SIGNING_KEYS_COUNT {
         return Err(check::over("signing keys", limits::SIGNING_KEYS_COUNT));
     }
-    if key.algorithm != "RS256" {
-        return Err(check::invalid("key.algorithm", "expected `RS256`"));
+    if !["RS256", "ES256", "EdDSA"].contains(&key.algorithm.as_str()) {
+        return Err(check::invalid("key.algorithm", "expected `RS256`, `ES256` or `EdDSA`"));
     }
     let bytes = key.public.len().max(key.sealed.0.len());
     if key.public.is_empty() || bytes > limits::SIGNING_KEY_BYTES {
