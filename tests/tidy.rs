@@ -51,6 +51,7 @@ const FENCED: &[(&str, &[&str])] = &[
     ("sled", &["ollamamax-storage"]),
     ("openraft", &["ollamamax-storage", "ollamamax-control-plane"]),
     ("axum", &["ollamamax-gateway", "ollamamax-control-plane"]),
+    ("utoipa", &["ollamamax-gateway"]),
     ("tokenizers", &["ollamamax-engine"]),
     ("llguidance", &["ollamamax-engine"]),
     ("rustyline", &["ollamamax"]),

@@ -147,6 +147,16 @@ impl Bounds {
     /// Of one entry of `logit_bias`.
     pub const LOGIT_BIAS: Self = Self::from_to(-limits::BIAS_LOGITS, limits::BIAS_LOGITS);
 
+    /// The smallest value; that of Mirostat's bounds is itself too small.
+    pub const fn least(self) -> f32 {
+        self.least
+    }
+
+    /// The largest value.
+    pub const fn most(self) -> f32 {
+        self.most
+    }
+
     const fn from_to(least: f32, most: f32) -> Self {
         Self { least, most, above: false }
     }

@@ -10,6 +10,7 @@ mod embed;
 mod export;
 mod fuzz;
 mod members;
+mod openapi;
 mod operate;
 mod placement;
 mod rollout;

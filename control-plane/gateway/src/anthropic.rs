@@ -20,11 +20,12 @@ use input::{Content, InputMessage, Tool};
 use ollamamax_core::access::Action;
 use ollamamax_core::record::ModelRecord;
 use ollamamax_proto::inference::{Options, Predict, Think};
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use std::sync::Arc;
+use utoipa::ToSchema;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 pub(crate) struct MessagesRequest {
     #[serde(default)]
     model: Option<String>,
@@ -54,7 +55,7 @@ pub(crate) struct MessagesRequest {
     stream: Option<bool>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 struct ToolChoice {
     #[serde(rename = "type")]
     kind: String,
@@ -62,19 +63,22 @@ struct ToolChoice {
     name: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 struct Thinking {
     #[serde(rename = "type")]
     kind: String,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 struct OutputConfig {
     #[serde(default)]
     effort: Option<String>,
 }
 
-/// The handler of messages.
+/// Continues a conversation, as Anthropic's clients ask it.
+#[utoipa::path(post, path = "/v1/messages", request_body = MessagesRequest, responses((status = 200,
+    description = "The message, or its events; the fields are those of Anthropic's.",
+    content((Object = "application/json"), (Object = "text/event-stream")))))]
 pub(crate) async fn messages(
     State(gateway): State<Arc<Gateway>>,
     request_id: RequestId,
@@ -119,7 +123,15 @@ async fn answer(
     Ok(stream::plain_json(&frame.whole(&whole)))
 }
 
-/// The handler of counting: how many tokens a request's prompt takes, without an answer.
+/// How many tokens a prompt takes.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Counted {
+    input_tokens: usize,
+}
+
+/// Counts the tokens that a request's prompt takes, without an answer.
+#[utoipa::path(post, path = "/v1/messages/count_tokens", request_body = MessagesRequest,
+    responses((status = 200, description = "How many there are.", body = Counted)))]
 pub(crate) async fn count_tokens(
     State(gateway): State<Arc<Gateway>>,
     request_id: RequestId,
@@ -133,7 +145,7 @@ pub(crate) async fn count_tokens(
         let turn = request.turn(&gateway, &model)?;
         let prompt = gateway.prepare(&model, turn)?.prompt;
         let tokens = gateway.count_tokens(&asker, &model, &prompt).await?;
-        Ok(stream::plain_json(&json!({"input_tokens": tokens})))
+        Ok(stream::plain_json(&Counted { input_tokens: tokens }))
     };
     counted.await.map_err(|failure| AnthropicError { failure, request_id: request_id.0 })
 }

@@ -161,9 +161,13 @@ fn framing(request: &Request) -> Result<(), Failure> {
     if !headers.get_all(header::CONTENT_ENCODING).iter().all(identity) {
         return Err(Failure::MediaType("compressed bodies are not accepted".to_owned()));
     }
-    // Ollama's and OpenAI's endpoints take whatever `curl -d` calls it; a form that a page can send stays out of ours.
+    Ok(())
+}
+
+/// Ollama's and OpenAI's endpoints take whatever `curl -d` calls it; a form that a page can send stays out of ours.
+pub(crate) fn no_form(request: &Request) -> Result<(), Failure> {
     let administers = request.uri().path().starts_with("/admin/");
-    if administers && request.method() == Method::POST && !is_json(headers) {
+    if administers && request.method() == Method::POST && !is_json(request.headers()) {
         return Err(Failure::MediaType("expected `Content-Type: application/json`".to_owned()));
     }
     Ok(())

@@ -3,12 +3,19 @@
 //! Code behind it returns a [`Failure`]; the three families of endpoints wrap it in their own shape: [`OllamaError`],
 //! [`OpenAiError`], [`Problem`].
 
+mod bodies;
+
+pub use bodies::{
+    AnthropicErrorBody, AnthropicErrorDetail, OllamaErrorBody, OpenAiErrorBody, OpenAiErrorDetail,
+    ProblemBody,
+};
+
 use crate::ports::{BlobError, ControlError};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use ollamamax_core::Rejection;
 use ollamamax_proto::limits;
-use serde_json::{Value, json};
+use serde::Serialize;
 use std::io;
 
 /// Why a request got no answer, or only half of one.
@@ -158,27 +165,27 @@ impl Failure {
     }
 
     /// The body of an OpenAI error, which is also what a broken event stream ends with.
-    pub fn openai_body(&self) -> Value {
+    pub fn openai_body(&self) -> OpenAiErrorBody {
         let (kind, code) = match self.status() {
             StatusCode::NOT_FOUND if matches!(self, Self::NotFound(_)) => {
-                ("not_found_error", json!("model_not_found"))
+                ("not_found_error", Some("model_not_found"))
             }
-            StatusCode::NOT_FOUND => ("not_found_error", Value::Null),
-            StatusCode::UNAUTHORIZED => ("authentication_error", json!("invalid_api_key")),
-            StatusCode::TOO_MANY_REQUESTS => ("rate_limit_error", Value::Null),
-            StatusCode::FORBIDDEN => ("permission_error", Value::Null),
-            status if status.is_client_error() => ("invalid_request_error", Value::Null),
-            _ => ("api_error", Value::Null),
+            StatusCode::NOT_FOUND => ("not_found_error", None),
+            StatusCode::UNAUTHORIZED => ("authentication_error", Some("invalid_api_key")),
+            StatusCode::TOO_MANY_REQUESTS => ("rate_limit_error", None),
+            StatusCode::FORBIDDEN => ("permission_error", None),
+            status if status.is_client_error() => ("invalid_request_error", None),
+            _ => ("api_error", None),
         };
         let param = match self {
-            Self::InvalidField { field, .. } => json!(field),
-            _ => Value::Null,
+            Self::InvalidField { field, .. } => Some(*field),
+            _ => None,
         };
-        json!({"error": {"message": self.text(), "type": kind, "param": param, "code": code}})
+        OpenAiErrorBody { error: OpenAiErrorDetail { message: self.text(), kind, param, code } }
     }
 
     /// The body of an Anthropic error, without the id of its request.
-    pub fn anthropic_body(&self) -> Value {
+    pub fn anthropic_body(&self) -> AnthropicErrorBody {
         let kind = match self.status() {
             StatusCode::NOT_FOUND => "not_found_error",
             StatusCode::UNAUTHORIZED => "authentication_error",
@@ -190,15 +197,23 @@ impl Failure {
             status if status.is_client_error() => "invalid_request_error",
             _ => "api_error",
         };
-        json!({"type": "error", "error": {"type": kind, "message": self.text()}})
+        let error = AnthropicErrorDetail { kind, message: self.text() };
+        AnthropicErrorBody { kind: "error", error, request_id: None }
     }
 
     /// The body of an Ollama error, which is also the last line of a broken stream.
-    pub fn ollama_body(&self) -> Value {
-        json!({"error": self.text()})
+    pub fn ollama_body(&self) -> OllamaErrorBody {
+        OllamaErrorBody { error: self.text() }
     }
 
-    fn respond(&self, content_type: &'static str, body: &Value) -> Response {
+    fn problem_body(&self) -> ProblemBody {
+        let status = self.status();
+        let (kind, title) = ("about:blank", status.canonical_reason());
+        let (detail, error) = (self.text(), self.text());
+        ProblemBody { kind, title, status: status.as_u16(), detail, error }
+    }
+
+    fn respond(&self, content_type: &'static str, body: &impl Serialize) -> Response {
         let status = self.status();
         if status.is_server_error() {
             // As a quoted text: what a client sent stays on its line.
@@ -206,7 +221,8 @@ impl Failure {
         } else {
             tracing::debug!(%status, error = self.text(), "request refused");
         }
-        let mut response = (status, body.to_string()).into_response();
+        let body = serde_json::to_string(body).expect("texts and numbers can be written");
+        let mut response = (status, body).into_response();
         if let Self::Forbidden(reason) = self {
             response.extensions_mut().insert(RefusedFor(reason.clone()));
         }
@@ -264,22 +280,14 @@ impl IntoResponse for OpenAiError {
 impl IntoResponse for AnthropicError {
     fn into_response(self) -> Response {
         let mut body = self.failure.anthropic_body();
-        body["request_id"] = self.request_id.into();
+        body.request_id = Some(self.request_id);
         self.failure.respond("application/json", &body)
     }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let status = self.0.status();
-        let body = json!({
-            "type": "about:blank",
-            "title": status.canonical_reason(),
-            "status": status.as_u16(),
-            "detail": self.0.text(),
-            "error": self.0.text(),
-        });
-        self.0.respond("application/problem+json", &body)
+        self.0.respond("application/problem+json", &self.0.problem_body())
     }
 }
 
@@ -382,7 +390,7 @@ mod tests {
     fn openai_errors_have_their_own_shape() {
         let body = Failure::unknown_model("x").openai_body();
         assert_eq!(
-            body.to_string(),
+            serde_json::to_string(&body).expect("JSON"),
             r#"{"error":{"message":"model 'x' not found","type":"not_found_error","param":null,"code":"model_not_found"}}"#
         );
     }

@@ -6,6 +6,7 @@ use ollamamax_proto::inference::OutputFormat;
 use ollamamax_proto::limits;
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 /// Ollama's `format`: `"json"` or a schema; `""` and null mean none. Beside it `options.grammar` is one too many.
 pub(crate) fn ollama(
@@ -34,18 +35,22 @@ pub(crate) fn ollama(
 }
 
 /// OpenAI's `response_format`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 pub(crate) struct ResponseFormat {
+    /// `text`, `json_object` or `json_schema`.
     #[serde(rename = "type")]
+    #[schema(examples("json_schema"))]
     pub kind: String,
     #[serde(default)]
     pub json_schema: Option<JsonSchema>,
 }
 
 /// Its schema. `strict` is not looked at: a schema is followed, or refused.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 pub(crate) struct JsonSchema {
+    /// The schema itself; it is followed, or refused with the reason.
     #[serde(default)]
+    #[schema(value_type = Option<Object>)]
     pub schema: Option<Value>,
 }
 

@@ -22,10 +22,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tokio::time::{Duration, Instant};
+use utoipa::ToSchema;
 
 /// How a request stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = RequestOutcome)]
 pub enum Outcome {
     /// It runs.
     Running,
@@ -38,7 +40,8 @@ pub enum Outcome {
 }
 
 /// A worker that computed something of an answer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = RequestWorker)]
 pub struct Server {
     /// Its id.
     pub worker: String,
@@ -47,7 +50,8 @@ pub struct Server {
 }
 
 /// What is remembered of a request. Times are in milliseconds.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = RequestRecord)]
 pub struct Record {
     /// The request's id, as its answer has it.
     pub request: String,
@@ -60,6 +64,7 @@ pub struct Record {
     /// Of which version.
     pub version: String,
     /// When, in milliseconds since 1970.
+    #[schema(value_type = u64)]
     pub begun_at: Millis,
     /// How it stands.
     pub outcome: Outcome,

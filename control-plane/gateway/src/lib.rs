@@ -22,6 +22,7 @@ mod demand;
 mod dispatch;
 pub mod edge;
 pub mod error;
+mod family;
 mod format;
 mod gate;
 mod health;
@@ -32,6 +33,7 @@ mod names;
 mod node;
 mod ollama;
 mod openai;
+mod openapi;
 mod options;
 pub mod ports;
 mod quotas;
@@ -59,12 +61,15 @@ use axum::Router;
 use axum::extract::Request;
 use axum::http::Method;
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::response::{IntoResponse, Response};
-use error::{AnthropicError, Failure, OllamaError, OpenAiError, Problem};
+use axum::response::Response;
+use bytes::Bytes;
+use error::Failure;
+use family::Family;
 use ollamamax_core::access::Action;
+use openapi::described;
 use ports::{Blobs, ControlPlane};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 
 /// One gateway: what it was given and what it remembers between requests.
 pub struct Gateway {
@@ -85,6 +90,7 @@ pub struct Gateway {
     quotas: quotas::Quotas,
     history: history::History,
     oidc: Option<Arc<auth::oidc::Oidc>>,
+    description: OnceLock<Bytes>,
 }
 
 impl Gateway {
@@ -111,12 +117,13 @@ impl Gateway {
             quotas: quotas::Quotas::default(),
             history: history::History::default(),
             oidc,
+            description: OnceLock::new(),
         })
     }
 
     /// The whole URL map.
     pub fn router(self: Arc<Self>) -> Router {
-        let (router, _) = self.routes().finish();
+        let (router, ..) = self.routes().finish();
         let (inner, outer) = (Arc::clone(&self), Arc::clone(&self));
         tokio::spawn(auth::refusals::run(Arc::downgrade(&self)));
         if let Some(oidc) = &self.oidc {
@@ -148,38 +155,41 @@ fn api(routes: Routes) -> Routes {
     let (read, manage, run) =
         (Needs(Action::ReadModels), Needs(Action::ManageModels), Needs(Action::RunInference));
     routes
-        .get("/", Open, health::root)
-        .get("/health/live", Open, health::live)
-        .get("/health/ready", Open, health::ready)
-        .get("/metrics", All(Action::ReadMetrics), health::metrics)
-        .get("/api/version", Open, health::version)
-        .post("/api/generate", run, ollama::generate::generate)
-        .post("/api/chat", run, ollama::chat::chat)
-        .post("/api/embed", run, ollama::embed::embed)
-        .post("/api/embeddings", run, ollama::embed::embeddings)
-        .get("/api/tags", read, ollama::models::tags)
-        .get("/api/ps", read, ollama::models::ps)
-        .post("/api/show", read, ollama::show::show)
-        .post("/api/create", manage, ollama::create::create)
-        .post("/api/copy", manage, ollama::models::copy)
-        .delete("/api/delete", manage, ollama::models::delete)
-        .add(Method::HEAD, "/api/blobs/{digest}", manage, ollama::blobs::head)
-        .post("/api/blobs/{digest}", manage, ollama::blobs::post)
-        .get("/api/streams/{id}", run, streams::get)
-        .get("/v1/models", read, openai::models::list)
-        .get("/v1/models/{*id}", read, openai::models::get)
-        .post("/v1/chat/completions", run, openai::chat::chat)
-        .post("/v1/completions", run, openai::completions::completions)
-        .post("/v1/responses", run, openai::responses::responses)
-        .post("/v1/messages", run, anthropic::messages)
-        .post("/v1/messages/count_tokens", run, anthropic::count_tokens)
-        .post("/v1/embeddings", run, openai::embeddings::embeddings)
-        .post("/auth/token", Open, sessions::token)
-        .post("/auth/refresh", Open, sessions::refresh)
-        .post("/auth/revoke", Open, sessions::revoke)
-        .post("/auth/logout", Known, sessions::logout)
-        .get("/auth/whoami", Known, sessions::whoami)
-        .get("/.well-known/jwks.json", Open, sessions::jwks)
+        .get("/", Open, described!(health::root))
+        .get("/health/live", Open, described!(health::live))
+        .get("/health/ready", Open, described!(health::ready))
+        .get("/metrics", All(Action::ReadMetrics), described!(health::metrics))
+        .get("/api/version", Open, described!(health::version))
+        .post("/api/generate", run, described!(ollama::generate::generate))
+        .post("/api/chat", run, described!(ollama::chat::chat))
+        .post("/api/embed", run, described!(ollama::embed::embed))
+        .post("/api/embeddings", run, described!(ollama::embed::embeddings))
+        .get("/api/tags", read, described!(ollama::models::tags))
+        .get("/api/ps", read, described!(ollama::models::ps))
+        .post("/api/show", read, described!(ollama::show::show))
+        .post("/api/create", manage, described!(ollama::create::create))
+        .post("/api/copy", manage, described!(ollama::models::copy))
+        .delete("/api/delete", manage, described!(ollama::models::delete))
+        .add(Method::HEAD, "/api/blobs/{digest}", manage, described!(ollama::blobs::head))
+        .post("/api/blobs/{digest}", manage, described!(ollama::blobs::post))
+        .get("/api/streams/{id}", run, described!(streams::handler::get))
+        .get("/v1/models", read, described!(openai::models::list))
+        .get("/v1/models/{*id}", read, described!(openai::models::get))
+        .post("/v1/chat/completions", run, described!(openai::chat::chat))
+        .post("/v1/completions", run, described!(openai::completions::completions))
+        .post("/v1/responses", run, described!(openai::responses::responses))
+        .post("/v1/messages", run, described!(anthropic::messages))
+        .post("/v1/messages/count_tokens", run, described!(anthropic::count_tokens))
+        .post("/v1/embeddings", run, described!(openai::embeddings::embeddings))
+        .post("/auth/token", Open, described!(sessions::token))
+        .post("/auth/refresh", Open, described!(sessions::refresh))
+        .post("/auth/revoke", Open, described!(sessions::revoke))
+        .post("/auth/logout", Known, described!(sessions::logout))
+        .get("/auth/whoami", Known, described!(sessions::whoami))
+        .get("/.well-known/jwks.json", Open, described!(sessions::jwks))
+        .get("/openapi.json", Open, described!(openapi::get))
+        .get("/docs", Open, described!(openapi::page::page))
+        .get("/docs/{file}", Open, described!(openapi::page::file))
 }
 
 /// A failure in the shape of the family of endpoints the path belongs to.
@@ -189,13 +199,5 @@ fn shaped(request: &Request, failure: Failure) -> Response {
 }
 
 fn shaped_at(path: &str, request_id: &str, failure: Failure) -> Response {
-    if path.starts_with("/v1/messages") {
-        AnthropicError { failure, request_id: request_id.to_owned() }.into_response()
-    } else if path.starts_with("/v1/") {
-        OpenAiError(failure).into_response()
-    } else if path.starts_with("/admin/") {
-        Problem(failure).into_response()
-    } else {
-        OllamaError(failure).into_response()
-    }
+    Family::of(path).respond(failure, request_id)
 }

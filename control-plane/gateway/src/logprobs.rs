@@ -2,22 +2,28 @@
 
 use ollamamax_proto::inference::{Logprob, TokenLogprob};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// A token of the output.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = TokenLogprob)]
 pub(crate) struct Told {
     #[serde(flatten)]
     chosen: Rival,
+    /// The likeliest, where they were asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     top_logprobs: Option<Vec<Rival>>,
 }
 
 /// A token that could have stood there.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = Logprob)]
 struct Rival {
     /// Bytes that are no text by themselves are shown as U+FFFD; `bytes` has them as they are.
     token: String,
+    /// The logarithm of its probability.
     logprob: f32,
+    /// Its bytes.
     bytes: Vec<u8>,
 }
 

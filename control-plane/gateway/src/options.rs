@@ -1,6 +1,6 @@
 //! Generation options: request over model PARAMETER over default, as Ollama merges them.
 //!
-//! One table ([`kind`]) names every known option and its type; requests bring JSON values, models bring texts, and both end
+//! One table ([`KINDS`]) names every known option and its type; requests bring JSON values, models bring texts, and both end
 //! in the same typed [`Options`]. Unknown names are ignored with a log line; a wrong type is refused by name.
 
 use crate::error::Failure;
@@ -26,21 +26,39 @@ pub enum Kind {
     Texts,
 }
 
+/// Every known option, with the kind of value it takes.
+pub const KINDS: [(&str, Kind); 26] = [
+    ("num_keep", Kind::Integer),
+    ("seed", Kind::Integer),
+    ("num_predict", Kind::Integer),
+    ("top_k", Kind::Integer),
+    ("top_p", Kind::Float),
+    ("min_p", Kind::Float),
+    ("typical_p", Kind::Float),
+    ("tfs_z", Kind::Float),
+    ("repeat_last_n", Kind::Integer),
+    ("temperature", Kind::Float),
+    ("repeat_penalty", Kind::Float),
+    ("presence_penalty", Kind::Float),
+    ("frequency_penalty", Kind::Float),
+    ("mirostat", Kind::Integer),
+    ("mirostat_tau", Kind::Float),
+    ("mirostat_eta", Kind::Float),
+    ("stop", Kind::Texts),
+    ("grammar", Kind::Text),
+    ("ignore_eos", Kind::Boolean),
+    ("num_ctx", Kind::Integer),
+    ("num_batch", Kind::Integer),
+    ("num_gpu", Kind::Integer),
+    ("main_gpu", Kind::Integer),
+    ("num_thread", Kind::Integer),
+    ("draft_num_predict", Kind::Integer),
+    ("use_mmap", Kind::Boolean),
+];
+
 /// What kind of value an option takes; `None` for names nobody knows.
 pub fn kind(name: &str) -> Option<Kind> {
-    Some(match name {
-        "num_keep" | "seed" | "num_predict" | "top_k" | "repeat_last_n" | "num_ctx"
-        | "num_batch" | "num_gpu" | "main_gpu" | "num_thread" | "draft_num_predict"
-        | "mirostat" => Kind::Integer,
-        "top_p" | "min_p" | "typical_p" | "tfs_z" | "temperature" | "mirostat_tau"
-        | "mirostat_eta" | "repeat_penalty" | "presence_penalty" | "frequency_penalty" => {
-            Kind::Float
-        }
-        "use_mmap" | "ignore_eos" => Kind::Boolean,
-        "grammar" => Kind::Text,
-        "stop" => Kind::Texts,
-        _ => return None,
-    })
+    KINDS.iter().find(|(known, _)| *known == name).map(|(_, kind)| *kind)
 }
 
 /// Names Ollama once knew and still lets pass.

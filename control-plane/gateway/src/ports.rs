@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+use utoipa::ToSchema;
 
 /// Why a proposal or a linearizable read brought no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -48,9 +49,10 @@ pub enum ControlError {
 }
 
 /// A member as the answering node sees it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct NodeStatus {
     /// Its id.
+    #[schema(value_type = u64)]
     pub id: NodeId,
     /// `leader`, `follower`, `candidate`, `learner` or `unreachable`, the last when the leader has not heard of it lately.
     pub role: String,

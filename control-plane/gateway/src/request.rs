@@ -4,13 +4,14 @@ use crate::edge::ClientAddress;
 use crate::error::Failure;
 use crate::history::Trace;
 use crate::quotas::Payer;
-use axum::extract::{FromRequestParts, MatchedPath, Request};
+use axum::extract::{self, FromRequestParts, MatchedPath, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::Response;
 use ollamamax_proto::audit::Note;
 use ollamamax_proto::limits;
+use serde::de::DeserializeOwned;
 use std::convert::Infallible;
 use tokio::time::{Duration, Instant};
 
@@ -42,6 +43,37 @@ impl RequestId {
         let short = |id: &&str| !id.is_empty() && id.len() <= limits::REQUEST_ID_BYTES;
         let given = given.filter(short).filter(|id| id.bytes().all(word));
         given.map_or_else(Self::draw, |id| Self(id.to_owned()))
+    }
+}
+
+/// What the path names. One that is no text is refused in the shape of its family.
+#[derive(Clone, Debug)]
+pub struct Path<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T> {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
+        let found = extract::Path::<T>::from_request_parts(parts, state).await;
+        found.map(|path| Self(path.0)).map_err(|rejection| wrong(parts, rejection.body_text()))
+    }
+}
+
+fn wrong(parts: &Parts, text: String) -> Response {
+    let id = parts.extensions.get::<RequestId>().map_or("", |id| &id.0);
+    crate::shaped_at(parts.uri.path(), id, Failure::invalid(text))
+}
+
+/// What stands after the `?`. What is wrong with it is told in the shape of its family.
+#[derive(Clone, Debug)]
+pub struct Query<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
+        let found = extract::Query::<T>::from_request_parts(parts, state).await;
+        found.map(|query| Self(query.0)).map_err(|rejection| wrong(parts, rejection.body_text()))
     }
 }
 
@@ -149,9 +181,12 @@ pub async fn observe(mut request: Request, next: Next) -> Response {
     let id = RequestId::of(&request);
     // Methods are the client's to invent, label values are not.
     let method = match request.method() {
-        m @ (&Method::GET | &Method::HEAD | &Method::POST | &Method::PUT | &Method::DELETE) => {
-            m.to_string()
-        }
+        m @ (&Method::GET
+        | &Method::HEAD
+        | &Method::POST
+        | &Method::PUT
+        | &Method::PATCH
+        | &Method::DELETE) => m.to_string(),
         _ => "other".to_owned(),
     };
     let route = request.extensions().get::<MatchedPath>();

@@ -11,65 +11,28 @@
 //!
 //! Bodies may also be forms, as OAuth 2 clients send them.
 
+mod bodies;
+
+pub(crate) use bodies::Secret;
+
 use crate::auth::credential::{PresentedKey, RefreshToken};
 use crate::auth::{Caller, guard, jwt, password};
 use crate::error::{Failure, Problem};
 use crate::{Gateway, body, stream};
 use axum::extract::{Request, State};
 use axum::response::Response;
+use bodies::{Granted, KeysShown, Login, Nothing, Refresh, Revoke, WhoAmI};
 use ollamamax_core::access::{
     AccessCommand, Action, Hidden, Object, RevokedToken, SessionId, SessionRecord, UserRecord,
 };
 use ollamamax_core::{Command, Outcome, Rejection};
 use ollamamax_proto::audit::Note;
 use ollamamax_proto::{Millis, limits};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value, json};
-use std::fmt;
+use serde_json::{Map, Value};
 use std::net::IpAddr;
 use std::sync::Arc;
 use zeroize::Zeroizing;
-
-/// A text that is not shown.
-#[derive(Deserialize)]
-#[serde(transparent)]
-pub(crate) struct Secret(Zeroizing<String>);
-
-impl Secret {
-    /// The text itself.
-    pub fn take(self) -> Zeroizing<String> {
-        self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("(hidden)")
-    }
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Login {
-    #[serde(default)]
-    grant_type: Option<String>,
-    username: String,
-    password: Secret,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Refresh {
-    #[serde(default)]
-    grant_type: Option<String>,
-    refresh_token: Secret,
-}
-
-#[derive(Debug, Deserialize)]
-struct Revoke {
-    token: Secret,
-}
 
 /// Who asks and from where, before anybody knows who.
 struct Origin {
@@ -127,7 +90,11 @@ fn form(bytes: &[u8]) -> Result<Vec<(String, String)>, Failure> {
     query.map(|query| query.0).map_err(|_| Failure::invalid("the body is no form"))
 }
 
-/// `POST /auth/token`.
+/// Logs in.
+#[utoipa::path(post, path = "/auth/token",
+    request_body(content((Login = "application/json"), (Login = "application/x-www-form-urlencoded"))),
+    responses((status = 200, description = "The login.", body = Granted), (status = 401), (status = 409),
+        (status = 429), (status = 503)))]
 pub(crate) async fn token(
     State(gateway): State<Arc<Gateway>>,
     request: Request,
@@ -179,7 +146,10 @@ pub(crate) async fn token(
     Ok(gateway.granted(&user, token)?)
 }
 
-/// `POST /auth/refresh`.
+/// Goes on with a login: both tokens anew; the one presented is spent.
+#[utoipa::path(post, path = "/auth/refresh",
+    request_body(content((Refresh = "application/json"), (Refresh = "application/x-www-form-urlencoded"))),
+    responses((status = 200, description = "The login.", body = Granted), (status = 401), (status = 429), (status = 503)))]
 pub(crate) async fn refresh(
     State(gateway): State<Arc<Gateway>>,
     request: Request,
@@ -238,8 +208,12 @@ pub(crate) async fn refresh(
     }
 }
 
-/// `POST /auth/revoke`: an access token, a refresh token with all that follows from it, or an API key. Answers the same for
-/// what is none.
+/// Ends what a token or key is good for (RFC 7009).
+///
+/// An access token, a refresh token with all that follows from it, or an API key. Answers the same for what is none.
+#[utoipa::path(post, path = "/auth/revoke",
+    request_body(content((Revoke = "application/json"), (Revoke = "application/x-www-form-urlencoded"))),
+    responses((status = 200, description = "It is good no more.", body = Nothing), (status = 429), (status = 503)))]
 pub(crate) async fn revoke(
     State(gateway): State<Arc<Gateway>>,
     request: Request,
@@ -266,7 +240,7 @@ pub(crate) async fn revoke(
     };
     let Some(command) = command else {
         gateway.throttle.failed(origin.address);
-        return Ok(stream::plain_json(&json!({})));
+        return Ok(stream::plain_json(&Nothing {}));
     };
     let (owner, object) = match &command {
         AccessCommand::CloseSession { id } => {
@@ -284,13 +258,14 @@ pub(crate) async fn revoke(
     let command = Box::new(Command::Access(Box::new(command)));
     match gateway.control.propose(Command::Noted { note: Box::new(note), command }).await {
         Ok(_) | Err(crate::ports::ControlError::Rejected(Rejection::Unknown { .. })) => {
-            Ok(stream::plain_json(&json!({})))
+            Ok(stream::plain_json(&Nothing {}))
         }
         Err(error) => Err(error.into()),
     }
 }
 
-/// `POST /auth/logout`: ends the login it is asked with.
+/// Ends the login it is asked with.
+#[utoipa::path(post, path = "/auth/logout", responses((status = 200, description = "It is over.", body = Nothing)))]
 pub(crate) async fn logout(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,
@@ -300,32 +275,34 @@ pub(crate) async fn logout(
     })?;
     let command = Command::Access(Box::new(AccessCommand::CloseSession { id }));
     caller.propose(&gateway, "logout", format!("session:{id}"), command).await?;
-    Ok(stream::plain_json(&json!({})))
+    Ok(stream::plain_json(&Nothing {}))
 }
 
-/// `GET /auth/whoami`.
+/// Tells who asks, and what they may do.
+#[utoipa::path(get, path = "/auth/whoami", responses((status = 200, description = "The caller.", body = WhoAmI)))]
 pub(crate) async fn whoami(State(gateway): State<Arc<Gateway>>, caller: Caller) -> Response {
     let state = gateway.control.state();
     let user = caller.user().and_then(|user| state.access.users.get(user));
     let nobody = gateway.config.anonymous.as_ref().filter(|_| caller.user().is_none());
-    let roles = user.map(|user| &user.roles).or(nobody);
+    let roles = user.map(|user| &user.roles).or(nobody).cloned();
     let may = |action: &Action| caller.may(*action, Object::Some);
-    let nodes = state.nodes.values().filter(|node| !node.leaving).map(|node| &node.http);
+    let nodes = state.nodes.values().filter(|node| !node.leaving).map(|node| node.http.clone());
     let permissions: Vec<&str> =
         Action::ALL.iter().filter(|action| may(action)).map(|action| action.name()).collect();
-    stream::plain_json(&json!({
-        "user": caller.user(),
-        "actor": caller.actor(),
-        "via": caller.via(),
-        "key": caller.key().map(|key| key.to_string()),
-        "roles": roles,
-        "permissions": permissions,
-        "cluster": state.cluster.as_ref().map(|cluster| &cluster.id),
-        "nodes": nodes.collect::<Vec<_>>(),
-    }))
+    stream::plain_json(&WhoAmI {
+        user: caller.user().map(str::to_owned),
+        actor: caller.actor().to_owned(),
+        via: caller.via(),
+        key: caller.key().map(|key| key.to_string()),
+        roles,
+        permissions,
+        cluster: state.cluster.as_ref().map(|cluster| cluster.id.clone()),
+        nodes: nodes.collect(),
+    })
 }
 
-/// `GET /.well-known/jwks.json`.
+/// Lists the public keys that access tokens are checked with.
+#[utoipa::path(get, path = "/.well-known/jwks.json", responses((status = 200, description = "The keys.", body = KeysShown)))]
 pub(crate) async fn jwks(State(gateway): State<Arc<Gateway>>) -> Response {
     stream::plain_json(&jwt::jwks(&gateway.control.state().access))
 }
@@ -344,12 +321,12 @@ impl Gateway {
                 "no key signs access tokens on this node yet; try again in a moment",
             )
         })?;
-        Ok(stream::plain_json(&json!({
-            "access_token": access_token,
-            "token_type": "Bearer",
-            "expires_in": lifetime_ms / 1_000,
-            "refresh_token": refresh.reveal(&self.config.sealing).as_str(),
-            "user": user.name,
-        })))
+        Ok(stream::plain_json(&Granted {
+            access_token,
+            token_type: "Bearer",
+            expires_in: lifetime_ms / 1_000,
+            refresh_token: refresh.reveal(&self.config.sealing).as_str().to_owned(),
+            user: user.name.clone(),
+        }))
     }
 }

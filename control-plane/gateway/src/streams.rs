@@ -11,10 +11,9 @@
 //! its client must have read it.
 
 mod book;
-mod handler;
+pub(crate) mod handler;
 
 pub use book::{Book, Hold};
-pub(crate) use handler::get;
 
 use crate::answer::{Answer, Syntax};
 use crate::dispatch::Generation;

@@ -7,10 +7,11 @@ use crate::{Gateway, secrets, stream};
 use axum::extract::State;
 use axum::response::Response;
 use ollamamax_core::access::{AccessCommand, AuthorityRecord, Hidden};
-use ollamamax_proto::{Digest, Millis, limits};
+use ollamamax_proto::{Digest, Millis, Revision, limits};
 use ollamamax_tls::{Authority, Certificate, Cluster};
-use serde_json::{Value, json};
+use serde::Serialize;
 use std::sync::Arc;
+use utoipa::ToSchema;
 
 /// What an authority's private key is sealed for.
 const SEALED_FOR: &str = "authority 1";
@@ -37,7 +38,54 @@ pub fn unseal(sealing: &secrets::SealingKey, sealed: &[u8]) -> Option<Authority>
     Authority::from_pem(&pem).ok()
 }
 
-/// `GET /admin/v1/authorities`.
+/// An authority.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Authority)]
+pub(crate) struct Shown {
+    #[schema(value_type = String)]
+    fingerprint: Digest,
+    /// `next`, `active` or `retiring`.
+    state: &'static str,
+    /// Milliseconds since 1970.
+    #[schema(value_type = u64)]
+    created_at: Millis,
+    #[schema(value_type = u64)]
+    signs_from: Millis,
+    /// For as long as it is the last when there is none.
+    #[schema(value_type = Option<u64>)]
+    trusted_until: Option<Millis>,
+    /// Its certificate ends then.
+    #[schema(value_type = Option<u64>)]
+    expires_at: Option<Millis>,
+    /// In PEM.
+    certificate: String,
+}
+
+/// All authorities.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Authorities {
+    /// Of the state they were read from.
+    #[schema(value_type = u64)]
+    revision: Revision,
+    authorities: Vec<Shown>,
+}
+
+/// A new one.
+#[derive(Serialize, ToSchema)]
+#[schema(as = AuthorityRotated)]
+pub(crate) struct Rotated {
+    #[schema(value_type = String)]
+    fingerprint: Digest,
+    /// Milliseconds since 1970.
+    #[schema(value_type = u64)]
+    signs_from: Millis,
+    /// Of the state it is in.
+    #[schema(value_type = u64)]
+    revision: Revision,
+}
+
+/// Lists what signs the certificates of nodes and workers.
+#[utoipa::path(get, path = "/admin/v1/authorities", responses((status = 200, description = "All.", body = Authorities)))]
 pub(crate) async fn list(State(gateway): State<Arc<Gateway>>) -> Response {
     let state = gateway.control.state();
     let now = Millis::now();
@@ -49,22 +97,25 @@ pub(crate) async fn list(State(gateway): State<Arc<Gateway>>) -> Response {
             () => "retiring",
         };
         let certificate = Certificate::from_pem(record.certificate.as_bytes());
-        json!({
-            "fingerprint": Digest(record.fingerprint),
-            "state": phase,
-            "created_at": record.created_at,
-            "signs_from": record.signs_from,
-            "trusted_until": record.trusted_until,
-            "expires_at": certificate.map(|certificate| certificate.not_after()).ok(),
-            "certificate": record.certificate,
-        })
+        Shown {
+            fingerprint: Digest(record.fingerprint),
+            state: phase,
+            created_at: record.created_at,
+            signs_from: record.signs_from,
+            trusted_until: record.trusted_until,
+            expires_at: certificate.map(|certificate| certificate.not_after()).ok(),
+            certificate: record.certificate.clone(),
+        }
     });
-    let authorities: Vec<Value> = authorities.collect();
-    stream::plain_json(&json!({"revision": state.revision(), "authorities": authorities}))
+    let authorities = authorities.collect();
+    stream::plain_json(&Authorities { revision: state.revision(), authorities })
 }
 
-/// `POST /admin/v1/authorities/rotate`: another authority is trusted at once and signs a little later; the present one is
-/// trusted until what it signed has ended.
+/// Replaces the authority.
+///
+/// Another one is trusted at once and signs a little later; the present one is trusted until what it signed has ended.
+#[utoipa::path(post, path = "/admin/v1/authorities/rotate",
+    responses((status = 200, description = "The next authority.", body = Rotated), (status = 500)))]
 pub(crate) async fn rotate(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,
@@ -86,9 +137,5 @@ pub(crate) async fn rotate(
     let lifetime_ms = gateway.config.certificate_ms + 2 * 1_000 * limits::CLOCK_LEEWAY_S;
     let command = access(AccessCommand::PutAuthority { authority: record, lifetime_ms });
     let outcome = caller.propose(&gateway, "authority.rotate", fingerprint, command).await?;
-    Ok(stream::plain_json(&json!({
-        "fingerprint": fingerprint,
-        "signs_from": signs_from,
-        "revision": outcome.revision(),
-    })))
+    Ok(stream::plain_json(&Rotated { fingerprint, signs_from, revision: outcome.revision() }))
 }

@@ -2,31 +2,41 @@
 //!
 //! The revision of a value is its `ETag`; `If-Match` changes only what is still there, `If-None-Match: *` only what is not.
 
+use super::users::Named;
 use crate::auth::Caller;
 use crate::error::{Failure, Problem};
+use crate::request::{Path, Query};
 use crate::streams::PREFIX;
 use crate::{Gateway, body, stream};
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::Response;
 use ollamamax_core::Command;
 use ollamamax_core::access::{Action, Object};
 use ollamamax_proto::{Revision, limits};
 use serde::Deserialize;
-use serde_json::json;
 use std::sync::Arc;
+use utoipa::IntoParams;
 
 /// The revision of the whole state that a local read was answered from.
 const READ_AT: HeaderName = HeaderName::from_static("x-revision");
 
-#[derive(Debug, Deserialize)]
+/// How new the answer must be.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct Consistency {
+    /// `linearizable`, which sees everything acknowledged before, or `local`.
     #[serde(default)]
+    #[param(example = "local")]
     consistency: Option<String>,
 }
 
-/// Reads a value: everything acknowledged before is seen, unless `?consistency=local`.
+/// Reads a small named value. Everything acknowledged before is seen, unless `?consistency=local`.
+#[utoipa::path(get, path = "/admin/v1/checkpoints/{name}",
+    params(("name" = String, Path, description = "It may hold slashes.", example = "jobs/sync"), Consistency),
+    responses((status = 200, description = "The value; `ETag` is its revision, `X-Revision` that of the state.", content(
+        ("application/octet-stream"))), (status = 503)))]
 pub(crate) async fn get(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,
@@ -54,7 +64,13 @@ pub(crate) async fn get(
     Ok(response)
 }
 
-/// Sets a value.
+/// Sets a small named value. `If-Match` changes only what is still there, `If-None-Match: *` only what is not.
+#[utoipa::path(put, path = "/admin/v1/checkpoints/{name}",
+    params(("name" = String, Path, description = "It may hold slashes.", example = "jobs/sync"),
+        ("if-match" = Option<String>, Header, description = "The revision in quotes."),
+        ("if-none-match" = Option<String>, Header, description = "`*`.")),
+    request_body(content_type = "application/octet-stream"),
+    responses((status = 200, description = "It is set; `ETag` is its revision.", body = Named), (status = 412)))]
 pub(crate) async fn put(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,
@@ -68,12 +84,17 @@ pub(crate) async fn put(
     let value = body::read(body, limits::CHECKPOINT_VALUE_BYTES).await?.to_vec();
     let command = Command::PutCheckpoint { name: name.clone(), value, expected };
     let revision = caller.propose(&gateway, "checkpoint.put", &name, command).await?.revision();
-    let mut response = stream::plain_json(&json!({"name": name, "revision": revision}));
+    let mut response = stream::plain_json(&Named { name, revision });
     response.headers_mut().insert(header::ETAG, etag(revision));
     Ok(response)
 }
 
-/// Removes a value.
+/// Removes a small named value.
+#[utoipa::path(delete, path = "/admin/v1/checkpoints/{name}",
+    params(("name" = String, Path, description = "It may hold slashes.", example = "jobs/sync"),
+        ("if-match" = Option<String>, Header, description = "The revision in quotes."),
+        ("if-none-match" = Option<String>, Header, description = "`*`.")),
+    responses((status = 200, description = "It is gone.", body = Named), (status = 412)))]
 pub(crate) async fn delete(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,
@@ -86,7 +107,7 @@ pub(crate) async fn delete(
     let command = Command::DeleteCheckpoint { name: name.clone(), expected };
     let proposed = caller.propose(&gateway, "checkpoint.delete", &name, command);
     let revision = proposed.await?.revision();
-    Ok(stream::plain_json(&json!({"name": name, "revision": revision})))
+    Ok(stream::plain_json(&Named { name, revision }))
 }
 
 /// What streams keep holds prompts and answers: it is for those who know a stream's id.

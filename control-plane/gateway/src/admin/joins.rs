@@ -1,51 +1,92 @@
 //! `/admin/v1/join-tokens`: what lets nodes and workers into the cluster.
 
+use super::keys::Identified;
 use super::users::access;
 use crate::auth::Caller;
 use crate::error::{Failure, Problem};
+use crate::request::Path;
 use crate::{Gateway, body, stream};
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::Response;
 use ollamamax_core::access::{AccessCommand, Hidden, JoinRole, JoinToken, JoinTokenId};
 use ollamamax_core::{Command, State as Snapshot};
-use ollamamax_proto::{Digest, Millis, limits};
+use ollamamax_proto::{Digest, Millis, Revision, limits};
 use ollamamax_tls::{Credential, Kind};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use utoipa::ToSchema;
 
-fn shown(token: &JoinToken) -> Value {
-    let (role, labels, voter) = match &token.role {
-        JoinRole::Node { voter } => ("node", None, Some(voter)),
-        JoinRole::Worker { labels } => ("worker", Some(labels), None),
-    };
-    json!({
-        "id": token.id.to_string(),
-        "role": role,
-        "labels": labels,
-        "voter": voter,
-        "uses_left": token.uses_left,
-        "created_at": token.created_at,
-        "expires_at": token.expires_at,
-    })
+/// A join token, without its secret.
+#[derive(Serialize, ToSchema)]
+#[schema(as = JoinToken)]
+pub(crate) struct Shown {
+    /// 16 hex digits.
+    id: String,
+    /// `worker` or `node`.
+    role: &'static str,
+    /// Of a worker.
+    labels: Option<BTreeMap<String, String>>,
+    /// Of a node: whether it votes.
+    voter: Option<bool>,
+    uses_left: u32,
+    /// Milliseconds since 1970.
+    #[schema(value_type = u64)]
+    created_at: Millis,
+    #[schema(value_type = u64)]
+    expires_at: Millis,
+    /// The token itself: only in the answer that made it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token: Option<String>,
 }
 
-/// `GET /admin/v1/join-tokens`.
+/// All join tokens.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct JoinTokens {
+    /// Of the state they were read from.
+    #[schema(value_type = u64)]
+    revision: Revision,
+    join_tokens: Vec<Shown>,
+}
+
+fn shown(token: &JoinToken) -> Shown {
+    let (role, labels, voter) = match &token.role {
+        JoinRole::Node { voter } => ("node", None, Some(*voter)),
+        JoinRole::Worker { labels } => ("worker", Some(labels.clone()), None),
+    };
+    Shown {
+        id: token.id.to_string(),
+        role,
+        labels,
+        voter,
+        uses_left: token.uses_left,
+        created_at: token.created_at,
+        expires_at: token.expires_at,
+        token: None,
+    }
+}
+
+/// Lists join tokens.
+#[utoipa::path(get, path = "/admin/v1/join-tokens", responses((status = 200, description = "All.", body = JoinTokens)))]
 pub(crate) async fn list(State(gateway): State<Arc<Gateway>>) -> Response {
     let state = gateway.control.state();
-    let tokens: Vec<Value> = state.access.join_tokens.values().map(shown).collect();
-    stream::plain_json(&json!({"revision": state.revision(), "join_tokens": tokens}))
+    let join_tokens = state.access.join_tokens.values().map(shown).collect();
+    stream::plain_json(&JoinTokens { revision: state.revision(), join_tokens })
 }
 
-#[derive(Debug, Deserialize)]
+/// A join token that shall be.
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct New {
+#[schema(as = NewJoinToken, examples(json!({"role": "worker", "uses": 10, "lifetime_s": 900})))]
+pub(crate) struct New {
     /// `worker` or `node`.
+    #[schema(examples("worker"))]
     role: String,
+    /// How long it is good.
     #[serde(default)]
     lifetime_s: Option<u64>,
+    /// How many it lets in.
     #[serde(default)]
     uses: Option<u32>,
     /// Of a worker: labels it gets.
@@ -73,7 +114,9 @@ impl New {
     }
 }
 
-/// `POST /admin/v1/join-tokens`: the only answer that shows the token itself.
+/// Makes what lets nodes or workers in. This is the only answer that shows the token itself.
+#[utoipa::path(post, path = "/admin/v1/join-tokens", request_body = New,
+    responses((status = 200, description = "The token.", body = Shown), (status = 500)))]
 pub(crate) async fn create(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,
@@ -97,7 +140,7 @@ pub(crate) async fn create(
     let object = format!("join-token:{} for a {kind}", record.id);
     let command = access(AccessCommand::CreateJoinToken { token: record });
     caller.propose(&gateway, "join-token.create", object, command).await?;
-    answer["token"] = token.reveal().as_str().into();
+    answer.token = Some(token.reveal().as_str().to_owned());
     Ok(stream::plain_json(&answer))
 }
 
@@ -120,7 +163,9 @@ pub fn id_of(credential: &Credential) -> JoinTokenId {
     JoinTokenId(u64::from_str_radix(&credential.id(), 16).unwrap_or_default())
 }
 
-/// `DELETE /admin/v1/join-tokens/{id}`.
+/// Makes a join token good for nothing.
+#[utoipa::path(delete, path = "/admin/v1/join-tokens/{id}", params(("id" = String, Path, example = "00000000000000aa")),
+    responses((status = 200, description = "It lets nobody in.", body = Identified)))]
 pub(crate) async fn revoke(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,
@@ -133,5 +178,5 @@ pub(crate) async fn revoke(
     let command: Command = access(AccessCommand::RevokeJoinToken { id });
     let object = format!("join-token:{id}");
     let outcome = caller.propose(&gateway, "join-token.revoke", object, command).await?;
-    Ok(stream::plain_json(&json!({"id": id.to_string(), "revision": outcome.revision()})))
+    Ok(stream::plain_json(&Identified { id: id.to_string(), revision: outcome.revision() }))
 }

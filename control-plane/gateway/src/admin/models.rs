@@ -1,14 +1,16 @@
 //! `/admin/v1/models/{name}/...`: a model deployed so, on so many workers, for so long; and moved.
 
-use super::versions::Shift;
-use super::{shape, trial, workers};
+use super::shape::{self, Deployment as Spread};
+use super::versions::{Shift, Shifted};
+use super::{trial, workers};
 use crate::auth::Caller;
 use crate::error::{Failure, Problem};
 use crate::keep_alive::KeepAlive;
-use crate::request::Asker;
+use crate::openapi::shapes;
+use crate::request::{Asker, Path};
 use crate::{Gateway, body, stream};
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::Response;
 use ollamamax_core::Command;
 use ollamamax_core::access::Action;
@@ -16,39 +18,56 @@ use ollamamax_core::deployment::{Deployment, Policy, Strategy};
 use ollamamax_core::record::{Demand, Lifetime, ModelRecord};
 use ollamamax_core::route;
 use ollamamax_proto::placement::Activations;
-use ollamamax_proto::{Millis, limits};
-use serde::Deserialize;
-use serde_json::json;
+use ollamamax_proto::{Millis, ModelName, Revision, WorkerId, limits};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use utoipa::ToSchema;
 
-#[derive(Debug, Deserialize)]
+/// How a model shall serve: either on how many workers and how it is spread, or which version.
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Deploy {
+#[schema(as = DeployRequest, examples(json!({"replicas": 2, "strategy": "pipeline", "stages": 2})))]
+pub(crate) struct Deploy {
     #[serde(default)]
     replicas: Option<u32>,
+    /// As many there may be when it is busy.
     #[serde(default)]
     replicas_max: Option<u32>,
     /// Forever when absent: who deploys wants it to stay.
     #[serde(default)]
+    #[schema(schema_with = shapes::keep_alive)]
     keep_alive: Option<KeepAlive>,
+    /// Tokens of a sequence.
     #[serde(default)]
     context_length: Option<u32>,
+    /// `auto`, `data`, `layer`, `pipeline` or `tensor`.
     #[serde(default)]
+    #[schema(examples("auto"))]
     strategy: Option<String>,
+    /// Parts of its layers.
     #[serde(default)]
     stages: Option<u32>,
+    /// Parts of each layer.
     #[serde(default)]
     shards: Option<u32>,
+    /// `f32`, or `bf16` for slow networks.
     #[serde(default)]
+    #[schema(value_type = Option<String>, examples("bf16"))]
     activations: Option<Activations>,
+    /// Steps of several sequences under way in a pipeline.
     #[serde(default)]
     steps_in_flight: Option<u32>,
+    /// `round-robin`, `weighted`, `least-tokens`, `latency` or `prefix`.
     #[serde(default)]
+    #[schema(examples("prefix"))]
     balancing: Option<String>,
+    /// What its workers must have.
     #[serde(default)]
     labels: Option<BTreeMap<String, String>>,
+    /// What it shall be best at: `latency` or `throughput`.
     #[serde(default)]
+    #[schema(value_type = Option<String>, examples("latency"))]
     policy: Option<Policy>,
     /// Digest of one of its versions, or the beginning of one; the current one when absent.
     #[serde(default)]
@@ -114,21 +133,86 @@ impl Deploy {
     }
 }
 
-/// `POST /admin/v1/models/{name}/deploy` and `.../migrate`. Names may hold slashes, so the whole rest of the path is taken.
+/// A model as it is deployed.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Deployed {
+    #[schema(value_type = String)]
+    model: ModelName,
+    replicas: u32,
+    /// Of the state it is in; none where it was unloaded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u64>)]
+    revision: Option<Revision>,
+    /// Where it was said how it is spread.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deployment: Option<Spread>,
+    /// What the planner says of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    report: Option<Vec<String>>,
+}
+
+/// What is answered to who deploys.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "it stands in the description for one of its variants")]
+pub(crate) enum DeployAnswer {
+    /// How it is deployed.
+    Deployed(Box<Deployed>),
+    /// Which version serves.
+    Shifted(Shifted),
+}
+
+/// What was changed, and when.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ModelChanged)]
+pub(crate) struct Changed {
+    #[schema(value_type = String)]
+    model: ModelName,
+    /// Of the state it is in.
+    #[schema(value_type = u64)]
+    revision: Revision,
+}
+
+/// A model on its way from worker to worker.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Migration)]
+pub(crate) struct Move {
+    #[schema(value_type = String)]
+    pub model: ModelName,
+    #[schema(value_type = String)]
+    pub from: WorkerId,
+    #[schema(value_type = String)]
+    pub to: WorkerId,
+}
+
+/// The same, begun.
+#[derive(Serialize, ToSchema)]
+#[schema(as = MigrationBegun)]
+pub(crate) struct Moved {
+    #[serde(flatten)]
+    r#move: Move,
+    /// Of the state it is in.
+    #[schema(value_type = u64)]
+    revision: Revision,
+}
+
+/// Names may hold slashes, so the whole rest of the path is taken.
 pub(crate) async fn post(
-    State(gateway): State<Arc<Gateway>>,
+    gateway: State<Arc<Gateway>>,
     caller: Caller,
     Path(rest): Path<String>,
     body: Body,
 ) -> Result<Response, Problem> {
     if let Some(name) = rest.strip_suffix("/deploy") {
-        return deploy(&gateway, &caller, name, body).await;
+        return deploy(gateway, caller, Path(name.to_owned()), body).await;
     }
     let name = rest.strip_suffix("/migrate").ok_or(Failure::NoPath)?;
-    migrate(&gateway, &caller, name, body).await
+    migrate(gateway, caller, Path(name.to_owned()), body).await
 }
 
-/// `DELETE /admin/v1/models/{name}/deploy`: nobody says any more how it is spread; it stays loaded.
+/// Forgets how a model shall be spread; it stays loaded.
+#[utoipa::path(delete, path = "/admin/v1/models/{name}/deploy", params(("name" = String, Path, example = "smollm2:135m")),
+    responses((status = 200, description = "It is forgotten.", body = Changed)))]
 pub(crate) async fn clear(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,
@@ -139,22 +223,26 @@ pub(crate) async fn clear(
     let command = Command::ClearDeployment { name: name.clone() };
     let proposed = caller.propose(&gateway, "model.deploy.clear", &name, command);
     let revision = proposed.await?.revision();
-    Ok(stream::plain_json(&json!({"model": name, "revision": revision})))
+    Ok(stream::plain_json(&Changed { model: name, revision }))
 }
 
-/// `wait` for the load is the client's business (`cluster` shows the phase). What could not serve is refused with the
-/// reason, and then nothing has changed.
-async fn deploy(
-    gateway: &Gateway,
-    caller: &Caller,
-    name: &str,
+/// Says on how many workers a model shall be and how it is spread, or which of its versions serves.
+///
+/// Whoever waits until it is loaded asks for its placement. What could not serve is refused with the reason, and then nothing
+/// has changed.
+#[utoipa::path(post, path = "/admin/v1/models/{name}/deploy", params(("name" = String, Path, example = "smollm2:135m")),
+    request_body = Option<Deploy>, responses((status = 200, description = "How it is deployed.", body = DeployAnswer)))]
+pub(crate) async fn deploy(
+    State(gateway): State<Arc<Gateway>>,
+    caller: Caller,
+    Path(name): Path<String>,
     body: Body,
 ) -> Result<Response, Problem> {
     let bytes = body::read(body, gateway.config.body_bytes).await?;
     let empty = bytes.iter().all(u8::is_ascii_whitespace);
     let deploy: Deploy = body::parse(if empty { b"{}" } else { &bytes })?;
     let state = gateway.control.state();
-    let model = caller.model(&state, name, Action::ManageModels)?;
+    let model = caller.model(&state, &name, Action::ManageModels)?;
     let shift = deploy.shift();
     if shift.asks() {
         if deploy.spreads() || deploy.demands() {
@@ -162,7 +250,7 @@ async fn deploy(
                           ask for one after the other";
             return Err(Failure::invalid(reason).into());
         }
-        return shift.propose(gateway, caller, &model).await;
+        return shift.propose(&gateway, &caller, &model).await;
     }
     let usual = if deploy.spreads() { 1 } else { gateway.config.replicas };
     let replicas = deploy.replicas.unwrap_or(usual);
@@ -176,7 +264,7 @@ async fn deploy(
     if keep_alive.is_unload() {
         let asker = Asker { by: caller.note("", ""), ..Asker::default() };
         gateway.unload(&asker, &model.name).await?;
-        return Ok(stream::plain_json(&json!({"model": model.name, "replicas": 0})));
+        return Ok(stream::plain_json(&Deployed::of(&model, 0)));
     }
     let lifetime = match u64::try_from(keep_alive.0) {
         Ok(ms) => Lifetime::Until(Millis::now().plus(ms)),
@@ -191,48 +279,55 @@ async fn deploy(
     };
     if !deploy.spreads() {
         let command = Command::DemandModel { demand };
-        let outcome = caller.propose(gateway, "model.deploy", &model.name, command).await?;
-        return Ok(stream::plain_json(&json!({
-            "model": model.name,
-            "replicas": replicas,
-            "revision": outcome.revision(),
-        })));
+        let outcome = caller.propose(&gateway, "model.deploy", &model.name, command).await?;
+        let revision = Some(outcome.revision());
+        let deployed = Deployed { revision, ..Deployed::of(&model, replicas) };
+        return Ok(stream::plain_json(&deployed));
     }
     let deployment = deploy.deployment(&model, replicas)?;
     let notes = trial::deploy(&state, &deployment, &demand)?;
     let shown = shape::deployment(&deployment);
     let command = Command::Deploy { deployment: Box::new(deployment), demand };
-    let proposed = caller.propose(gateway, "model.deploy", &model.name, command);
-    let revision = proposed.await?.revision();
-    Ok(stream::plain_json(&json!({
-        "model": model.name,
-        "replicas": replicas,
-        "revision": revision,
-        "deployment": shown,
-        "report": shape::notes(&notes),
-    })))
+    let proposed = caller.propose(&gateway, "model.deploy", &model.name, command);
+    let revision = Some(proposed.await?.revision());
+    let (deployment, report) = (Some(shown), Some(shape::notes(&notes)));
+    let deployed = Deployed { revision, deployment, report, ..Deployed::of(&model, replicas) };
+    Ok(stream::plain_json(&deployed))
 }
 
-#[derive(Debug, Deserialize)]
+impl Deployed {
+    fn of(model: &ModelRecord, replicas: u32) -> Self {
+        let model = model.name.clone();
+        Self { model, replicas, revision: None, deployment: None, report: None }
+    }
+}
+
+/// From where to where: names of workers, their ids, or the beginning of one.
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Migrate {
+#[schema(as = MigrateRequest, examples(json!({"from": "worker-1", "to": "worker-2"})))]
+pub(crate) struct Migrate {
     from: String,
     to: String,
 }
 
-async fn migrate(
-    gateway: &Gateway,
-    caller: &Caller,
-    name: &str,
+/// Moves a model from a worker to another.
+#[utoipa::path(post, path = "/admin/v1/models/{name}/migrate", params(("name" = String, Path, example = "smollm2:135m")),
+    request_body = Migrate, responses((status = 200, description = "It is on its way.", body = Moved)))]
+pub(crate) async fn migrate(
+    State(gateway): State<Arc<Gateway>>,
+    caller: Caller,
+    Path(name): Path<String>,
     body: Body,
 ) -> Result<Response, Problem> {
     let Migrate { from, to } = body::json(body, gateway.config.body_bytes).await?;
     let state = gateway.control.state();
-    let name = caller.model(&state, name, Action::ManageModels)?.name;
+    let name = caller.model(&state, &name, Action::ManageModels)?.name;
     let (from, to) = (workers::find(&state, &from)?.id, workers::find(&state, &to)?.id);
     trial::migrate(&state, &name, from, to)?;
     let command = Command::MigrateModel { name: name.clone(), from, to };
-    let proposed = caller.propose(gateway, "model.migrate", &name, command);
+    let proposed = caller.propose(&gateway, "model.migrate", &name, command);
     let revision = proposed.await?.revision();
-    Ok(stream::plain_json(&json!({"model": name, "from": from, "to": to, "revision": revision})))
+    let r#move = Move { model: name, from, to };
+    Ok(stream::plain_json(&Moved { r#move, revision }))
 }

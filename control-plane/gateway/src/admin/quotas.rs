@@ -3,27 +3,35 @@
 use super::users::access;
 use crate::auth::Caller;
 use crate::error::{Failure, Problem};
+use crate::request::Path;
 use crate::{Gateway, body, stream};
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::Response;
 use ollamamax_core::access::{AccessCommand, Action, Making, Object, Quota, QuotaOf};
-use ollamamax_proto::limits;
+use ollamamax_proto::{Revision, limits};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use utoipa::ToSchema;
 
-/// All that somebody may ask for and make.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+/// All that somebody may ask for and make; what is absent is not bounded, or as for anybody.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
-struct Both {
+#[schema(as = Quota, examples(json!({"requests_per_minute": 60, "streams": 4})))]
+pub(crate) struct Both {
     requests_per_minute: Option<u32>,
+    /// Tokens of prompts.
     prompt_tokens_per_minute: Option<u32>,
+    /// Tokens of answers.
     output_tokens_per_minute: Option<u32>,
+    /// Tokens of both.
     tokens_per_day: Option<u64>,
+    /// Answers under way at once.
     streams: Option<u32>,
+    /// Names that may be made or changed.
     models_per_day: Option<u32>,
+    /// Bytes of files that may be uploaded.
     blob_bytes_per_day: Option<u64>,
 }
 
@@ -58,7 +66,40 @@ impl Both {
     }
 }
 
-/// `GET /admin/v1/quotas`.
+/// Whose quota it is.
+#[derive(Serialize, ToSchema)]
+#[schema(as = QuotaOf)]
+pub(crate) struct Shown {
+    /// `key:ID`, `user:NAME`, `model:NAME` or `anybody`.
+    #[schema(examples("user:alice"))]
+    of: String,
+    quota: Both,
+}
+
+/// All quotas.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Quotas {
+    /// Of the state they were read from.
+    #[schema(value_type = u64)]
+    revision: Revision,
+    quotas: Vec<Shown>,
+}
+
+/// A quota as it is now.
+#[derive(Serialize, ToSchema)]
+#[schema(as = QuotaChanged)]
+pub(crate) struct Changed {
+    /// `key:ID`, `user:NAME`, `model:NAME` or `anybody`.
+    of: String,
+    /// Nothing where there is none any more.
+    quota: Option<Both>,
+    /// Of the state it is in.
+    #[schema(value_type = u64)]
+    revision: Revision,
+}
+
+/// Lists quotas.
+#[utoipa::path(get, path = "/admin/v1/quotas", responses((status = 200, description = "All.", body = Quotas)))]
 pub(crate) async fn list(State(gateway): State<Arc<Gateway>>) -> Response {
     let state = gateway.control.state();
     let (quotas, makings) = (&state.access.quotas, &state.access.makings);
@@ -66,10 +107,10 @@ pub(crate) async fn list(State(gateway): State<Arc<Gateway>>) -> Response {
     let line = |of: &QuotaOf| {
         let quota = quotas.get(of).copied().unwrap_or_default();
         let making = makings.get(of).copied().unwrap_or_default();
-        json!({"of": of.to_string(), "quota": Both::of(quota, making)})
+        Shown { of: of.to_string(), quota: Both::of(quota, making) }
     };
-    let quotas: Vec<Value> = all.into_iter().map(line).collect();
-    stream::plain_json(&json!({"revision": state.revision(), "quotas": quotas}))
+    let quotas = all.into_iter().map(line).collect();
+    stream::plain_json(&Quotas { revision: state.revision(), quotas })
 }
 
 fn parse(text: &str) -> Result<QuotaOf, Failure> {
@@ -82,7 +123,10 @@ fn parse(text: &str) -> Result<QuotaOf, Failure> {
     text.parse().map_err(|()| wrong())
 }
 
-/// `PUT /admin/v1/quotas/{of}`.
+/// Says how much a key, a user, a model or anybody else may ask for.
+#[utoipa::path(put, path = "/admin/v1/quotas/{of}", request_body = Both,
+    params(("of" = String, Path, description = "`key:ID`, `user:NAME`, `model:NAME` or `anybody`.", example = "user:alice")),
+    responses((status = 200, description = "The quota.", body = Changed)))]
 pub(crate) async fn put(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,
@@ -93,7 +137,10 @@ pub(crate) async fn put(
     set(&gateway, &caller, &of, Some(quota)).await
 }
 
-/// `DELETE /admin/v1/quotas/{of}`.
+/// Removes a quota.
+#[utoipa::path(delete, path = "/admin/v1/quotas/{of}",
+    params(("of" = String, Path, description = "`key:ID`, `user:NAME`, `model:NAME` or `anybody`.", example = "user:alice")),
+    responses((status = 200, description = "It is gone.", body = Changed)))]
 pub(crate) async fn delete(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,
@@ -114,5 +161,5 @@ async fn set(
     let (quota, making) = (both.map(Both::quota), both.and_then(Both::making));
     let command = access(AccessCommand::SetQuotas { of: of.clone(), quota, making });
     let revision = caller.propose(gateway, action, &of, command).await?.revision();
-    Ok(stream::plain_json(&json!({"of": of.to_string(), "quota": both, "revision": revision})))
+    Ok(stream::plain_json(&Changed { of: of.to_string(), quota: both, revision }))
 }

@@ -3,25 +3,31 @@
 use crate::auth::Caller;
 use crate::error::{Failure, Problem};
 use crate::history::{Outcome, Record};
+use crate::request::{Path, Query};
 use crate::{Gateway, stream};
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::response::Response;
 use ollamamax_core::access::{Action, Object};
+use ollamamax_proto::NodeId;
 use ollamamax_proto::audit::Note;
 use ollamamax_proto::limits;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 use std::sync::Arc;
+use utoipa::{IntoParams, ToSchema};
 
 /// Which ones.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct Filter {
     #[serde(default)]
     model: Option<String>,
     #[serde(default)]
     caller: Option<String>,
+    /// `running`, `done`, `failed` or `cancelled`.
     #[serde(default)]
     outcome: Option<String>,
+    /// At most so many; 100 when absent.
     #[serde(default)]
     limit: Option<usize>,
 }
@@ -37,8 +43,24 @@ impl Filter {
     }
 }
 
+/// Requests of a node.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Requests {
+    /// The id of the node that answers: each remembers its own.
+    #[schema(value_type = u64)]
+    node: NodeId,
+    requests: Vec<Record>,
+}
+
+/// A request that goes on no more.
+#[derive(Serialize, ToSchema)]
+#[schema(as = RequestEnded)]
+pub(crate) struct Ended {
+    ended: String,
+}
+
 /// Who asked is for those who may see who has access, and for whom it was.
-fn shown(gateway: &Gateway, caller: &Caller, records: impl Iterator<Item = Record>) -> Value {
+fn shown(gateway: &Gateway, caller: &Caller, records: impl Iterator<Item = Record>) -> Requests {
     let sees_all = caller.may(Action::ReadAccess, Object::All);
     let records = records.map(|mut record| {
         if !sees_all && record.caller != caller.share() {
@@ -46,10 +68,12 @@ fn shown(gateway: &Gateway, caller: &Caller, records: impl Iterator<Item = Recor
         }
         record
     });
-    json!({"node": gateway.control.quorum().node, "requests": records.collect::<Vec<_>>()})
+    Requests { node: gateway.control.quorum().node, requests: records.collect() }
 }
 
-/// `GET /admin/v1/requests`, the newest first, those that run before the others.
+/// Lists what runs at this node and what ran lately, the newest first, those that run before the others.
+#[utoipa::path(get, path = "/admin/v1/requests", params(Filter),
+    responses((status = 200, description = "The requests.", body = Requests)))]
 pub(crate) async fn list(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,
@@ -74,7 +98,9 @@ pub(crate) async fn list(
     Ok(stream::plain_json(&shown(&gateway, &caller, records)))
 }
 
-/// `GET /admin/v1/requests/{id}`: all that is remembered under the id of a request.
+/// Shows all that is remembered under the id of a request.
+#[utoipa::path(get, path = "/admin/v1/requests/{id}", params(("id" = String, Path, description = "As `X-Request-Id` has it.")),
+    responses((status = 200, description = "The requests.", body = Requests)))]
 pub(crate) async fn get(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,
@@ -90,7 +116,9 @@ pub(crate) async fn get(
     Ok(stream::plain_json(&shown(&gateway, &caller, own)))
 }
 
-/// `DELETE /admin/v1/requests/{id}`: ends it where it is.
+/// Ends a request where it is.
+#[utoipa::path(delete, path = "/admin/v1/requests/{id}", params(("id" = String, Path, description = "As `X-Request-Id` has it.")),
+    responses((status = 200, description = "It goes on no more.", body = Ended)))]
 pub(crate) async fn end(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,
@@ -104,7 +132,7 @@ pub(crate) async fn end(
     // It changes nothing that is replicated: its note goes its own way into the trail.
     let note = caller.note("request.end", format!("{model} {id}"));
     gateway.note_refusal(Note { outcome: "done".to_owned(), ..note });
-    Ok(stream::plain_json(&json!({"ended": id})))
+    Ok(stream::plain_json(&Ended { ended: id }))
 }
 
 fn unknown(id: &str) -> Failure {

@@ -9,12 +9,55 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use ollamamax_core::access::AccessCommand;
-use ollamamax_proto::{Millis, limits};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use ollamamax_proto::{Millis, Revision, limits};
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use utoipa::ToSchema;
 
-/// `GET /admin/v1/signing-keys`.
+/// A key that signs access tokens.
+#[derive(Serialize, ToSchema)]
+#[schema(as = SigningKey)]
+pub(crate) struct Shown {
+    id: String,
+    #[schema(examples("RS256"))]
+    algorithm: String,
+    /// `next`, `active` or `retiring`.
+    state: &'static str,
+    /// Milliseconds since 1970.
+    #[schema(value_type = u64)]
+    created_at: Millis,
+    #[schema(value_type = u64)]
+    signs_from: Millis,
+    /// What it signed is believed until then.
+    #[schema(value_type = Option<u64>)]
+    believed_until: Option<Millis>,
+}
+
+/// All of them.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct SigningKeys {
+    /// Of the state they were read from.
+    #[schema(value_type = u64)]
+    revision: Revision,
+    signing_keys: Vec<Shown>,
+}
+
+/// A new one.
+#[derive(Serialize, ToSchema)]
+#[schema(as = SigningKeyRotated)]
+pub(crate) struct Rotated {
+    id: String,
+    #[schema(examples("RS256"))]
+    algorithm: &'static str,
+    /// Milliseconds since 1970.
+    #[schema(value_type = u64)]
+    signs_from: Millis,
+    /// The others are believed no more.
+    emergency: bool,
+}
+
+/// Lists the keys that sign access tokens.
+#[utoipa::path(get, path = "/admin/v1/signing-keys", responses((status = 200, description = "All.", body = SigningKeys)))]
 pub(crate) async fn list(State(gateway): State<Arc<Gateway>>) -> Response {
     let state = gateway.control.state();
     let now = Millis::now();
@@ -25,22 +68,23 @@ pub(crate) async fn list(State(gateway): State<Arc<Gateway>>) -> Response {
             () if key.signs_from > now => "next",
             () => "retiring",
         };
-        json!({
-            "id": key.id.to_string(),
-            "algorithm": key.algorithm,
-            "state": phase,
-            "created_at": key.created_at,
-            "signs_from": key.signs_from,
-            "believed_until": key.believed_until,
-        })
+        Shown {
+            id: key.id.to_string(),
+            algorithm: key.algorithm.clone(),
+            state: phase,
+            created_at: key.created_at,
+            signs_from: key.signs_from,
+            believed_until: key.believed_until,
+        }
     });
-    let keys: Vec<Value> = keys.collect();
-    stream::plain_json(&json!({"revision": state.revision(), "signing_keys": keys}))
+    stream::plain_json(&SigningKeys { revision: state.revision(), signing_keys: keys.collect() })
 }
 
-#[derive(Debug, Default, Deserialize)]
+/// How a key is replaced.
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Rotate {
+#[schema(as = RotateSigningKey)]
+pub(crate) struct Rotate {
     /// Drops the others at once: every access token is void.
     #[serde(default)]
     emergency: bool,
@@ -49,7 +93,9 @@ struct Rotate {
     algorithm: Option<String>,
 }
 
-/// `POST /admin/v1/signing-keys/rotate`.
+/// Makes another key that signs access tokens.
+#[utoipa::path(post, path = "/admin/v1/signing-keys/rotate", request_body = Option<Rotate>,
+    responses((status = 200, description = "The key.", body = Rotated)))]
 pub(crate) async fn rotate(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,
@@ -64,12 +110,8 @@ pub(crate) async fn rotate(
         (caller.note(action, "signing-keys"), command)
     });
     let (id, alg, signs_from) = id.await?;
-    Ok(stream::plain_json(&json!({
-        "id": id,
-        "algorithm": alg.name(),
-        "signs_from": signs_from,
-        "emergency": emergency,
-    })))
+    let algorithm = alg.name();
+    Ok(stream::plain_json(&Rotated { id, algorithm, signs_from, emergency }))
 }
 
 impl Gateway {

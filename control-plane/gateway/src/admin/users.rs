@@ -2,43 +2,87 @@
 
 use crate::auth::{Caller, password};
 use crate::error::{Failure, Problem};
+use crate::request::Path;
 use crate::sessions::Secret;
 use crate::{Gateway, body, stream};
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::Response;
 use ollamamax_core::Command;
 use ollamamax_core::access::{AccessCommand, Action, Object, UserRecord};
-use ollamamax_proto::{Millis, limits};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use ollamamax_proto::{Millis, Revision, limits};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use utoipa::ToSchema;
 
-fn shown(state: &ollamamax_core::State, user: &UserRecord) -> Value {
+/// A user, or a service account.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct User {
+    #[schema(examples("alice"))]
+    name: String,
+    /// A program, not a person.
+    service: bool,
+    has_password: bool,
+    #[schema(examples(json!(["user"])))]
+    roles: BTreeSet<String>,
+    /// Nothing of it is good while this is so.
+    disabled: bool,
+    /// Milliseconds since 1970.
+    #[schema(value_type = u64)]
+    created_at: Millis,
+    /// Logins there are.
+    sessions: usize,
+    /// API keys there are.
+    keys: usize,
+}
+
+/// All users.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Users {
+    /// Of the state they were read from.
+    #[schema(value_type = u64)]
+    revision: Revision,
+    users: Vec<User>,
+}
+
+/// What was changed, and when.
+#[derive(Serialize, ToSchema)]
+#[schema(as = NameChanged)]
+pub(crate) struct Named {
+    pub name: String,
+    /// Of the state it is in.
+    #[schema(value_type = u64)]
+    pub revision: Revision,
+}
+
+fn shown(state: &ollamamax_core::State, user: &UserRecord) -> User {
     let access = &state.access;
     let sessions = access.sessions.values().filter(|session| session.user == user.name).count();
     let keys = access.keys.values().filter(|key| key.owner == user.name).count();
-    json!({
-        "name": user.name,
-        "service": user.service,
-        "has_password": user.password.is_some(),
-        "roles": user.roles,
-        "disabled": user.disabled,
-        "created_at": user.created_at,
-        "sessions": sessions,
-        "keys": keys,
-    })
+    User {
+        name: user.name.clone(),
+        service: user.service,
+        has_password: user.password.is_some(),
+        roles: user.roles.clone(),
+        disabled: user.disabled,
+        created_at: user.created_at,
+        sessions,
+        keys,
+    }
 }
 
-/// `GET /admin/v1/users`.
+/// Lists users.
+#[utoipa::path(get, path = "/admin/v1/users", responses((status = 200, description = "All.", body = Users)))]
 pub(crate) async fn list(State(gateway): State<Arc<Gateway>>) -> Response {
     let state = gateway.control.state();
-    let users: Vec<Value> = state.access.users.values().map(|user| shown(&state, user)).collect();
-    stream::plain_json(&json!({"revision": state.revision(), "users": users}))
+    let users = state.access.users.values().map(|user| shown(&state, user)).collect();
+    stream::plain_json(&Users { revision: state.revision(), users })
 }
 
-/// `GET /admin/v1/users/{name}`.
+/// Shows a user.
+#[utoipa::path(get, path = "/admin/v1/users/{name}", params(("name" = String, Path, example = "alice")),
+    responses((status = 200, description = "The user.", body = User)))]
 pub(crate) async fn get(
     State(gateway): State<Arc<Gateway>>,
     Path(name): Path<String>,
@@ -53,19 +97,27 @@ fn unknown(name: &str) -> Failure {
     Failure::NotFound(format!("user `{name}` not found"))
 }
 
-#[derive(Debug, Deserialize)]
+/// A user that shall be.
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct New {
+#[schema(as = NewUser, examples(json!({"name": "alice", "password": "correct horse battery", "roles": ["user"]})))]
+pub(crate) struct New {
     name: String,
+    /// None: it cannot log in, keys are made for it.
     #[serde(default)]
+    #[schema(value_type = Option<String>, format = Password, write_only)]
     password: Option<Secret>,
+    /// A program, not a person.
     #[serde(default)]
     service: bool,
+    /// `user` when absent.
     #[serde(default)]
     roles: Option<BTreeSet<String>>,
 }
 
-/// `POST /admin/v1/users`.
+/// Adds a user or a service account.
+#[utoipa::path(post, path = "/admin/v1/users", request_body = New,
+    responses((status = 200, description = "The user.", body = User)))]
 pub(crate) async fn create(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,
@@ -97,16 +149,20 @@ async fn hashed(
     password::hash(secret).await.map(Some)
 }
 
-#[derive(Debug, Deserialize)]
+/// Either the roles, or whether it may do anything.
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Changed {
+#[schema(as = ChangedUser, examples(json!({"roles": ["user"]}), json!({"disabled": true})))]
+pub(crate) struct Changed {
     #[serde(default)]
     roles: Option<BTreeSet<String>>,
     #[serde(default)]
     disabled: Option<bool>,
 }
 
-/// `PATCH /admin/v1/users/{name}`: roles, and whether it may do anything.
+/// Changes a user's roles, or whether it may do anything.
+#[utoipa::path(patch, path = "/admin/v1/users/{name}", params(("name" = String, Path, example = "alice")),
+    request_body = Changed, responses((status = 200, description = "The user as it is now.", body = User)))]
 pub(crate) async fn patch(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,
@@ -128,7 +184,9 @@ pub(crate) async fn patch(
     change(&gateway, &caller, action, &user, command).await
 }
 
-/// `DELETE /admin/v1/users/{name}`.
+/// Removes a user, with its keys and logins.
+#[utoipa::path(delete, path = "/admin/v1/users/{name}", params(("name" = String, Path, example = "alice")),
+    responses((status = 200, description = "It is gone.", body = Named)))]
 pub(crate) async fn delete(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,
@@ -138,19 +196,25 @@ pub(crate) async fn delete(
     let command = AccessCommand::DeleteUser { user: user.clone() };
     let proposed = caller.propose(&gateway, "user.delete", &user, access(command));
     let revision = proposed.await?.revision();
-    Ok(stream::plain_json(&json!({"name": user, "revision": revision})))
+    Ok(stream::plain_json(&Named { name: user, revision }))
 }
 
-#[derive(Debug, Deserialize)]
+/// A password in place of the one before.
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct NewPassword {
+pub(crate) struct NewPassword {
+    /// None: it cannot log in any more.
+    #[schema(value_type = Option<String>, format = Password, write_only)]
     password: Option<Secret>,
     /// One's own, when the caller changes its own.
     #[serde(default)]
+    #[schema(value_type = Option<String>, format = Password, write_only)]
     current: Option<Secret>,
 }
 
-/// `PUT /admin/v1/users/{name}/password`: one's own with the current one, anybody's with `access:manage`. Ends the logins.
+/// Changes a password: one's own with the current one, anybody's with `access:manage`. Ends the logins.
+#[utoipa::path(put, path = "/admin/v1/users/{name}/password", params(("name" = String, Path, example = "alice")),
+    request_body = NewPassword, responses((status = 200, description = "The user.", body = User)))]
 pub(crate) async fn set_password(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,
@@ -174,7 +238,9 @@ pub(crate) async fn set_password(
     change(&gateway, &caller, "user.password", &user, command).await
 }
 
-/// `POST /admin/v1/users/{name}/logout`: ends its logins and voids its access tokens; one's own, or with `access:manage`.
+/// Ends a user's logins and voids its access tokens; one's own, or with `access:manage`.
+#[utoipa::path(post, path = "/admin/v1/users/{name}/logout", params(("name" = String, Path, example = "alice")),
+    responses((status = 200, description = "The user.", body = User)))]
 pub(crate) async fn log_out(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,
@@ -200,6 +266,7 @@ async fn change(
 ) -> Result<Response, Problem> {
     caller.propose(gateway, action, user, access(command)).await?;
     let state = gateway.control.state();
-    let record = state.access.users.get(user);
-    Ok(stream::plain_json(&record.map_or(Value::Null, |user| shown(&state, user))))
+    // It may have gone meanwhile.
+    let record = state.access.users.get(user).ok_or_else(|| unknown(user))?;
+    Ok(stream::plain_json(&shown(&state, record)))
 }

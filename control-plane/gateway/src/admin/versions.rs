@@ -9,11 +9,46 @@ use ollamamax_core::rollout::VersionState;
 use ollamamax_core::serving::serving;
 use ollamamax_core::{Command, State as Snapshot};
 use ollamamax_proto::model::ModelVersion;
-use ollamamax_proto::{Digest, ModelName};
-use serde_json::{Value, json};
+use ollamamax_proto::{Digest, ModelName, Revision};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 /// Shortest beginning of a digest that names a version.
 const DIGEST_CHARS: usize = 6;
+
+/// A version of a model.
+#[derive(Clone, Serialize, ToSchema)]
+#[schema(as = ModelVersion)]
+pub(crate) struct VersionShown {
+    #[schema(value_type = String)]
+    pub model: ModelName,
+    /// In hex.
+    digest: String,
+    /// `current`, or while it takes over `new` and `old`; `former` or `failed`.
+    state: &'static str,
+    /// Percent of the requests.
+    weight: u32,
+    /// Replicas that serve.
+    ready: usize,
+    /// Bytes of its file.
+    size: u64,
+    /// Why it has failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+}
+
+/// The versions of a model after a change.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ModelShifted)]
+pub(crate) struct Shifted {
+    #[schema(value_type = String)]
+    model: ModelName,
+    /// Of the state it is in.
+    #[schema(value_type = u64)]
+    revision: Revision,
+    /// The current one first.
+    versions: Vec<VersionShown>,
+}
 
 /// What is asked about versions when a model is deployed.
 #[derive(Debug, Default)]
@@ -55,11 +90,8 @@ impl Shift {
         let proposed = caller.propose(gateway, "model.shift", name, command);
         let revision = proposed.await?.revision();
         let state = gateway.control.state();
-        Ok(stream::plain_json(&json!({
-            "model": name,
-            "revision": revision,
-            "versions": of(&state, name),
-        })))
+        let versions = of(&state, name);
+        Ok(stream::plain_json(&Shifted { model: name.clone(), revision, versions }))
     }
 }
 
@@ -87,7 +119,7 @@ fn short(digest: &Digest) -> String {
 }
 
 /// The versions of a model, the current one first.
-pub(crate) fn of(state: &Snapshot, name: &ModelName) -> Vec<Value> {
+pub(crate) fn of(state: &Snapshot, name: &ModelName) -> Vec<VersionShown> {
     let Some(record) = state.models.get(name) else { return Vec::new() };
     let rollout = state.rollouts.get(name);
     let ready = |version: &ModelVersion| {
@@ -95,14 +127,15 @@ pub(crate) fn of(state: &Snapshot, name: &ModelName) -> Vec<Value> {
     };
     let mut former: Vec<_> = state.versions_of(name).collect();
     former.sort_by_key(|kept| std::cmp::Reverse((kept.since, kept.version.digest)));
-    let current = json!({
-        "model": name,
-        "digest": record.version.digest.hex(),
-        "state": if rollout.is_some() { "new" } else { "current" },
-        "weight": rollout.map_or(100, |rollout| rollout.weight),
-        "ready": ready(&record.version),
-        "size": record.version.blob_bytes,
-    });
+    let current = VersionShown {
+        model: name.clone(),
+        digest: record.version.digest.hex(),
+        state: if rollout.is_some() { "new" } else { "current" },
+        weight: rollout.map_or(100, |rollout| rollout.weight),
+        ready: ready(&record.version),
+        size: record.version.blob_bytes,
+        reason: None,
+    };
     let former = former.into_iter().map(|kept| {
         let old = rollout.filter(|rollout| rollout.old == kept.version.digest);
         let (state, reason) = match (&kept.state, old) {
@@ -110,15 +143,15 @@ pub(crate) fn of(state: &Snapshot, name: &ModelName) -> Vec<Value> {
             (VersionState::Served, None) => ("former", None),
             (VersionState::Failed { reason }, None) => ("failed", Some(reason)),
         };
-        json!({
-            "model": name,
-            "digest": kept.version.digest.hex(),
-            "state": state,
-            "weight": old.map_or(0, |rollout| 100 - rollout.weight.min(100)),
-            "ready": old.map_or(0, |_| ready(&kept.version)),
-            "size": kept.version.blob_bytes,
-            "reason": reason,
-        })
+        VersionShown {
+            model: name.clone(),
+            digest: kept.version.digest.hex(),
+            state,
+            weight: old.map_or(0, |rollout| 100 - rollout.weight.min(100)),
+            ready: old.map_or(0, |_| ready(&kept.version)),
+            size: kept.version.blob_bytes,
+            reason: reason.cloned(),
+        }
     });
     std::iter::once(current).chain(former).collect()
 }

@@ -1,20 +1,23 @@
 //! `/admin/v1/workers/{id}`: one worker, its labels, and whether it drains.
 
+use super::cluster::Worker;
 use super::shape;
 use crate::auth::Caller;
 use crate::error::{Failure, Problem};
+use crate::request::Path;
 use crate::{Gateway, body, stream};
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::Response;
 use ollamamax_core::access::{Action, Object};
 use ollamamax_core::record::WorkerRecord;
 use ollamamax_core::{Command, State as Snapshot};
-use ollamamax_proto::WorkerId;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use ollamamax_proto::placement::WorkerStatus;
+use ollamamax_proto::{Revision, WorkerId};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use utoipa::ToSchema;
 
 /// The worker that `text` means: its name, its id, or the beginning of one.
 pub(super) fn find<'a>(state: &'a Snapshot, text: &str) -> Result<&'a WorkerRecord, Failure> {
@@ -37,7 +40,36 @@ pub(super) fn find<'a>(state: &'a Snapshot, text: &str) -> Result<&'a WorkerReco
     }
 }
 
-/// `GET /admin/v1/workers/{id}`.
+/// A worker as orders have left it.
+#[derive(Serialize, ToSchema)]
+#[schema(as = WorkerChanged)]
+pub(crate) struct Changed {
+    #[schema(value_type = String)]
+    worker: WorkerId,
+    /// `ready`, `suspect`, `down` or `draining`; nothing of a worker that is gone.
+    #[schema(value_type = Option<String>)]
+    status: Option<WorkerStatus>,
+    labels: Option<BTreeMap<String, String>>,
+    /// Of the state it is in.
+    #[schema(value_type = u64)]
+    revision: Revision,
+}
+
+/// A worker that is gone.
+#[derive(Serialize, ToSchema)]
+#[schema(as = WorkerRemoved)]
+pub(crate) struct Removed {
+    #[schema(value_type = String)]
+    worker: WorkerId,
+    /// Of the state it is in.
+    #[schema(value_type = u64)]
+    revision: Revision,
+}
+
+/// Shows a worker with what it holds.
+#[utoipa::path(get, path = "/admin/v1/workers/{id}",
+    params(("id" = String, Path, description = "Its id, the beginning of it, or its name.", example = "worker-1")),
+    responses((status = 200, description = "The worker.", body = Worker), (status = 409)))]
 pub(crate) async fn get(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,
@@ -52,18 +84,24 @@ pub(crate) async fn get(
         .placements
         .values()
         .filter(|held| held.worker == worker.id && caller.sees(&held.assignment.model));
-    shown["placements"] = held.map(|held| shape::placement(&state, held)).collect::<Value>();
+    shown.placements = Some(held.map(|held| shape::placement(&state, held)).collect());
     Ok(stream::plain_json(&shown))
 }
 
-#[derive(Debug, Default, Deserialize)]
+/// Why a worker drains.
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Drain {
+#[schema(as = DrainRequest)]
+pub(crate) struct Drain {
     #[serde(default)]
+    #[schema(examples("its fan is replaced"))]
     reason: Option<String>,
 }
 
-/// `POST /admin/v1/workers/{id}/drain`: it gives away what it holds and takes nothing new until it is resumed.
+/// Drains a worker: it gives away what it holds and takes nothing new until it is resumed.
+#[utoipa::path(post, path = "/admin/v1/workers/{id}/drain", request_body = Option<Drain>,
+    params(("id" = String, Path, description = "Its id, the beginning of it, or its name.", example = "worker-1")),
+    responses((status = 200, description = "It drains.", body = Changed)))]
 pub(crate) async fn drain(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,
@@ -78,7 +116,10 @@ pub(crate) async fn drain(
     order(&gateway, &caller, id, "worker.drain", Command::DrainWorker { id, reason }).await
 }
 
-/// `POST /admin/v1/workers/{id}/resume`.
+/// Ends the draining of a worker.
+#[utoipa::path(post, path = "/admin/v1/workers/{id}/resume",
+    params(("id" = String, Path, description = "Its id, the beginning of it, or its name.", example = "worker-1")),
+    responses((status = 200, description = "It serves again.", body = Changed)))]
 pub(crate) async fn resume(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,
@@ -88,14 +129,19 @@ pub(crate) async fn resume(
     order(&gateway, &caller, id, "worker.resume", Command::ResumeWorker { id }).await
 }
 
-#[derive(Debug, Deserialize)]
+/// Labels of a worker.
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Label {
+#[schema(as = LabelRequest, examples(json!({"labels": {"zone": "a", "old": null}})))]
+pub(crate) struct Label {
     /// Values by key; `null` removes one.
     labels: BTreeMap<String, Option<String>>,
 }
 
-/// `POST /admin/v1/workers/{id}/label`.
+/// Labels a worker.
+#[utoipa::path(post, path = "/admin/v1/workers/{id}/label", request_body = Label,
+    params(("id" = String, Path, description = "Its id, the beginning of it, or its name.", example = "worker-1")),
+    responses((status = 200, description = "It has them.", body = Changed)))]
 pub(crate) async fn label(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,
@@ -119,7 +165,10 @@ pub(super) fn check(
     caller.check(action, Object::Worker(labels), &id.to_string())
 }
 
-/// `DELETE /admin/v1/workers/{id}`: forgets a worker; it comes back only with another join token.
+/// Forgets a worker; it comes back only with another join token.
+#[utoipa::path(delete, path = "/admin/v1/workers/{id}",
+    params(("id" = String, Path, description = "Its id, the beginning of it, or its name.", example = "worker-1")),
+    responses((status = 200, description = "It is gone.", body = Removed)))]
 pub(crate) async fn remove(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,
@@ -134,7 +183,7 @@ pub(crate) async fn remove(
     check(&caller, &state, id, Action::ManageNodes)?;
     let command = Command::RemoveWorker { id };
     let revision = caller.propose(&gateway, "worker.remove", id, command).await?.revision();
-    Ok(stream::plain_json(&json!({"worker": id, "revision": revision})))
+    Ok(stream::plain_json(&Removed { worker: id, revision }))
 }
 
 async fn order(
@@ -148,11 +197,6 @@ async fn order(
     let revision = caller.propose(gateway, action, id, command).await?.revision();
     let state = gateway.control.state();
     let status = state.workers.get(&id).map(|worker| worker.status);
-    let labels = state.orders.get(&id).map(|orders| &orders.labels);
-    Ok(stream::plain_json(&json!({
-        "worker": id,
-        "status": status,
-        "labels": labels,
-        "revision": revision,
-    })))
+    let labels = state.orders.get(&id).map(|orders| orders.labels.clone());
+    Ok(stream::plain_json(&Changed { worker: id, status, labels, revision }))
 }

@@ -181,6 +181,6 @@ impl Render for Events {
     }
 
     fn failure(&mut self, failure: &Failure, out: &mut Vec<u8>) {
-        event("error", json!({"error": failure.anthropic_body()["error"]}), out);
+        event("error", json!({"error": failure.anthropic_body().error}), out);
     }
 }

@@ -6,22 +6,25 @@ use crate::ollama::chat::{check_count, extra_json};
 use ollamamax_proto::inference::Message;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 pub(super) struct InputMessage {
     role: String,
     content: Content,
 }
 
 /// A text, or blocks.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = MessagesContent)]
 #[serde(untagged, expecting = "expected a string or a list of blocks")]
 pub(super) enum Content {
     Text(String),
     Blocks(Vec<Map<String, Value>>),
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = MessagesTool)]
 pub(super) struct Tool {
     #[serde(default)]
     name: Option<String>,

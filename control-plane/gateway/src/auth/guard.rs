@@ -1,8 +1,9 @@
-//! The guard before every route, and the only way to make one: a route without a policy does not compile.
+//! The guard before every route, and the only way to make one: a route without a policy or a description does not compile.
 
 use super::{NotGood, WHO};
-use crate::edge::ClientAddress;
+use crate::edge::{self, ClientAddress};
 use crate::error::{Failure, RefusedFor};
+use crate::openapi::{Served, Sheet};
 use crate::request::{Asker, RequestId};
 use crate::{Gateway, shaped};
 use axum::Router;
@@ -11,10 +12,11 @@ use axum::handler::Handler;
 use axum::http::Method;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
-use axum::routing::{MethodFilter, on};
+use axum::routing::{MethodFilter, MethodRouter, on};
 use ollamamax_core::access::{Action, Object};
 use ollamamax_proto::Millis;
 use ollamamax_proto::audit::Note;
+use serde_json::Value;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -42,36 +44,66 @@ pub struct Route {
     pub policy: Policy,
 }
 
-/// A router in the making, each route with its policy.
+/// A router in the making, each route with its policy and its description.
 pub struct Routes {
     gateway: Arc<Gateway>,
     router: Router<Arc<Gateway>>,
     inventory: Vec<Route>,
+    sheet: Sheet,
 }
 
 impl Routes {
     /// Without any yet.
     pub fn new(gateway: Arc<Gateway>) -> Self {
-        Self { gateway, router: Router::new(), inventory: Vec::new() }
+        let (router, inventory) = (Router::new(), Vec::new());
+        Self { gateway, router, inventory, sheet: Sheet::default() }
     }
 
     /// Serves `path` for `method` to whom `policy` lets.
     #[must_use]
-    pub fn add<H, T>(
+    pub fn add(
+        mut self,
+        method: Method,
+        path: &'static str,
+        policy: Policy,
+        (schemas, operations, handler): Served,
+    ) -> Self {
+        self.sheet.add(policy, schemas, &operations);
+        self.serve(method, path, policy, handler)
+    }
+
+    /// Serves all below a path by one handler, as what comes before the end of the path may hold slashes; `described` are the
+    /// operations it stands for.
+    #[must_use]
+    pub fn below<H, T>(
         mut self,
         method: Method,
         path: &'static str,
         policy: Policy,
         handler: H,
+        described: impl IntoIterator<Item = Served>,
     ) -> Self
     where
         H: Handler<T, Arc<Gateway>>,
         T: 'static,
     {
+        for (schemas, operations, _) in described {
+            self.sheet.add(policy, schemas, &operations);
+        }
         let filter =
             MethodFilter::try_from(method.clone()).expect("methods in the table are known");
+        self.serve(method, path, policy, on(filter, handler))
+    }
+
+    fn serve(
+        mut self,
+        method: Method,
+        path: &'static str,
+        policy: Policy,
+        handler: MethodRouter<Arc<Gateway>>,
+    ) -> Self {
         let guarded = (Arc::clone(&self.gateway), policy);
-        let route = on(filter, handler).route_layer(from_fn_with_state(guarded, guard));
+        let route = handler.route_layer(from_fn_with_state(guarded, guard));
         self.router = self.router.route(path, route);
         self.inventory.push(Route { method, path, policy });
         self
@@ -79,47 +111,31 @@ impl Routes {
 
     /// `GET`, which answers `HEAD`, too.
     #[must_use]
-    pub fn get<H, T>(self, path: &'static str, policy: Policy, handler: H) -> Self
-    where
-        H: Handler<T, Arc<Gateway>>,
-        T: 'static,
-    {
-        self.add(Method::GET, path, policy, handler)
+    pub fn get(self, path: &'static str, policy: Policy, served: Served) -> Self {
+        self.add(Method::GET, path, policy, served)
     }
 
     /// `POST`.
     #[must_use]
-    pub fn post<H, T>(self, path: &'static str, policy: Policy, handler: H) -> Self
-    where
-        H: Handler<T, Arc<Gateway>>,
-        T: 'static,
-    {
-        self.add(Method::POST, path, policy, handler)
+    pub fn post(self, path: &'static str, policy: Policy, served: Served) -> Self {
+        self.add(Method::POST, path, policy, served)
     }
 
     /// `PUT`.
     #[must_use]
-    pub fn put<H, T>(self, path: &'static str, policy: Policy, handler: H) -> Self
-    where
-        H: Handler<T, Arc<Gateway>>,
-        T: 'static,
-    {
-        self.add(Method::PUT, path, policy, handler)
+    pub fn put(self, path: &'static str, policy: Policy, served: Served) -> Self {
+        self.add(Method::PUT, path, policy, served)
     }
 
     /// `DELETE`.
     #[must_use]
-    pub fn delete<H, T>(self, path: &'static str, policy: Policy, handler: H) -> Self
-    where
-        H: Handler<T, Arc<Gateway>>,
-        T: 'static,
-    {
-        self.add(Method::DELETE, path, policy, handler)
+    pub fn delete(self, path: &'static str, policy: Policy, served: Served) -> Self {
+        self.add(Method::DELETE, path, policy, served)
     }
 
-    /// The router, and what it serves.
-    pub fn finish(self) -> (Router<Arc<Gateway>>, Vec<Route>) {
-        (self.router, self.inventory)
+    /// The router, what it serves, and the description of that.
+    pub fn finish(self) -> (Router<Arc<Gateway>>, Vec<Route>, Value) {
+        (self.router, self.inventory, self.sheet.finish())
     }
 }
 
@@ -147,6 +163,9 @@ async fn guard(
 ) -> Response {
     if policy == Policy::Open {
         return next.run(request).await;
+    }
+    if let Err(failure) = edge::no_form(&request) {
+        return shaped(&request, failure);
     }
     let address = address(&request);
     let id = request.extensions().get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();

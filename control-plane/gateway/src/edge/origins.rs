@@ -36,7 +36,7 @@ const HEADERS: &str = "authorization, content-type, x-priority, x-request-id, x-
 /// Headers of answers that a page may read.
 const READABLE: &str =
     "etag, retry-after, x-ollamamax-worker, x-request-id, x-revision, x-stream-id";
-const METHODS: &str = "GET, HEAD, POST, PUT, DELETE";
+const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE";
 const VARIES: &str = "origin, access-control-request-method, access-control-request-headers";
 
 /// Whether a text is `null`, a scheme and a host, or anything with one `*`, as Ollama takes them.

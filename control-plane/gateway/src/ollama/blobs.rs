@@ -3,8 +3,9 @@
 use crate::Gateway;
 use crate::auth::Caller;
 use crate::error::{Failure, OllamaError};
+use crate::request::Path;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use futures_util::StreamExt;
 use ollamamax_proto::{Digest, limits};
@@ -16,6 +17,9 @@ fn digest(text: &str) -> Result<Digest, Failure> {
 }
 
 /// Whether the bytes are here.
+#[utoipa::path(head, path = "/api/blobs/{digest}",
+    params(("digest" = String, Path, description = "`sha256:` and 64 hex digits.", pattern = "^sha256[:-][0-9a-fA-F]{64}$")),
+    responses((status = 200, description = "They are.")))]
 pub(crate) async fn head(
     State(gateway): State<Arc<Gateway>>,
     Path(text): Path<String>,
@@ -28,6 +32,10 @@ pub(crate) async fn head(
 }
 
 /// Takes bytes in, as a stream straight to the store.
+#[utoipa::path(post, path = "/api/blobs/{digest}", request_body(content_type = "application/octet-stream"),
+    params(("digest" = String, Path, description = "`sha256:` and 64 hex digits.", pattern = "^sha256[:-][0-9a-fA-F]{64}$")),
+    responses((status = 201, description = "They are kept."), (status = 200, description = "They were here."),
+        (status = 500), (status = 507)))]
 pub(crate) async fn post(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,

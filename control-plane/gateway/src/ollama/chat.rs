@@ -9,6 +9,7 @@ use crate::dispatch::{Job, Piece, Summary};
 use crate::error::{Failure, OllamaError};
 use crate::keep_alive::KeepAlive;
 use crate::logprobs::{self, Told};
+use crate::openapi::{GenerationOptions, shapes};
 use crate::request::{Asker, RequestId};
 use crate::stream::{self, Render};
 use crate::streams::{Flavour, Form, Keep};
@@ -22,78 +23,123 @@ use ollamamax_proto::limits;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::sync::Arc;
+use utoipa::ToSchema;
 
-#[derive(Debug, Deserialize)]
+/// A conversation to continue.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(examples(json!({"model": "smollm2:135m", "messages": [{"role": "user", "content": "Why is the sky blue?"}]})))]
 pub(crate) struct ChatRequest {
+    /// Its name; the tag is `latest` where there is none.
     #[serde(default)]
+    #[schema(required, nullable = false, examples("smollm2:135m"))]
     model: Option<String>,
+    /// What was said; none at all loads the model, or unloads it.
     #[serde(default)]
     messages: Option<Vec<ChatMessage>>,
+    /// Functions the model may call, as JSON schemas; refused where it cannot.
     #[serde(default)]
+    #[schema(value_type = Option<Vec<Object>>)]
     tools: Option<Vec<Value>>,
+    /// Records as they come, or one with all.
     #[serde(default)]
+    #[schema(default = true)]
     stream: Option<bool>,
     #[serde(default)]
+    #[schema(schema_with = shapes::format)]
     format: Option<Value>,
     #[serde(default)]
+    #[schema(schema_with = shapes::keep_alive)]
     keep_alive: Option<KeepAlive>,
     #[serde(default)]
+    #[schema(value_type = Option<GenerationOptions>)]
     options: Option<Map<String, Value>>,
     #[serde(default)]
+    #[schema(schema_with = shapes::think)]
     think: Option<Value>,
+    /// Tells how likely each token was.
     #[serde(default)]
+    #[schema(default = false)]
     logprobs: Option<bool>,
+    /// How many of the likeliest tokens are told beside each.
     #[serde(default)]
     top_logprobs: Option<i64>,
+    /// A conversation that is too long loses its beginning, or is refused.
     #[serde(default)]
+    #[schema(default = true)]
     truncate: Option<bool>,
+    /// A context that is full shifts, or the answer ends.
     #[serde(default)]
+    #[schema(default = true)]
     shift: Option<bool>,
 }
 
-#[derive(Debug, Deserialize)]
+/// One thing that was said.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = Message)]
 struct ChatMessage {
+    /// `system`, `user`, `assistant` or `tool`.
+    #[schema(examples("user"))]
     role: String,
+    /// Its text.
     #[serde(default)]
     content: Option<String>,
+    /// In base64; refused where the model sees nothing.
     #[serde(default)]
     images: Option<Vec<String>>,
     /// `thinking`, `tool_calls`, `tool_name`, `tool_call_id`: for the template.
     #[serde(flatten)]
+    #[schema(ignore)]
     extra: Map<String, Value>,
 }
 
-#[derive(Serialize)]
-struct Record<'a> {
+/// A piece of an answer, or all of it.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ChatRecord)]
+pub(crate) struct Record<'a> {
     #[serde(flatten)]
     head: Head<'a>,
     message: Reply<'a>,
+    /// Whether it is the last.
     done: bool,
+    /// Of the last: `stop`, `length`, `load` or `unload`.
     #[serde(skip_serializing_if = "Option::is_none")]
     done_reason: Option<&'static str>,
+    /// How likely its tokens were.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
     logprobs: Vec<Told>,
     #[serde(flatten)]
     metrics: Metrics,
 }
 
-#[derive(Default, Serialize)]
+/// What the model says.
+#[derive(Default, Serialize, ToSchema)]
+#[schema(as = ChatReply)]
 struct Reply<'a> {
+    /// Always `assistant`.
     role: &'static str,
+    /// Its text.
     content: &'a str,
+    /// What it thought before.
     #[serde(skip_serializing_if = "str::is_empty")]
+    #[schema(required = false)]
     thinking: &'a str,
+    /// Functions it calls.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
     tool_calls: Vec<ToolCall<'a>>,
 }
 
-#[derive(Serialize)]
+/// A function that the model calls.
+#[derive(Serialize, ToSchema)]
 struct ToolCall<'a> {
     id: &'a str,
     function: Function<'a>,
 }
 
-#[derive(Serialize)]
+/// Which, and with what.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ToolCallFunction)]
 struct Function<'a> {
     index: usize,
     name: &'a str,
@@ -132,7 +178,12 @@ impl<'a> Record<'a> {
     }
 }
 
-/// The handler.
+/// Continues a conversation.
+///
+/// No messages at all load the model, or unload it with `keep_alive` 0. After a good status an error is a last record.
+#[utoipa::path(post, path = "/api/chat", request_body = ChatRequest,
+    responses((status = 200, description = "A record on each line, or one in all; `X-Stream-Id` names a stream.",
+        content((Record = "application/x-ndjson"), (Record = "application/json")))))]
 pub(crate) async fn chat(
     State(gateway): State<Arc<Gateway>>,
     RequestId(request_id): RequestId,

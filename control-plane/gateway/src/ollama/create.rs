@@ -16,37 +16,68 @@ use ollamamax_core::access::{Action, Object};
 use ollamamax_gguf::model_facts;
 use ollamamax_proto::model::{ModelFacts, ModelVersion, SeedMessage};
 use ollamamax_proto::{Digest, limits};
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use utoipa::ToSchema;
 
-#[derive(Debug, Deserialize)]
+/// What a model is made of.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(examples(json!({"model": "mine", "from": "smollm2:135m", "system": "Answer briefly."})))]
 pub(crate) struct CreateRequest {
+    /// The name it gets.
     #[serde(default)]
     model: Option<String>,
+    /// The same, as older clients send it.
     #[serde(default)]
     name: Option<String>,
+    /// A model to start from.
     #[serde(default)]
     from: Option<String>,
+    /// The digest of a file that was uploaded, by its name.
     #[serde(default)]
     files: Option<BTreeMap<String, String>>,
+    /// Not supported yet.
     #[serde(default)]
     adapters: Option<BTreeMap<String, String>>,
+    /// How conversations become prompts.
     #[serde(default)]
     template: Option<String>,
+    /// What comes before every conversation.
     #[serde(default)]
     system: Option<String>,
     #[serde(default)]
+    #[schema(schema_with = crate::openapi::shapes::texts)]
     license: Option<Texts>,
+    /// What counts where a request is silent.
     #[serde(default)]
+    #[schema(value_type = Option<crate::openapi::GenerationOptions>)]
     parameters: Option<Map<String, Value>>,
+    /// What comes before every conversation.
     #[serde(default)]
     messages: Option<Vec<CreateMessage>>,
+    /// Not supported yet.
     #[serde(default)]
     quantize: Option<String>,
+    /// Records as they come, or the last one only.
     #[serde(default)]
+    #[schema(default = true)]
     stream: Option<bool>,
+}
+
+/// A step that is done.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Progress {
+    /// The last says `success`.
+    #[schema(examples("success"))]
+    status: String,
+}
+
+impl Progress {
+    fn of(status: impl Into<String>) -> Self {
+        Self { status: status.into() }
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -56,14 +87,19 @@ enum Texts {
     Many(Vec<String>),
 }
 
-#[derive(Debug, Deserialize)]
+/// A message before every conversation.
+#[derive(Debug, Deserialize, ToSchema)]
 struct CreateMessage {
+    /// `system`, `user` or `assistant`.
     role: String,
     #[serde(default)]
     content: String,
 }
 
-/// The handler.
+/// Makes a model from a GGUF that was uploaded, or from another model.
+#[utoipa::path(post, path = "/api/create", request_body = CreateRequest, responses(
+    (status = 200, description = "What was done, a record on each line, or the last only.",
+        content((Progress = "application/x-ndjson"), (Progress = "application/json"))), (status = 500)))]
 pub(crate) async fn create(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,
@@ -83,10 +119,10 @@ pub(crate) async fn create(
     gateway.let_make(&caller)?;
     let command = Command::RollOut { name, version: Box::new(version), weight: 100 };
     caller.propose(&gateway, "model.create", shown, command).await?;
-    records.push(json!({"status": "writing manifest"}));
-    records.push(json!({"status": "success"}));
+    records.push(Progress::of("writing manifest"));
+    records.push(Progress::of("success"));
     if !streamed {
-        return Ok(stream::ollama_json(&json!({"status": "success"})));
+        return Ok(stream::ollama_json(&Progress::of("success")));
     }
     let mut lines = Vec::new();
     records.iter().for_each(|record| stream::line(record, &mut lines));
@@ -182,13 +218,13 @@ impl Gateway {
         &self,
         caller: &Caller,
         request: &CreateRequest,
-        records: &mut Vec<Value>,
+        records: &mut Vec<Progress>,
     ) -> Result<ModelVersion, Failure> {
         if let Some(digest) = request.file()? {
-            records.push(json!({"status": "parsing GGUF"}));
+            records.push(Progress::of("parsing GGUF"));
             self.may_use(caller, digest)?;
             let (facts, blob_bytes) = self.facts(digest).await?;
-            records.push(json!({"status": format!("using existing layer {digest}")}));
+            records.push(Progress::of(format!("using existing layer {digest}")));
             return Ok(bare(digest, blob_bytes, facts));
         }
         let from = request.from.as_ref().filter(|from| !from.is_empty());
@@ -196,7 +232,7 @@ impl Gateway {
             from.ok_or_else(|| Failure::invalid("neither 'from' or 'files' was specified"))?;
         let parent = caller.model(&self.control.state(), from, Action::RunInference)?;
         let blob = parent.version.blob;
-        records.push(json!({"status": format!("using existing layer {blob}")}));
+        records.push(Progress::of(format!("using existing layer {blob}")));
         Ok(ModelVersion { parent: Some(parent.name.to_string()), ..parent.version })
     }
 

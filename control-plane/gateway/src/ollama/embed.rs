@@ -6,6 +6,7 @@ use crate::demand::Want;
 use crate::dispatch::{EmbedJob, Vectors};
 use crate::error::{Failure, OllamaError};
 use crate::keep_alive::KeepAlive;
+use crate::openapi::{GenerationOptions, shapes};
 use crate::request::{Asker, RequestId};
 use crate::{Gateway, body, names, stream};
 use axum::body::Body;
@@ -17,32 +18,48 @@ use ollamamax_proto::inference::{EmbedInput, Embedding};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::sync::Arc;
+use utoipa::ToSchema;
 
-#[derive(Debug, Deserialize)]
+/// Texts to embed.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(examples(json!({"model": "all-minilm", "input": ["The cat", "a dog"]})))]
 pub(crate) struct EmbedRequest {
+    /// Its name; the tag is `latest` where there is none.
     #[serde(default)]
+    #[schema(required, nullable = false, examples("all-minilm"))]
     model: Option<String>,
     #[serde(default)]
+    #[schema(schema_with = shapes::embed_input)]
     input: Option<Value>,
+    /// A text that is too long loses its end, or is refused.
     #[serde(default)]
+    #[schema(default = true)]
     truncate: Option<bool>,
+    /// Values of each vector; all where it is 0 or less, or more than there are.
     #[serde(default)]
     dimensions: Option<i64>,
     #[serde(default)]
+    #[schema(schema_with = shapes::keep_alive)]
     keep_alive: Option<KeepAlive>,
     #[serde(default)]
+    #[schema(value_type = Option<GenerationOptions>)]
     options: Option<Map<String, Value>>,
 }
 
-#[derive(Serialize)]
-struct Embedded<'a> {
+/// Texts as vectors.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Embedded<'a> {
+    /// The model, as it was asked.
     model: &'a str,
+    /// One for each text, of unit length.
     embeddings: Vec<Vec<f32>>,
     #[serde(flatten)]
     metrics: Metrics,
 }
 
-/// The handler of `/api/embed`.
+/// Embeds texts.
+#[utoipa::path(post, path = "/api/embed", request_body = EmbedRequest,
+    responses((status = 200, description = "The vectors.", body = Embedded)))]
 pub(crate) async fn embed(
     State(gateway): State<Arc<Gateway>>,
     RequestId(request_id): RequestId,
@@ -67,24 +84,35 @@ pub(crate) async fn embed(
     Ok(stream::ollama_json(&Embedded { model: &asked, embeddings, metrics }))
 }
 
-#[derive(Debug, Deserialize)]
+/// A text to embed.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = OldEmbedRequest, examples(json!({"model": "all-minilm", "prompt": "The cat"})))]
 pub(crate) struct OldRequest {
+    /// Its name; the tag is `latest` where there is none.
     #[serde(default)]
+    #[schema(required, nullable = false, examples("all-minilm"))]
     model: Option<String>,
+    /// The text; none gives no values.
     #[serde(default)]
     prompt: Option<String>,
     #[serde(default)]
+    #[schema(schema_with = shapes::keep_alive)]
     keep_alive: Option<KeepAlive>,
     #[serde(default)]
+    #[schema(value_type = Option<GenerationOptions>)]
     options: Option<Map<String, Value>>,
 }
 
-#[derive(Serialize)]
-struct OldEmbedded {
+/// A text as a vector.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct OldEmbedded {
+    /// Of unit length.
     embedding: Vec<f32>,
 }
 
-/// The handler of `/api/embeddings`.
+/// Embeds one text, as older clients ask for it.
+#[utoipa::path(post, path = "/api/embeddings", request_body = OldRequest,
+    responses((status = 200, description = "The vector.", body = OldEmbedded)))]
 pub(crate) async fn embeddings(
     State(gateway): State<Arc<Gateway>>,
     RequestId(request_id): RequestId,

@@ -9,6 +9,7 @@ use crate::dispatch::{Job, Piece, Summary};
 use crate::error::{Failure, OllamaError};
 use crate::keep_alive::KeepAlive;
 use crate::logprobs::{self, Told};
+use crate::openapi::{GenerationOptions, shapes};
 use crate::request::{Asker, RequestId};
 use crate::stream::{self, Render};
 use crate::streams::{Flavour, Form, Keep};
@@ -21,58 +22,95 @@ use ollamamax_core::record::ModelRecord;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::sync::Arc;
+use utoipa::ToSchema;
 
-#[derive(Debug, Deserialize)]
+/// A prompt to continue.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(examples(json!({"model": "smollm2:135m", "prompt": "Why is the sky blue?", "stream": false})))]
 pub(crate) struct GenerateRequest {
+    /// Its name; the tag is `latest` where there is none.
     #[serde(default)]
+    #[schema(required, nullable = false, examples("smollm2:135m"))]
     model: Option<String>,
+    /// What to continue; an empty one loads the model, or unloads it.
     #[serde(default)]
     prompt: Option<String>,
+    /// Not supported by any model yet.
     #[serde(default)]
     suffix: Option<String>,
+    /// In base64; refused where the model sees nothing.
     #[serde(default)]
     images: Option<Vec<String>>,
     #[serde(default)]
+    #[schema(schema_with = shapes::format)]
     format: Option<Value>,
     #[serde(default)]
+    #[schema(value_type = Option<GenerationOptions>)]
     options: Option<Map<String, Value>>,
+    /// In place of the model's own.
     #[serde(default)]
     system: Option<String>,
+    /// In place of the model's own.
     #[serde(default)]
     template: Option<String>,
+    /// Of the last record of an answer before: its conversation goes on.
     #[serde(default)]
     context: Option<Vec<u32>>,
+    /// Records as they come, or one with all.
     #[serde(default)]
+    #[schema(default = true)]
     stream: Option<bool>,
+    /// The prompt as it is, without a template.
     #[serde(default)]
+    #[schema(default = false)]
     raw: Option<bool>,
     #[serde(default)]
+    #[schema(schema_with = shapes::keep_alive)]
     keep_alive: Option<KeepAlive>,
     #[serde(default)]
+    #[schema(schema_with = shapes::think)]
     think: Option<Value>,
+    /// Tells how likely each token was.
     #[serde(default)]
+    #[schema(default = false)]
     logprobs: Option<bool>,
+    /// How many of the likeliest tokens are told beside each.
     #[serde(default)]
     top_logprobs: Option<i64>,
+    /// A prompt that is too long loses its beginning, or is refused.
     #[serde(default)]
+    #[schema(default = true)]
     truncate: Option<bool>,
+    /// A context that is full shifts, or the answer ends.
     #[serde(default)]
+    #[schema(default = true)]
     shift: Option<bool>,
 }
 
-#[derive(Serialize)]
-struct Record<'a> {
+/// A piece of an answer, or all of it.
+#[derive(Serialize, ToSchema)]
+#[schema(as = GenerateRecord)]
+pub(crate) struct Record<'a> {
     #[serde(flatten)]
     head: Head<'a>,
+    /// Its text.
     response: &'a str,
+    /// What it thought before.
     #[serde(skip_serializing_if = "str::is_empty")]
+    #[schema(required = false)]
     thinking: &'a str,
+    /// Whether it is the last.
     done: bool,
+    /// Of the last: `stop`, `length`, `load` or `unload`.
     #[serde(skip_serializing_if = "Option::is_none")]
     done_reason: Option<&'static str>,
+    /// Of the last: all tokens, to go on with.
     #[serde(skip_serializing_if = "<[u32]>::is_empty")]
+    #[schema(value_type = Vec<u32>, required = false)]
     context: &'a [u32],
+    /// How likely its tokens were.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
     logprobs: Vec<Told>,
     #[serde(flatten)]
     metrics: Metrics,
@@ -119,7 +157,12 @@ impl<'a> Record<'a> {
     }
 }
 
-/// The handler.
+/// Continues a prompt.
+///
+/// An empty prompt loads the model, or unloads it with `keep_alive` 0. After a good status an error is a last record.
+#[utoipa::path(post, path = "/api/generate", request_body = GenerateRequest,
+    responses((status = 200, description = "A record on each line, or one in all; `X-Stream-Id` names a stream.",
+        content((Record = "application/x-ndjson"), (Record = "application/json")))))]
 pub(crate) async fn generate(
     State(gateway): State<Arc<Gateway>>,
     RequestId(request_id): RequestId,

@@ -18,6 +18,7 @@ use ollamamax_core::record::ModelRecord;
 use ollamamax_proto::inference::{Options, Think};
 use serde::Serialize;
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 /// Fields generate and chat share beside what they continue.
 #[derive(Debug, Default)]
@@ -94,18 +95,24 @@ pub(crate) fn merged(
 }
 
 /// The figures of a last record; zeros are left out, as Ollama does.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, ToSchema)]
 pub(crate) struct Metrics {
+    /// From the first byte of the request on, in nanoseconds.
     #[serde(skip_serializing_if = "is_zero")]
     total_duration: u64,
+    /// Waiting for the model, in nanoseconds.
     #[serde(skip_serializing_if = "is_zero")]
     load_duration: u64,
+    /// Tokens of the prompt.
     #[serde(skip_serializing_if = "is_zero")]
     prompt_eval_count: u64,
+    /// Computing them, in nanoseconds.
     #[serde(skip_serializing_if = "is_zero")]
     prompt_eval_duration: u64,
+    /// Tokens of the answer.
     #[serde(skip_serializing_if = "is_zero")]
     eval_count: u64,
+    /// Computing them, in nanoseconds.
     #[serde(skip_serializing_if = "is_zero")]
     eval_duration: u64,
 }
@@ -128,9 +135,12 @@ impl From<&Summary> for Metrics {
 }
 
 /// What every record starts with.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct Head<'a> {
+    /// The model, as it was asked.
     model: &'a str,
+    /// When it was said.
+    #[schema(format = DateTime)]
     created_at: String,
 }
 

@@ -6,23 +6,35 @@ use ollamamax_gguf::{Gguf, TensorInfo};
 use ollamamax_proto::Digest;
 use ollamamax_proto::model::ModelVersion;
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use utoipa::ToSchema;
 
 /// `details` of tags, show and ps.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = ModelDetails)]
 pub(crate) struct Details {
+    /// The model it was made from.
     parent_model: String,
+    /// Always `gguf`.
     format: &'static str,
+    /// Its architecture.
+    #[schema(examples("llama"))]
     family: String,
     families: Vec<String>,
+    /// How many parameters it has.
+    #[schema(examples("134.52M"))]
     parameter_size: String,
+    /// How its weights are packed.
+    #[schema(examples("Q4_0"))]
     quantization_level: String,
+    /// Tokens it was trained with.
     context_length: u32,
+    /// The width of its vectors.
     embedding_length: u32,
 }
 
@@ -51,6 +63,17 @@ pub(crate) fn human_count(count: u64) -> String {
         1_000.. => format!("{:.0}K", number / 1e3),
         _ => count.to_string(),
     }
+}
+
+/// A tensor of a file.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct Tensor {
+    name: String,
+    /// How its values are packed.
+    #[serde(rename = "type")]
+    kind: &'static str,
+    /// Its dimensions, the innermost first.
+    shape: Vec<u64>,
 }
 
 /// What was learnt lately of the templates in files: each request asks for that.
@@ -93,13 +116,13 @@ pub(crate) fn read_gguf(path: &Path) -> Result<(Gguf, u64), String> {
 
 impl Gateway {
     /// The tensors of a blob, fetched first when only a peer has it.
-    pub(crate) async fn tensors(&self, blob: Digest) -> Option<Vec<Value>> {
+    pub(crate) async fn tensors(&self, blob: Digest) -> Option<Vec<Tensor>> {
         let path = self.blobs.open(blob).await.ok()?;
         let read = tokio::task::spawn_blocking(move || read_gguf(&path));
         let (gguf, _) = read.await.ok()?.ok()?;
         let tensor = |tensor: &TensorInfo| {
-            let (name, kind, shape) = (&tensor.name, tensor.kind.name(), &tensor.dims);
-            json!({"name": name, "type": kind, "shape": shape})
+            let (name, shape) = (tensor.name.clone(), tensor.dims.clone());
+            Tensor { name, kind: tensor.kind.name(), shape }
         };
         Some(gguf.tensors().iter().map(tensor).collect())
     }

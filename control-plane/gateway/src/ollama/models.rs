@@ -12,13 +12,42 @@ use axum::response::Response;
 use ollamamax_core::Command;
 use ollamamax_core::access::{Action, Object};
 use ollamamax_core::record::{Lifetime, Placement};
-use ollamamax_proto::Millis;
 use ollamamax_proto::placement::Phase;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use ollamamax_proto::{Millis, ModelName, WorkerId};
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use utoipa::ToSchema;
 
-/// `GET /api/tags`, newest first.
+/// A model of the catalogue.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ListedModel {
+    /// With its tag.
+    #[schema(value_type = String, examples("smollm2:135m"))]
+    name: ModelName,
+    /// The same.
+    #[schema(value_type = String)]
+    model: ModelName,
+    #[schema(format = DateTime)]
+    modified_at: String,
+    /// Bytes of its file.
+    size: u64,
+    /// Of its version, in hex.
+    digest: String,
+    details: Details,
+    /// `completion`, `tools`, `embedding`.
+    capabilities: Vec<&'static str>,
+}
+
+/// The catalogue.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ModelList {
+    /// The newest first.
+    models: Vec<ListedModel>,
+}
+
+/// Lists the models that there are.
+#[utoipa::path(get, path = "/api/tags",
+    responses((status = 200, description = "Those that the caller may see.", body = ModelList)))]
 pub(crate) async fn tags(State(gateway): State<Arc<Gateway>>, caller: Caller) -> Response {
     let state = gateway.control.state();
     let mut models: Vec<_> =
@@ -27,25 +56,70 @@ pub(crate) async fn tags(State(gateway): State<Arc<Gateway>>, caller: Caller) ->
     let mut list = Vec::with_capacity(models.len());
     for model in models {
         let version = &model.version;
-        list.push(json!({
-            "name": model.name,
-            "model": model.name,
-            "modified_at": timestamp_of(model.modified_at),
-            "size": version.blob_bytes,
-            "digest": version.digest.hex(),
-            "details": Details::from(version),
-            "capabilities": gateway.capabilities(version),
-        }));
+        list.push(ListedModel {
+            name: model.name.clone(),
+            model: model.name.clone(),
+            modified_at: timestamp_of(model.modified_at),
+            size: version.blob_bytes,
+            digest: version.digest.hex(),
+            details: Details::from(version),
+            capabilities: gateway.capabilities(version),
+        });
     }
-    stream::ollama_json(&json!({"models": list}))
+    stream::ollama_json(&ModelList { models: list })
 }
 
-/// `GET /api/ps`: models that some worker has loaded, longest remaining first.
+/// A worker that has a model loaded.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct RunningOn {
+    #[schema(value_type = String)]
+    id: WorkerId,
+    name: Option<String>,
+    /// `cpu` or `cuda`.
+    device: Option<String>,
+    /// Bytes of its memory that the model takes.
+    resident_bytes: u64,
+}
+
+/// A model that some worker has loaded.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct RunningModel {
+    /// With its tag.
+    #[schema(value_type = String, examples("smollm2:135m"))]
+    name: ModelName,
+    /// The same.
+    #[schema(value_type = String)]
+    model: ModelName,
+    /// Bytes it takes on one worker.
+    size: u64,
+    /// Of its version, in hex.
+    digest: String,
+    details: Details,
+    /// When it may go if nobody asks for it.
+    #[schema(format = DateTime)]
+    expires_at: String,
+    /// Bytes it takes on a GPU.
+    size_vram: u64,
+    /// Tokens of a sequence.
+    context_length: u32,
+    workers: Vec<RunningOn>,
+}
+
+/// What is loaded.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct RunningModels {
+    /// Those that stay longest first.
+    models: Vec<RunningModel>,
+}
+
+/// Lists the models that some worker has loaded.
+#[utoipa::path(get, path = "/api/ps",
+    responses((status = 200, description = "Those that the caller may see.", body = RunningModels)))]
 pub(crate) async fn ps(State(gateway): State<Arc<Gateway>>, caller: Caller) -> Response {
     /// Ollama's "forever" is some centuries away; this is the last moment its clients can parse.
     const FOREVER: Millis = Millis(253_402_214_400_000);
     let state = gateway.control.state();
-    let mut running: Vec<(Millis, Value)> = Vec::new();
+    let mut running: Vec<(Millis, RunningModel)> = Vec::new();
     for model in state.models.values().filter(|model| caller.sees(&model.name)) {
         let loaded = |placement: &&Placement| {
             placement.phase == Phase::Ready && placement.assignment.model == model.name
@@ -63,41 +137,46 @@ pub(crate) async fn ps(State(gateway): State<Arc<Gateway>>, caller: Caller) -> R
             0 => model.version.facts.weight_bytes(),
             known => known,
         };
-        let place = |placement: &&Placement| {
-            json!({
-                "id": placement.worker,
-                "name": worker(placement).map(|worker| worker.name.as_str()),
-                "device": worker(placement).map(|worker| worker.device.kind.as_str()),
-                "resident_bytes": placement.resident_bytes,
-            })
+        let place = |placement: &&Placement| RunningOn {
+            id: placement.worker,
+            name: worker(placement).map(|worker| worker.name.clone()),
+            device: worker(placement).map(|worker| worker.device.kind.clone()),
+            resident_bytes: placement.resident_bytes,
         };
-        let record = json!({
-            "name": model.name,
-            "model": model.name,
-            "size": placements.iter().map(bytes).max(),
-            "digest": model.version.digest.hex(),
-            "details": Details::from(&model.version),
-            "expires_at": timestamp_of(until),
-            "size_vram": placements.iter().filter(on_gpu).map(bytes).max().unwrap_or(0),
-            "context_length": first.assignment.context_length,
-            "workers": placements.iter().map(place).collect::<Vec<_>>(),
-        });
+        let record = RunningModel {
+            name: model.name.clone(),
+            model: model.name.clone(),
+            size: placements.iter().map(bytes).max().unwrap_or(0),
+            digest: model.version.digest.hex(),
+            details: Details::from(&model.version),
+            expires_at: timestamp_of(until),
+            size_vram: placements.iter().filter(on_gpu).map(bytes).max().unwrap_or(0),
+            context_length: first.assignment.context_length,
+            workers: placements.iter().map(place).collect(),
+        };
         running.push((until, record));
     }
     running.sort_by_key(|(until, _)| std::cmp::Reverse(*until));
-    let models: Vec<Value> = running.into_iter().map(|(_, record)| record).collect();
-    stream::ollama_json(&json!({"models": models}))
+    let models = running.into_iter().map(|(_, record)| record).collect();
+    stream::ollama_json(&RunningModels { models })
 }
 
-#[derive(Debug, Deserialize)]
-struct CopyRequest {
+/// A model under another name.
+#[derive(Debug, Deserialize, ToSchema)]
+pub(crate) struct CopyRequest {
+    /// Its name.
     #[serde(default)]
+    #[schema(required, examples("smollm2:135m"))]
     source: String,
+    /// The other name.
     #[serde(default)]
+    #[schema(required, examples("mine"))]
     destination: String,
 }
 
-/// `POST /api/copy`.
+/// Gives a model another name.
+#[utoipa::path(post, path = "/api/copy", request_body = CopyRequest,
+    responses((status = 200, description = "It has it.")))]
 pub(crate) async fn copy(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,
@@ -129,15 +208,21 @@ pub(crate) async fn copy(
     Ok(StatusCode::OK)
 }
 
-#[derive(Debug, Deserialize)]
-struct DeleteRequest {
+/// A model that shall go.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(examples(json!({"model": "mine"})))]
+pub(crate) struct DeleteRequest {
+    /// Its name.
     #[serde(default)]
     model: Option<String>,
+    /// The same, as older clients send it.
     #[serde(default)]
     name: Option<String>,
 }
 
-/// `DELETE /api/delete`.
+/// Takes a name, and what nobody else calls by another, out of the catalogue.
+#[utoipa::path(delete, path = "/api/delete", request_body = DeleteRequest,
+    responses((status = 200, description = "It is gone.")))]
 pub(crate) async fn delete(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,

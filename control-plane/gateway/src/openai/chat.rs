@@ -3,6 +3,7 @@
 mod frame;
 mod messages;
 
+use super::answers::{ChatCompletion, ChatCompletionChunk};
 use super::{Sampling, Stop, StreamOptions, at_most, choices, effort, new_id};
 use crate::auth::Caller;
 use crate::converse::{Choice, Prepared, Turn};
@@ -23,8 +24,10 @@ use ollamamax_proto::inference::{Options, Think};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::sync::Arc;
+use utoipa::ToSchema;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = ChatCompletionRequest)]
 pub(crate) struct ChatRequest {
     #[serde(default)]
     model: Option<String>,
@@ -72,13 +75,16 @@ pub(crate) struct ChatRequest {
     n: Option<i64>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 struct Reasoning {
     #[serde(default)]
     effort: Option<String>,
 }
 
-/// The handler.
+/// Continues a conversation.
+#[utoipa::path(post, path = "/v1/chat/completions", request_body = ChatRequest, responses((status = 200,
+    description = "The answer, or its events, of which the last says `[DONE]`; `X-Stream-Id` names a stream.",
+    content((ChatCompletion = "application/json"), (ChatCompletionChunk = "text/event-stream")))))]
 pub(crate) async fn chat(
     State(gateway): State<Arc<Gateway>>,
     RequestId(request_id): RequestId,

@@ -2,6 +2,7 @@
 //!
 //! As with Ollama a text goes through the model's chat template. What a model thinks before it answers is not part of the text.
 
+use super::answers::Completion;
 use super::{Sampling, Stop, StreamOptions, at_most, choices, new_id, usage};
 use crate::answer::{Part, Whole};
 use crate::auth::Caller;
@@ -22,8 +23,9 @@ use ollamamax_proto::limits;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
+use utoipa::ToSchema;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 pub(crate) struct CompletionRequest {
     #[serde(default)]
     model: Option<String>,
@@ -60,14 +62,17 @@ pub(crate) struct CompletionRequest {
 }
 
 /// One text, or several.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(untagged, expecting = "expected a string or a list of strings")]
 enum Prompts {
     One(String),
     Many(Vec<String>),
 }
 
-/// The handler.
+/// Continues prompts, as older clients of OpenAI ask it.
+#[utoipa::path(post, path = "/v1/completions", request_body = CompletionRequest, responses((status = 200,
+    description = "The answers, or their events, of which the last says `[DONE]`.",
+    content((Completion = "application/json"), (Completion = "text/event-stream")))))]
 pub(crate) async fn completions(
     State(gateway): State<Arc<Gateway>>,
     RequestId(request_id): RequestId,

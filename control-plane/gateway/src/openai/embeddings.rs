@@ -5,6 +5,7 @@ use crate::demand::Want;
 use crate::dispatch::EmbedJob;
 use crate::error::{Failure, OpenAiError};
 use crate::ollama::embed::{cut, resolve};
+use crate::openapi::shapes;
 use crate::request::{Asker, RequestId};
 use crate::{Gateway, body, names, stream};
 use axum::body::Body;
@@ -16,42 +17,63 @@ use ollamamax_proto::inference::EmbedInput;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::sync::Arc;
+use utoipa::ToSchema;
 
-#[derive(Debug, Deserialize)]
+/// What to embed.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(examples(json!({"model": "all-minilm", "input": ["The cat", "a dog"]})))]
 pub(crate) struct EmbeddingsRequest {
+    /// Its name.
     #[serde(default)]
+    #[schema(required, nullable = false, examples("all-minilm"))]
     model: Option<String>,
     #[serde(default)]
+    #[schema(schema_with = shapes::embeddings_input, required)]
     input: Option<Value>,
+    /// Values of each vector.
     #[serde(default)]
     dimensions: Option<i64>,
+    /// `float` or `base64`.
     #[serde(default)]
+    #[schema(default = "float", examples("base64"))]
     encoding_format: Option<String>,
 }
 
-#[derive(Serialize)]
-struct List<'a> {
+/// The vectors.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Embeddings)]
+pub(crate) struct List<'a> {
+    /// Always `list`.
     object: &'static str,
+    /// One for each input.
     data: Vec<Record>,
+    /// The model, as it was asked.
     model: &'a str,
     usage: Usage,
 }
 
-#[derive(Serialize)]
-struct Usage {
+/// What it took.
+#[derive(Serialize, ToSchema)]
+#[schema(as = EmbeddingsUsage)]
+pub(crate) struct Usage {
     prompt_tokens: u64,
     total_tokens: u64,
 }
 
-#[derive(Serialize)]
-struct Record {
+/// One vector.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Embedding)]
+pub(crate) struct Record {
+    /// Always `embedding`.
     object: &'static str,
+    /// Of the input.
     index: usize,
     embedding: Encoded,
 }
 
 /// A vector as it was asked for.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Vector)]
 #[serde(untagged)]
 enum Encoded {
     Floats(Vec<f32>),
@@ -59,7 +81,9 @@ enum Encoded {
     Base64(String),
 }
 
-/// The handler.
+/// Embeds texts or tokens.
+#[utoipa::path(post, path = "/v1/embeddings", request_body = EmbeddingsRequest,
+    responses((status = 200, description = "The vectors, of unit length.", body = List)))]
 pub(crate) async fn embeddings(
     State(gateway): State<Arc<Gateway>>,
     RequestId(request_id): RequestId,

@@ -1,5 +1,6 @@
 //! OpenAI's endpoints.
 
+pub mod answers;
 pub mod chat;
 mod choices;
 pub mod completions;
@@ -13,9 +14,10 @@ use ollamamax_proto::inference::{Predict, Think};
 use ollamamax_proto::limits;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
 
 /// What a stream shall tell beside the answer.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, ToSchema)]
 pub(crate) struct StreamOptions {
     /// Whether a last chunk tells the tokens used.
     #[serde(default)]
@@ -29,7 +31,7 @@ impl StreamOptions {
 }
 
 /// Texts that end an answer.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(untagged, expecting = "expected a string or a list of strings")]
 pub(crate) enum Stop {
     One(String),

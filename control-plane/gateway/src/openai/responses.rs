@@ -25,8 +25,9 @@ use ollamamax_proto::inference::{Options, Think};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::sync::Arc;
+use utoipa::ToSchema;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 pub(crate) struct ResponsesRequest {
     #[serde(default)]
     model: Option<String>,
@@ -62,20 +63,21 @@ pub(crate) struct ResponsesRequest {
     stream: Option<bool>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = ResponsesReasoning)]
 struct Reasoning {
     #[serde(default)]
     effort: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 struct TextOptions {
     #[serde(default)]
     format: Option<TextFormat>,
 }
 
 /// As `response_format` elsewhere, with the schema one level up.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 struct TextFormat {
     #[serde(rename = "type")]
     kind: String,
@@ -83,7 +85,10 @@ struct TextFormat {
     schema: Option<Value>,
 }
 
-/// The handler.
+/// Answers, as OpenAI's newer clients ask it.
+#[utoipa::path(post, path = "/v1/responses", request_body = ResponsesRequest, responses((status = 200,
+    description = "The response, or its events; the fields are those of OpenAI's.",
+    content((Object = "application/json"), (Object = "text/event-stream")))))]
 pub(crate) async fn responses(
     State(gateway): State<Arc<Gateway>>,
     RequestId(request_id): RequestId,

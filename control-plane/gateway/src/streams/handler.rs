@@ -6,9 +6,11 @@ use crate::auth::Caller;
 use crate::demand::Want;
 use crate::dispatch::{Job, Resumed};
 use crate::error::{Failure, OllamaError};
+use crate::ollama::{chat, generate};
 use crate::request::Asker;
+use crate::request::{Path, Query};
 use crate::versions;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName};
 use axum::response::Response;
 use ollamamax_core::access::{Action, Object};
@@ -17,6 +19,7 @@ use ollamamax_proto::wire;
 use prost::Message;
 use serde::Deserialize;
 use std::sync::Arc;
+use utoipa::ToSchema;
 
 /// What browsers send when an event source connects again.
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -28,7 +31,25 @@ pub(crate) struct From {
     from: Option<String>,
 }
 
-/// The handler.
+/// What is left of a stream of Ollama's endpoints.
+#[derive(ToSchema)]
+#[schema(as = StreamRecord)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "it stands in the description for one of its variants")]
+pub(crate) enum Rest<'a> {
+    /// Of `/api/chat`.
+    Chat(chat::Record<'a>),
+    /// Of `/api/generate`.
+    Generate(generate::Record<'a>),
+}
+
+/// Goes on with a stream, from where its client has lost it, on any node.
+#[utoipa::path(get, path = "/api/streams/{id}",
+    params(("id" = String, Path, description = "What `X-Stream-Id` said: 32 hex digits.", pattern = "^[0-9a-fA-F]{32}$"),
+        ("from" = Option<usize>, Query, description = "Bytes of text that the client has."),
+        ("last-event-id" = Option<usize>, Header, description = "The same, as event sources send it.")),
+    responses((status = 200, description = "The rest, in the form in which it was asked for.", content(
+        (Rest = "application/x-ndjson"), (Object = "text/event-stream"))), (status = 409)))]
 pub(crate) async fn get(
     State(gateway): State<Arc<Gateway>>,
     Path(id): Path<String>,

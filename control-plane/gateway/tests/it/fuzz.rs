@@ -4,6 +4,7 @@
 //! `OLLAMAMAX_FUZZ=100000 cargo test --release -p ollamamax-gateway --test it fuzz` makes more of them; the seed is printed.
 
 use crate::auth::{Secure, add_user};
+use crate::described;
 use crate::http::{Bench, quick};
 use crate::worker::Script;
 use axum::body::Body;
@@ -339,14 +340,18 @@ async fn whatever_comes_is_answered_quickly_and_is_nobodys_fault_but_the_clients
             open.control.put_model("m");
             open.control.add_worker(1, &open.workers[0].address);
         }
+        let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
         let told = format!("{} {} (mutant {sent}, seed {seed})", request.method(), request.uri());
         let answered = async {
             let response = bench.router.clone().oneshot(request).await.unwrap();
-            let status = response.status();
+            let (parts, body) = response.into_parts();
             // A stream that breaks off is not looked into: it has its own tests.
-            let _ =
-                tokio::time::timeout(Duration::from_secs(5), response.into_body().collect()).await;
-            status
+            let body = tokio::time::timeout(Duration::from_secs(5), body.collect()).await;
+            let body = body.ok().and_then(Result::ok).map(|body| body.to_bytes().to_vec());
+            if let Some(text) = body.and_then(|body| String::from_utf8(body).ok()) {
+                described::check(&method, &path, parts.status, &parts.headers, &text);
+            }
+            parts.status
         };
         let status = tokio::time::timeout(Duration::from_secs(20), answered).await;
         let status = status.unwrap_or_else(|_| panic!("no answer: {told}"));

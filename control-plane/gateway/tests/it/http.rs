@@ -138,11 +138,9 @@ impl Bench {
         let (parts, body) = response.into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();
         assert!(parts.headers.contains_key("x-request-id"), "{path} has no request id");
-        Answer {
-            status: parts.status,
-            headers: parts.headers,
-            text: String::from_utf8(bytes.to_vec()).unwrap(),
-        }
+        let text = String::from_utf8(bytes.to_vec()).unwrap();
+        crate::described::check(method, path, parts.status, &parts.headers, &text);
+        Answer { status: parts.status, headers: parts.headers, text }
     }
 
     pub async fn post(&self, path: &str, body: Value) -> Answer {

@@ -1,6 +1,7 @@
 //! Streams whose gateway goes: another one goes on with them, and nothing is lost or comes twice.
 
 use crate::control::FakeBlobs;
+use crate::described;
 use crate::http::{Answer, Bench, local, quick, until};
 use crate::worker::{Script, text};
 use axum::Router;
@@ -65,6 +66,7 @@ async fn go_on(
     let (parts, body) = response.into_parts();
     let bytes = body.collect().await.expect("a body").to_bytes();
     let text = String::from_utf8(bytes.to_vec()).expect("text");
+    described::check("GET", "/api/streams/id", parts.status, &parts.headers, &text);
     Answer { status: parts.status, headers: parts.headers, text }
 }
 

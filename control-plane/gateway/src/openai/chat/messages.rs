@@ -6,25 +6,29 @@ use crate::ollama::chat::{check_count, check_role, extra_json};
 use ollamamax_proto::inference::Message;
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 pub(crate) struct ChatMessage {
     role: String,
     #[serde(default)]
     content: Option<Content>,
     #[serde(flatten)]
+    #[schema(ignore)]
     extra: Map<String, Value>,
 }
 
 /// A text, or parts.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = ChatContent)]
 #[serde(untagged, expecting = "expected a string or a list of parts")]
 enum Content {
     Text(String),
     Parts(Vec<Part>),
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = ChatPart)]
 struct Part {
     #[serde(rename = "type")]
     kind: String,

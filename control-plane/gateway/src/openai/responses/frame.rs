@@ -295,7 +295,7 @@ impl Render for Events {
     fn failure(&mut self, failure: &Failure, out: &mut Vec<u8>) {
         let mut response = self.frame.record("failed", &self.output, None);
         let error = failure.openai_body();
-        response["error"] = json!({"code": "server_error", "message": error["error"]["message"]});
+        response["error"] = json!({"code": "server_error", "message": error.error.message});
         self.event("response.failed", json!({"response": response}), out);
     }
 }

@@ -6,9 +6,11 @@ use crate::ollama::chat::{check_count, check_role, extra_json};
 use ollamamax_proto::inference::Message;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
 
 /// A text, or items.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = ResponsesInput)]
 #[serde(untagged, expecting = "expected a string or a list of items")]
 pub(super) enum Input {
     Text(String),
