@@ -263,6 +263,10 @@ pub const TOOL_CALL_BYTES: usize = 256 * 1024;
 pub const REQUESTS_REMEMBERED_COUNT: usize = 4_096;
 /// Of these, told in one answer.
 pub const REQUESTS_LISTED_COUNT: usize = 1_000;
+/// Longest that a client which found a full queue is told to stay away, in seconds.
+pub const RETRY_AFTER_MOST_S: u32 = 60;
+/// How long an event stream may be silent before it shows that it is alive.
+pub const STREAM_PING_MS: u64 = 15_000;
 /// Tools in one request.
 pub const TOOLS_COUNT: usize = 1_024;
 /// Answers to one request.

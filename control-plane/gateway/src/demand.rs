@@ -49,11 +49,7 @@ impl Gateway {
         // Batch requests have a queue of their own: they must not take the places of this one.
         let waits = asker.class == Class::Interactive;
         if waits {
-            let waiting = book.waiting.entry(model.clone()).or_default();
-            if *waiting >= self.config.requests_queued {
-                return Err(Failure::queue_full());
-            }
-            *waiting += 1;
+            book.join(model, &asker.caller, self.config.requests_queued)?;
         }
         *book.in_use.entry(model.clone()).or_default() += 1;
         match want.keep_alive {
@@ -65,7 +61,8 @@ impl Gateway {
             }
             None => {}
         }
-        Ok(Use { gateway: Arc::clone(self), model: model.clone(), waiting: waits })
+        let waiting = waits.then(|| (asker.caller.clone(), Instant::now()));
+        Ok(Use { gateway: Arc::clone(self), model: model.clone(), waiting })
     }
 
     /// Returns when some worker can answer for the model, wanting it first where nobody does.

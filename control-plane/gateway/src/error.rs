@@ -122,8 +122,9 @@ impl Failure {
     }
 
     /// The queue of a model is full, in Ollama's words (two spaces included).
-    pub fn queue_full() -> Self {
-        Self::unavailable("server busy, please try again.  maximum pending requests exceeded")
+    pub fn queue_full(retry_after_s: u32) -> Self {
+        let reason = "server busy, please try again.  maximum pending requests exceeded".to_owned();
+        Self::Unavailable { reason, retry_after_s }
     }
 
     /// Its status, as a number.
@@ -376,13 +377,13 @@ mod tests {
             (Failure::TooLarge { limit: 1 }, 413),
             (Failure::TooMany { reason: "x".into(), retry_after_s: 2 }, 429),
             (Failure::Internal("x".into()), 500),
-            (Failure::queue_full(), 503),
+            (Failure::queue_full(1), 503),
             (Failure::StorageFull("x".into()), 507),
         ];
         for (failure, status) in table {
             assert_eq!(failure.status().as_u16(), status, "{failure:?}");
         }
-        let response = OllamaError(Failure::queue_full()).into_response();
+        let response = OllamaError(Failure::queue_full(1)).into_response();
         assert_eq!(response.headers()[header::RETRY_AFTER], "1");
     }
 

@@ -16,10 +16,11 @@ use std::convert::Infallible;
 use tokio::time::{Duration, Instant};
 
 const HEADER: HeaderName = HeaderName::from_static("x-request-id");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const PRIORITY: HeaderName = HeaderName::from_static("x-priority");
 const TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout");
 
-/// The id of a request: the client's own when it is short and printable, else drawn.
+/// The id of a request: the client's own when it is short and printable, else that of its trace, else drawn.
 #[derive(Clone, Debug)]
 pub struct RequestId(pub String);
 
@@ -41,8 +42,9 @@ impl RequestId {
         // It is written to logs and sent on to workers: nothing in it may look like more than one word.
         let word = |byte: u8| byte.is_ascii_graphic() && !b"\"'`\\".contains(&byte);
         let short = |id: &&str| !id.is_empty() && id.len() <= limits::REQUEST_ID_BYTES;
-        let given = given.filter(short).filter(|id| id.bytes().all(word));
-        given.map_or_else(Self::draw, |id| Self(id.to_owned()))
+        let given = given.filter(short).filter(|id| id.bytes().all(word)).map(str::to_owned);
+        let traced = || Traceparent::of(request).map(|parent| parent.trace);
+        given.or_else(traced).map_or_else(Self::draw, Self)
     }
 }
 
@@ -74,6 +76,39 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
         let found = extract::Query::<T>::from_request_parts(parts, state).await;
         found.map(|query| Self(query.0)).map_err(|rejection| wrong(parts, rejection.body_text()))
+    }
+}
+
+/// The trace a request belongs to, as W3C's Trace Context tells it: `00-<trace>-<span>-<flags>`, in hex.
+struct Traceparent {
+    trace: String,
+    flags: String,
+}
+
+impl Traceparent {
+    /// What is not well-formed is as good as none.
+    fn of(request: &Request) -> Option<Self> {
+        let mut all = request.headers().get_all(TRACEPARENT).iter();
+        let (Some(value), None) = (all.next(), all.next()) else { return None };
+        let parts: Vec<&str> = value.to_str().ok()?.split('-').collect();
+        let [version, trace, span, flags, ..] = parts[..] else { return None };
+        let is_hex = |text: &str, digits: usize| {
+            let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+            text.len() == digits && text.bytes().all(hex)
+        };
+        let is_id =
+            |text: &str, digits| is_hex(text, digits) && text.bytes().any(|byte| byte != b'0');
+        // Later versions may have more behind, this one has not.
+        let is_known =
+            is_hex(version, 2) && version != "ff" && (version != "00" || parts.len() == 4);
+        let is_sound = is_known && is_id(trace, 32) && is_id(span, 16) && is_hex(flags, 2);
+        is_sound.then(|| Self { trace: trace.to_owned(), flags: flags.to_owned() })
+    }
+
+    /// The same trace, with a span of our own.
+    fn answer(&self) -> Option<HeaderValue> {
+        let span = rand::random::<u64>().max(1);
+        HeaderValue::from_str(&format!("00-{}-{span:016x}-{}", self.trace, self.flags)).ok()
     }
 }
 
@@ -179,6 +214,7 @@ impl Asker {
 pub async fn observe(mut request: Request, next: Next) -> Response {
     let started = Instant::now();
     let id = RequestId::of(&request);
+    let parent = Traceparent::of(&request);
     // Methods are the client's to invent, label values are not.
     let method = match request.method() {
         m @ (&Method::GET
@@ -201,6 +237,9 @@ pub async fn observe(mut request: Request, next: Next) -> Response {
         Err(failure) => crate::shaped(&request, failure),
     };
     trace.tell(response.headers_mut());
+    if let Some(value) = parent.and_then(|parent| parent.answer()) {
+        response.headers_mut().insert(TRACEPARENT, value);
+    }
     if let Ok(value) = HeaderValue::from_str(&id.0) {
         response.headers_mut().insert(HEADER, value);
     }

@@ -9,10 +9,15 @@ use axum::body::Body;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use ollamamax_proto::limits::STREAM_WRITE_BYTES;
+use ollamamax_proto::limits::{STREAM_PING_MS, STREAM_WRITE_BYTES};
 use serde::Serialize;
 use std::convert::Infallible;
+use std::time::Duration;
 
+/// How long a stream may be silent.
+const SILENCE: Duration = Duration::from_millis(STREAM_PING_MS);
+/// A comment, which clients of event streams leave out.
+pub const COMMENT: &str = ": alive\n\n";
 /// The content type of server-sent events.
 pub const EVENT_STREAM: &str = "text/event-stream";
 
@@ -24,6 +29,9 @@ pub trait Render: Send + 'static {
     /// Appends a part. Parts that the client has already come first, for what follows to fit: what they append goes nowhere.
     fn part(&mut self, part: Part, out: &mut Vec<u8>);
 
+    /// What shows that a stream is alive while nothing comes, where the format has that.
+    const PING: Option<&'static str> = None;
+
     /// Appends what a body ends with after a failure.
     fn failure(&mut self, failure: &Failure, out: &mut Vec<u8>);
 }
@@ -33,7 +41,15 @@ pub(crate) fn respond<R: Render>(answer: Answer, render: R) -> Response {
     let body = futures_util::stream::unfold(Some((answer, render)), |state| async move {
         let (mut answer, mut render) = state?;
         let mut out = Vec::new();
-        let mut next = answer.next().await;
+        let mut next = match R::PING {
+            None => answer.next().await,
+            Some(ping) => match tokio::time::timeout(SILENCE, answer.next()).await {
+                Ok(next) => next,
+                Err(_) => {
+                    return Some((Ok(Bytes::from_static(ping.as_bytes())), Some((answer, render))));
+                }
+            },
+        };
         loop {
             match next {
                 Some(Ok(Read::Had(part))) => render.part(part, &mut Vec::new()),
@@ -125,4 +141,49 @@ pub fn timestamp_of(moment: ollamamax_proto::Millis) -> String {
     // Moments past the year 9999 have no such form: "forever" is told as the last that has.
     let ms = i64::try_from(moment.0).unwrap_or(i64::MAX).min(LAST_MOMENT_MS);
     jiff::Timestamp::from_millisecond(ms).map_or_else(|_| timestamp(), |time| format!("{time:.9}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::answer::Syntax;
+    use crate::dispatch::{Event, Generation, Piece};
+    use http_body_util::BodyExt;
+    use tokio::sync::mpsc;
+
+    struct Bare<const PINGS: bool>;
+
+    impl<const PINGS: bool> Render for Bare<PINGS> {
+        const CONTENT_TYPE: &'static str = EVENT_STREAM;
+        const PING: Option<&'static str> = if PINGS { Some(COMMENT) } else { None };
+
+        fn part(&mut self, part: Part, out: &mut Vec<u8>) {
+            if let Part::Text(piece) = part {
+                out.extend_from_slice(piece.text.as_bytes());
+            }
+        }
+
+        fn failure(&mut self, _: &Failure, out: &mut Vec<u8>) {
+            out.extend_from_slice(b"broken");
+        }
+    }
+
+    async fn body<const PINGS: bool>() -> String {
+        let (sender, events) = mpsc::channel(4);
+        let answer = Answer::begin(Generation::of(events), &Syntax::default(), 0).expect("begins");
+        tokio::spawn(async move {
+            let piece = Piece { text: "late".to_owned(), ..Piece::default() };
+            tokio::time::sleep(SILENCE * 2 + SILENCE / 2).await;
+            sender.send(Ok(Event::Text(piece))).await.expect("somebody reads");
+        });
+        let response = respond(answer, Bare::<PINGS>);
+        let bytes = response.into_body().collect().await.expect("a body").to_bytes();
+        String::from_utf8(bytes.to_vec()).expect("text")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_event_stream_shows_that_it_is_alive() {
+        assert_eq!(body::<true>().await, format!("{COMMENT}{COMMENT}latebroken"));
+        assert_eq!(body::<false>().await, "latebroken");
+    }
 }

@@ -169,6 +169,7 @@ impl Events {
 
 impl Render for Events {
     const CONTENT_TYPE: &'static str = stream::EVENT_STREAM;
+    const PING: Option<&'static str> = Some("event: ping\ndata: {\"type\": \"ping\"}\n\n");
 
     fn part(&mut self, part: Part, out: &mut Vec<u8>) {
         self.begin(out);

@@ -11,6 +11,12 @@ pub struct Generation {
 }
 
 impl Generation {
+    /// Of events that a test sends.
+    #[cfg(test)]
+    pub(crate) fn of(events: mpsc::Receiver<Result<Event, Failure>>) -> Self {
+        Self { first: None, events }
+    }
+
     /// The next event; `None` after the last.
     pub async fn next(&mut self) -> Option<Result<Event, Failure>> {
         match self.first.take() {

@@ -32,7 +32,8 @@ const APPS: [&str; 9] = [
 ];
 
 /// Headers a page may send when its preflight names none.
-const HEADERS: &str = "authorization, content-type, x-priority, x-request-id, x-request-timeout";
+const HEADERS: &str =
+    "authorization, content-type, traceparent, x-priority, x-request-id, x-request-timeout";
 /// Headers of answers that a page may read.
 const READABLE: &str =
     "etag, retry-after, x-ollamamax-worker, x-request-id, x-revision, x-stream-id";

@@ -101,3 +101,34 @@ async fn what_runs_can_be_ended_and_what_was_left_is_told() {
     let own = requests(&bench, "").await;
     assert_eq!((&own[0]["outcome"], own.len()), (&json!("cancelled"), 1));
 }
+
+#[tokio::test]
+async fn a_request_is_known_by_the_id_of_its_trace() {
+    let bench = Bench::new(&[Script::Answer]);
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let parent = format!("00-{trace}-00f067aa0ba902b7-01");
+    let answer = bench.send_with("GET", "/api/version", &[("traceparent", &parent)], "").await;
+    assert_eq!(answer.headers["x-request-id"], trace);
+    let told = answer.headers["traceparent"].to_str().unwrap();
+    assert!(
+        told.starts_with(&format!("00-{trace}-")) && told.ends_with("-01") && told != parent,
+        "{told}"
+    );
+    let named = [("traceparent", parent.as_str()), ("x-request-id", "mine")];
+    let answer = bench.send_with("GET", "/api/version", &named, "").await;
+    assert_eq!(answer.headers["x-request-id"], "mine");
+    for wrong in [
+        "",
+        "00",
+        "zz",
+        &parent.replace("00-4", "ff-4"),
+        &parent.replace('b', "B"),
+        &format!("{parent}-x"),
+        "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+        "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
+    ] {
+        let answer = bench.send_with("GET", "/api/version", &[("traceparent", wrong)], "").await;
+        assert!(!answer.headers.contains_key("traceparent"), "{wrong:?}");
+        assert_eq!(answer.headers["x-request-id"].len(), 32);
+    }
+}

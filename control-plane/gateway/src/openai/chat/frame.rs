@@ -143,6 +143,7 @@ impl Events {
 
 impl Render for Events {
     const CONTENT_TYPE: &'static str = stream::EVENT_STREAM;
+    const PING: Option<&'static str> = Some(stream::COMMENT);
 
     fn part(&mut self, part: Part, out: &mut Vec<u8>) {
         self.sent += part.size();
