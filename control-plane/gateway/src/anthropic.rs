@@ -11,13 +11,12 @@ use crate::dispatch::Job;
 use crate::error::{AnthropicError, Failure};
 use crate::request::{Asker, RequestId};
 use crate::streams::{Flavour, Form, Keep};
-use crate::{Gateway, body, names, ollama, options, stream};
+use crate::{Gateway, body, ollama, options, stream};
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 pub use frame::Frame;
 use input::{Content, InputMessage, Tool};
-use ollamamax_core::access::Action;
 use ollamamax_core::record::ModelRecord;
 use ollamamax_proto::inference::{Options, Predict, Think};
 use serde::{Deserialize, Serialize};
@@ -102,7 +101,7 @@ async fn answer(
 ) -> Result<Response, Failure> {
     let request: MessagesRequest = body::json(body, gateway.config.body_bytes).await?;
     let streamed = request.stream == Some(true);
-    let (asked, model) = resolve(&gateway, &caller, request.model.as_deref())?;
+    let (asked, model) = gateway.model_for(&caller, request.model.as_deref(), "chat")?;
     let predict = request.most()?;
     let mut turn = request.turn(&gateway, &model)?;
     turn.options.predict = predict;
@@ -141,25 +140,13 @@ pub(crate) async fn count_tokens(
 ) -> Result<Response, AnthropicError> {
     let counted = async {
         let request: MessagesRequest = body::json(body, gateway.config.body_bytes).await?;
-        let (_, model) = resolve(&gateway, &caller, request.model.as_deref())?;
+        let (_, model) = gateway.model_for(&caller, request.model.as_deref(), "chat")?;
         let turn = request.turn(&gateway, &model)?;
         let prompt = gateway.prepare(&model, turn)?.prompt;
         let tokens = gateway.count_tokens(&asker, &model, &prompt).await?;
         Ok(stream::plain_json(&Counted { input_tokens: tokens }))
     };
     counted.await.map_err(|failure| AnthropicError { failure, request_id: request_id.0 })
-}
-
-fn resolve(
-    gateway: &Gateway,
-    caller: &Caller,
-    model: Option<&str>,
-) -> Result<(String, ModelRecord), Failure> {
-    let asked = names::named(model.map(str::to_owned), None)?;
-    let model = caller.model(&gateway.control.state(), &asked, Action::RunInference)?;
-    let model = gateway.version_for(model);
-    ollama::check_generates(&model, "chat")?;
-    Ok((asked, model))
 }
 
 impl MessagesRequest {

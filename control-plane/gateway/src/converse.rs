@@ -3,11 +3,13 @@
 //!
 //! Where a tool must be called, the answer is constrained to such a call, so that it is one whatever the model would rather do.
 
-use crate::Gateway;
 use crate::answer::{Marks, Syntax};
+use crate::auth::Caller;
 use crate::error::Failure;
 use crate::format::bounded;
-use crate::ollama::{no_support, thinking};
+use crate::ollama::{check_generates, no_support, thinking};
+use crate::{Gateway, names};
+use ollamamax_core::access::Action;
 use ollamamax_core::record::ModelRecord;
 use ollamamax_proto::inference::{Chat, Insert, Message, Options, OutputFormat, Prompt, Think};
 use ollamamax_proto::limits;
@@ -66,6 +68,20 @@ pub(crate) struct Prepared {
 }
 
 impl Gateway {
+    /// The model a request names, as it was asked and as it is; `what` is what it must be able to do.
+    pub(crate) fn model_for(
+        &self,
+        caller: &Caller,
+        asked: Option<&str>,
+        what: &str,
+    ) -> Result<(String, ModelRecord), Failure> {
+        let asked = names::named(asked.map(str::to_owned), None)?;
+        let model = caller.model(&self.control.state(), &asked, Action::RunInference)?;
+        let model = self.version_for(model);
+        check_generates(&model, what)?;
+        Ok((asked, model))
+    }
+
     /// Turns what is to be answered into what a worker is asked. Refuses what the model cannot do.
     pub(crate) fn prepare(&self, model: &ModelRecord, turn: Turn) -> Result<Prepared, Failure> {
         let (name, marks) = (model.name.to_string(), self.marks(&model.version));

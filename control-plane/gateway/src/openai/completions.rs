@@ -13,11 +13,10 @@ use crate::error::{Failure, OpenAiError};
 use crate::request::{Asker, RequestId};
 use crate::stream::{self, Render};
 use crate::streams::{Flavour, Form, Keep};
-use crate::{Gateway, body, names, ollama, options};
+use crate::{Gateway, body, ollama, options};
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
-use ollamamax_core::access::Action;
 use ollamamax_proto::inference::{Options, TokenLogprob};
 use ollamamax_proto::limits;
 use serde::{Deserialize, Serialize};
@@ -82,13 +81,7 @@ pub(crate) async fn completions(
     body: Body,
 ) -> Result<Response, OpenAiError> {
     let request: CompletionRequest = body::json(body, gateway.config.body_bytes).await?;
-    let asked = names::named(request.model.clone(), None)?;
-    let model = gateway.version_for(caller.model(
-        &gateway.control.state(),
-        &asked,
-        Action::RunInference,
-    )?);
-    ollama::check_generates(&model, "generate")?;
+    let (asked, model) = gateway.model_for(&caller, request.model.as_deref(), "generate")?;
     let prompts = request.prompts()?;
     let count = choices::count(request.n)?;
     if prompts.len() * count > limits::CHOICES_COUNT {

@@ -14,13 +14,12 @@ use crate::error::{Failure, OpenAiError};
 use crate::format::{JsonSchema, ResponseFormat};
 use crate::request::{Asker, RequestId};
 use crate::streams::{Flavour, Form, Keep};
-use crate::{Gateway, body, format, names, ollama, stream};
+use crate::{Gateway, body, format, ollama, stream};
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 pub use frame::Frame;
 use input::Input;
-use ollamamax_core::access::Action;
 use ollamamax_proto::inference::{Options, Think};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -98,13 +97,7 @@ pub(crate) async fn responses(
     body: Body,
 ) -> Result<Response, OpenAiError> {
     let mut request: ResponsesRequest = body::json(body, gateway.config.body_bytes).await?;
-    let asked = names::named(request.model.clone(), None)?;
-    let model = gateway.version_for(caller.model(
-        &gateway.control.state(),
-        &asked,
-        Action::RunInference,
-    )?);
-    ollama::check_generates(&model, "chat")?;
+    let (asked, model) = gateway.model_for(&caller, request.model.as_deref(), "chat")?;
     request.check()?;
     let mut options = ollama::merged(&model, Some(&request.sampling().options()?), None)?;
     request.limit(&mut options)?;
