@@ -37,6 +37,28 @@ pub(crate) async fn version() -> Response {
     stream::ollama_json(&Version { version: OLLAMA_VERSION, ollamamax })
 }
 
+/// What runs elsewhere.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Status {
+    cloud: Cloud,
+}
+
+/// Whether models of ollama.com can be had through this server.
+#[derive(Serialize, ToSchema)]
+struct Cloud {
+    /// They cannot.
+    disabled: bool,
+    /// Who says so: `config`.
+    source: &'static str,
+}
+
+/// Tells that nothing is run on ollama.com's machines: what is asked here stays here.
+#[utoipa::path(get, path = "/api/status",
+    responses((status = 200, description = "It is not.", body = Status)))]
+pub(crate) async fn status() -> Response {
+    stream::ollama_json(&Status { cloud: Cloud { disabled: true, source: "config" } })
+}
+
 /// Whether the process lives.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Live {

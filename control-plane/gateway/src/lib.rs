@@ -160,6 +160,7 @@ fn api(routes: Routes) -> Routes {
         .get("/health/ready", Open, described!(health::ready))
         .get("/metrics", All(Action::ReadMetrics), described!(health::metrics))
         .get("/api/version", Open, described!(health::version))
+        .get("/api/status", Open, described!(health::status))
         .post("/api/generate", run, described!(ollama::generate::generate))
         .post("/api/chat", run, described!(ollama::chat::chat))
         .post("/api/embed", run, described!(ollama::embed::embed))

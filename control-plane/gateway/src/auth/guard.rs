@@ -9,7 +9,7 @@ use crate::{Gateway, shaped};
 use axum::Router;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::handler::Handler;
-use axum::http::Method;
+use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{MethodFilter, MethodRouter, on};
@@ -144,6 +144,18 @@ pub fn address(request: &Request) -> Option<IpAddr> {
     request.extensions().get::<ClientAddress>().map(|address| address.0.to_canonical())
 }
 
+/// What somebody unknown is told. Ollama's own command line drops the words of a 401 and shows those of a 403; it has no way to
+/// send a credential, so these are all it can learn.
+fn nobody(headers: &HeaderMap) -> Failure {
+    let agent = headers.get(header::USER_AGENT).map(HeaderValue::as_bytes);
+    if agent.is_some_and(|agent| agent.starts_with(b"ollama/")) {
+        return Failure::Forbidden(format!(
+            "{WHO}. The `ollama` command cannot send one: `ollamamax login` and then `ollamamax` in its place can"
+        ));
+    }
+    Failure::Unauthenticated(WHO)
+}
+
 /// Whether a request comes from a program on this machine, and through no proxy: by the connection itself, whatever headers say.
 fn is_here(gateway: &Gateway, request: &Request) -> bool {
     /// What proxies add to what they pass on.
@@ -187,7 +199,7 @@ async fn guard(
             let throttled = gateway.throttle.refuses(address);
             gateway.throttle.failed(address);
             gateway.refusals.add_unknown(anonymous());
-            let failure = throttled.unwrap_or(Failure::Unauthenticated(WHO));
+            let failure = throttled.unwrap_or_else(|| nobody(request.headers()));
             return shaped(&request, failure);
         }
     };

@@ -366,3 +366,19 @@ async fn who_may_not_see_a_model_sees_it_nowhere() {
         assert_eq!(secure.get(&key, path).await.status, StatusCode::NOT_FOUND, "{path}");
     }
 }
+
+/// It shows people nothing of a 401, and what a 403 says.
+#[tokio::test]
+async fn the_command_line_of_ollama_is_told_why_in_a_way_that_it_shows() {
+    let secure = Secure::new().await;
+    let headers = [("user-agent", "ollama/0.33.0 (amd64 linux) Go/go1.25")];
+    let answer = secure.bench.send_with("POST", "/api/show", &headers, "{}").await;
+    assert_eq!(answer.status, StatusCode::FORBIDDEN);
+    assert!(answer.error().contains("`ollamamax login`"), "{}", answer.text);
+    let key = format!("Bearer {}", secure.admin);
+    let headers = [headers[0], ("authorization", key.as_str())];
+    let answer = secure.bench.send_with("GET", "/api/tags", &headers, "").await;
+    assert_eq!(answer.status, StatusCode::OK);
+    let status = secure.bench.send_with("GET", "/api/status", &[], "").await;
+    assert_eq!(status.json(), json!({"cloud": {"disabled": true, "source": "config"}}));
+}
