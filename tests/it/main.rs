@@ -5,6 +5,7 @@ mod chat;
 mod cli;
 mod clients;
 mod cluster;
+mod deploy;
 mod dumps;
 mod embed;
 mod export;
@@ -19,6 +20,7 @@ mod sandbox;
 mod split;
 mod streams;
 mod terminal;
+mod tutorial;
 mod up;
 
 use ollamamax_tests::Cluster;
