@@ -37,7 +37,8 @@ const TEMPLATE: &str = include_str!("../clients/tools.gotmpl");
 
 /// Runs a program to its end; what it printed, or why not.
 fn run(command: &mut Command, need: &str) -> Result<String, String> {
-    let said = format!("{command:?}");
+    // Without its environment, which has the key.
+    let said = format!("{:?} {:?}", command.get_program(), command.get_args().collect::<Vec<_>>());
     let output = command.stdin(Stdio::null()).output();
     let output = output.map_err(|error| format!("{said}: {error}; this test needs {need}"))?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
