@@ -272,7 +272,7 @@ pub const TOOLS_COUNT: usize = 1_024;
 /// Answers to one request.
 pub const CHOICES_COUNT: usize = 16;
 /// Control tokens that one request may ask to be shown.
-pub const MARKERS_COUNT: usize = 16;
+pub const MARKERS_COUNT: usize = 32;
 /// Largest temperature: far below it every choice is even already.
 pub const TEMPERATURE_MAX: f32 = 100.0;
 /// Largest repeat penalty: ten times what silences every repetition.

@@ -67,6 +67,9 @@ pub struct Call {
 pub struct Syntax {
     /// What encloses the model's thinking; `None`: there is none, or it is part of the text.
     pub thinking: Option<Tags>,
+    /// Thinking is left out: nobody wants it, but the model may do it all the same.
+    #[serde(default)]
+    pub hidden: bool,
     /// How calls look; `None`: there are none.
     pub calls: Option<calls::Syntax>,
 }
@@ -75,6 +78,7 @@ pub struct Syntax {
 #[derive(Debug)]
 pub(crate) struct Parser {
     thinking: Option<thinking::Splitter>,
+    hidden: bool,
     calls: Option<calls::Finder>,
     /// Of tokens whose text is held back.
     untold: Vec<TokenLogprob>,
@@ -94,6 +98,7 @@ impl Parser {
     pub(crate) fn new(syntax: &Syntax) -> Self {
         Self {
             thinking: syntax.thinking.clone().map(thinking::Splitter::new),
+            hidden: syntax.hidden,
             calls: syntax.calls.clone().map(calls::Finder::new),
             untold: Vec::new(),
             silent: 0,
@@ -149,6 +154,7 @@ impl Parser {
             };
             match said {
                 Said::Thinking(text) | Said::Text(text) if text.is_empty() => {}
+                Said::Thinking(_) if self.hidden => drop(piece(String::new())),
                 Said::Thinking(text) => out.push(Part::Thinking(piece(text))),
                 Said::Text(text) => out.push(Part::Text(piece(text))),
                 Said::Call(call) => out.push(Part::Call(call)),

@@ -3,17 +3,20 @@
 //!
 //! Where a tool must be called, the answer is constrained to such a call, so that it is one whatever the model would rather do.
 
+mod calls;
+
 use crate::answer::{Marks, Syntax};
 use crate::auth::Caller;
 use crate::error::Failure;
 use crate::format::bounded;
 use crate::ollama::{check_generates, no_support, thinking};
 use crate::{Gateway, names};
+use calls::{call_schema, name_of, names};
 use ollamamax_core::access::Action;
 use ollamamax_core::record::ModelRecord;
 use ollamamax_proto::inference::{Chat, Insert, Message, Options, OutputFormat, Prompt, Think};
 use ollamamax_proto::limits;
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
 /// Whether a tool is to be called.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -99,7 +102,7 @@ impl Gateway {
             }
             let schema = bounded("tools", call_schema(&tools).to_string())?;
             options.format = Some(OutputFormat::Schema(schema));
-            syntax = Syntax::only_calls(syntax.thinking, names);
+            syntax = syntax.of_only_calls(names);
         }
         options.thinking.clone_from(&syntax.thinking);
         options.shown = syntax.shown();
@@ -119,6 +122,11 @@ impl Gateway {
         let Text { prompt, suffix, system, template, context, raw, think, mut options } = text;
         if raw && (dressed || !context.is_empty()) {
             return Err(Failure::invalid("raw mode does not support template, system, or context"));
+        }
+        if template.len() > limits::MODEL_TEXT_BYTES {
+            let (bytes, limit) = (template.len(), limits::MODEL_TEXT_BYTES);
+            let text = format!("`template` has {bytes} bytes, at most {limit} are accepted");
+            return Err(Failure::InvalidField { field: "template", text });
         }
         let (name, version) = (model.name.to_string(), &model.version);
         let marks = self.marks_under(version, &template);
@@ -198,71 +206,6 @@ fn offered(
     }
 }
 
-fn name_of(tool: &Value) -> Option<&str> {
-    tool.get("function")?.get("name")?.as_str().filter(|name| !name.is_empty())
-}
-
-fn names(tools: &[Value]) -> Vec<String> {
-    tools.iter().filter_map(name_of).map(str::to_owned).collect()
-}
-
-/// What a call of one of the tools is as JSON. Definitions that the tools bring are told apart by the place of their tool.
-fn call_schema(tools: &[Value]) -> Value {
-    let mut definitions = Map::new();
-    let mut calls = Vec::new();
-    for (place, tool) in tools.iter().enumerate() {
-        let Some(name) = name_of(tool) else { continue };
-        let mut arguments = tool["function"]["parameters"].clone();
-        if !arguments.is_object() {
-            arguments = json!({"type": "object"});
-        }
-        for key in ["$defs", "definitions"] {
-            let own = arguments.as_object_mut().and_then(|fields| fields.shift_remove(key));
-            for (name, mut definition) in own
-                .as_ref()
-                .and_then(Value::as_object)
-                .into_iter()
-                .flatten()
-                .map(|(n, d)| (n, d.clone()))
-            {
-                refer(&mut definition, place);
-                definitions.insert(format!("{place}_{name}"), definition);
-            }
-        }
-        refer(&mut arguments, place);
-        calls.push(json!({
-            "type": "object",
-            "properties": {"name": {"const": name}, "arguments": arguments},
-            "required": ["name", "arguments"],
-            "additionalProperties": false,
-        }));
-    }
-    let mut schema = json!({"anyOf": calls});
-    if !definitions.is_empty() {
-        schema["$defs"] = Value::Object(definitions);
-    }
-    schema
-}
-
-/// Lets references find the definitions of the tool at `place` where these are now.
-fn refer(schema: &mut Value, place: usize) {
-    match schema {
-        Value::Object(fields) => {
-            for (key, value) in fields {
-                let target = value.as_str().filter(|_| key == "$ref").and_then(|target| {
-                    target.strip_prefix("#/$defs/").or(target.strip_prefix("#/definitions/"))
-                });
-                match target.map(|name| format!("#/$defs/{place}_{name}")) {
-                    Some(target) => *value = Value::String(target),
-                    None => refer(value, place),
-                }
-            }
-        }
-        Value::Array(values) => values.iter_mut().for_each(|value| refer(value, place)),
-        _ => {}
-    }
-}
-
 /// A conversation with what its model puts before it.
 fn conversation(
     model: &ModelRecord,
@@ -286,31 +229,4 @@ fn conversation(
         context: Vec::new(),
         think,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_call_is_described_with_definitions_of_its_own_tool() {
-        let tool = |name: &str, parameters: Value| json!({"type": "function", "function": {"name": name, "parameters": parameters}});
-        let shared = |kind: &str| json!({"type": "object", "properties": {"at": {"$ref": "#/$defs/Place"}}, "$defs": {"Place": {"type": kind}}});
-        let schema = call_schema(&[
-            tool("a", shared("string")),
-            tool("b", shared("integer")),
-            tool("c", Value::Null),
-        ]);
-        let arguments = |at: usize| &schema["anyOf"][at]["properties"]["arguments"];
-        assert_eq!(
-            schema["$defs"],
-            json!({"0_Place": {"type": "string"}, "1_Place": {"type": "integer"}})
-        );
-        assert_eq!(
-            arguments(1),
-            &json!({"type": "object", "properties": {"at": {"$ref": "#/$defs/1_Place"}}})
-        );
-        assert_eq!(arguments(2), &json!({"type": "object"}));
-        assert_eq!(schema["anyOf"][2]["properties"]["name"], json!({"const": "c"}));
-    }
 }

@@ -69,18 +69,17 @@ impl Gateway {
             tokio::select! {
                 failure = told.ended() => {
                     telemetry::attempt("ended");
-                    let _ = sender.send(Err(failure)).await;
+                    run.running.ended();
+                    run.tell(failure).await;
                 }
-                () = sender.closed() => telemetry::attempt("cancelled"),
                 failure = lateness(deadline) => {
                     telemetry::attempt("late");
                     run.running.failed(&failure);
-                    let _ = sender.send(Err(failure)).await;
+                    run.tell(failure).await;
                 }
                 result = run.drive() => if let Err(failure) = result {
                     run.running.failed(&failure);
-                    // Nobody may be listening any more, which is as good.
-                    let _ = sender.send(Err(failure)).await;
+                    run.tell(failure).await;
                 }
             }
         };
@@ -318,6 +317,11 @@ impl Run {
     fn budget<T>(&self, change: impl FnOnce(&mut RetryBudget, Millis) -> T) -> T {
         let route = self.gateway.route(&self.job.model);
         route.budget(|budget| change(budget, Millis::now()))
+    }
+
+    /// Tells the client that there is nothing more. It may not listen any longer, which is as good, and is not waited for for ever.
+    async fn tell(&self, failure: Failure) {
+        let _ = self.sender.send_timeout(Err(failure), self.gateway.config.client_stall).await;
     }
 
     async fn send(&mut self, event: Event) -> bool {

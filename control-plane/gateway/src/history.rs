@@ -276,6 +276,11 @@ impl Running {
         self.end(Outcome::Failed, Some(failure.status_code().to_string()));
     }
 
+    /// Somebody ended it.
+    pub fn ended(&self) {
+        self.end(Outcome::Cancelled, Some("ended".to_owned()));
+    }
+
     fn end(&self, outcome: Outcome, reason: Option<String>) {
         let took = ms(self.begun.elapsed());
         let mut record = self.lock();

@@ -9,6 +9,7 @@ use axum::body::Body;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use futures_util::stream::{BoxStream, Stream, StreamExt as _};
 use ollamamax_proto::limits::{STREAM_PING_MS, STREAM_WRITE_BYTES};
 use serde::Serialize;
 use std::convert::Infallible;
@@ -76,6 +77,8 @@ pub(crate) fn respond<R: Render>(answer: Answer, render: R) -> Response {
             }
             match answer.try_next() {
                 Some(ready) => next = Some(ready),
+                // What was read shows nothing: there is nothing to send yet.
+                None if out.is_empty() => next = answer.next().await,
                 None => break,
             }
         }
@@ -92,6 +95,16 @@ pub fn event_stream(body: Body) -> Response {
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     response
+}
+
+/// Events, with what shows that the stream is alive wherever it is silent.
+pub fn alive(events: BoxStream<'static, Bytes>) -> impl Stream<Item = Bytes> + Send {
+    futures_util::stream::unfold(events, async |mut events| {
+        match tokio::time::timeout(SILENCE, events.next()).await {
+            Ok(next) => Some((next?, events)),
+            Err(_) => Some((Bytes::from_static(COMMENT.as_bytes()), events)),
+        }
+    })
 }
 
 /// A body with its content type.

@@ -34,10 +34,12 @@ const CLOSES: [&str; 8] = [
 ];
 /// What Mistral's models write between a name and its arguments.
 const ARGUMENTS: &str = "[ARGS]";
+/// What some of them write before that, with an id of their own behind it.
+const CALL_ID: &str = "[CALL_ID]";
 
 /// Control tokens that stand around calls: a worker shows them only on request.
 pub(super) fn closing() -> impl Iterator<Item = &'static str> {
-    CLOSES.into_iter().chain([ARGUMENTS])
+    [ARGUMENTS, CALL_ID].into_iter().chain(CLOSES)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -183,7 +185,11 @@ impl Finder {
         // A name, and behind it the arguments.
         let named = self.syntax.names.iter().filter(|name| text.starts_with(name.as_str()));
         if let Some(name) = named.max_by_key(|name| name.len()) {
-            let rest = text[name.len()..].trim_start();
+            let mut rest = text[name.len()..].trim_start();
+            if let Some(id) = rest.strip_prefix(CALL_ID) {
+                let Some(at) = id.find(ARGUMENTS) else { return Body::Open };
+                rest = &id[at..];
+            }
             let rest = rest.strip_prefix(ARGUMENTS).unwrap_or(rest).trim_start();
             if rest.starts_with('{') {
                 let from = self.held.len() - rest.len();
@@ -193,7 +199,7 @@ impl Finder {
                 };
                 return Body::Calls(vec![(name.clone(), arguments)], end);
             }
-            if rest.is_empty() || ARGUMENTS.starts_with(rest) {
+            if [ARGUMENTS, CALL_ID].iter().any(|mark| mark.starts_with(rest)) {
                 return Body::Open;
             }
         }
@@ -204,18 +210,22 @@ impl Finder {
     fn behind(&mut self, mut closed: bool) -> bool {
         let mut text =
             self.held.trim_start_matches(|c: char| c.is_whitespace() || ",;".contains(c));
-        while let Some(rest) = CLOSES.iter().find_map(|close| text.strip_prefix(close)) {
+        let own = self.tag.strip_prefix('<').map(|name| format!("</{name}"));
+        let closes = || CLOSES.into_iter().chain(own.as_deref());
+        while let Some(rest) = closes().find_map(|close| text.strip_prefix(close)) {
             (text, closed) = (rest.trim_start(), true);
         }
         self.held = text.to_owned();
         self.place = Place::Behind { closed };
         let tags = self.syntax.tags.iter().map(String::as_str);
         let may_be = |tag: &str| tag.starts_with(&self.held) && tag != self.held;
-        if self.held.is_empty() || tags.chain(CLOSES).any(may_be) {
+        if self.held.is_empty() || tags.chain(closes()).any(may_be) {
             return false;
         }
         let goes_on = !closed && self.held.starts_with('{');
         self.place = if goes_on { Place::Call } else { Place::Text };
+        // The next one has no tag of its own, should it be none.
+        self.tag.clear();
         true
     }
 }

@@ -45,11 +45,13 @@ impl Marks {
 
     fn of_jinja(template: &str) -> Self {
         let by_name = ["enable_thinking", "reasoning_content"].iter().any(|n| template.contains(n));
-        let spelled = THINKING.iter().find(|(open, _)| template.contains(open));
+        let spelled = THINKING
+            .iter()
+            .find(|(open, close)| template.contains(open) || template.contains(close));
         let thinking =
             spelled.or(by_name.then_some(&THINKING[0])).map(|(open, close)| tags(open, close));
         let calls = CALLS.into_iter().filter(|tag| template.contains(tag)).map(str::to_owned);
-        Self { tools: template.contains("tools"), thinking, insert: false, tags: calls.collect() }
+        Self { tools: reads_tools(template), thinking, insert: false, tags: calls.collect() }
     }
 
     fn of_go(template: &str) -> Self {
@@ -78,15 +80,24 @@ impl Marks {
             names,
             salt: rand::random(),
         });
-        Syntax { thinking: self.thinking.clone().filter(|_| think), calls }
+        Syntax { thinking: self.thinking.clone(), hidden: !think, calls }
     }
 }
 
 impl Syntax {
     /// For an answer that is a call, or a list of them, and nothing else.
-    pub(crate) fn only_calls(thinking: Option<Tags>, names: Vec<String>) -> Self {
-        let salt = rand::random();
-        Self { thinking, calls: Some(calls::Syntax { tags: Vec::new(), bare: true, names, salt }) }
+    pub(crate) fn of_only_calls(self, names: Vec<String>) -> Self {
+        let (tags, salt) = (Vec::new(), rand::random());
+        Self { calls: Some(calls::Syntax { tags, bare: true, names, salt }), ..self }
+    }
+
+    /// The same for another answer to the same request: its calls have other ids.
+    pub(crate) fn for_choice(&self, place: usize) -> Self {
+        let mut syntax = self.clone();
+        if let Some(calls) = &mut syntax.calls {
+            calls.salt = calls.salt.wrapping_add(0x0100_0193_u32.wrapping_mul(place as u32));
+        }
+        syntax
     }
 
     /// Control tokens that a worker has to show for this.
@@ -97,6 +108,11 @@ impl Syntax {
         });
         tags.chain(calls).take(limits::MARKERS_COUNT).collect()
     }
+}
+
+/// Whether a Jinja template reads the variable `tools`; a field of a message that is called so is not where tools are given.
+fn reads_tools(template: &str) -> bool {
+    template.match_indices("tools").any(|(at, _)| !template[..at].ends_with(['\'', '"']))
 }
 
 /// Whether a source is a Go template: it has no `{%`, and a field in it begins with a dot.
@@ -130,12 +146,14 @@ fn nodes(mut template: &str) -> Vec<Node<'_>> {
 
 /// Whether an action reads a field: `.Tools` is not read by `.ToolsFor` nor by `.ToolCalls`.
 fn has_field(action: &str, field: &str) -> bool {
+    let variable = action.find('$');
     action.match_indices(field).any(|(at, _)| {
         let next = action[at + field.len()..].chars().next();
         let before = action[..at].chars().next_back();
         let is_name = |c: char| c.is_alphanumeric() || c == '_';
         // A variable may stand before a field, a name of something else may not.
-        let is_root = before.is_none_or(|before| !is_name(before)) || action[..at].contains('$');
+        let is_root = before.is_none_or(|before| !is_name(before))
+            || variable.is_some_and(|variable| variable < at);
         is_root && next.is_none_or(|next| !is_name(next))
     })
 }

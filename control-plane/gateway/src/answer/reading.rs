@@ -122,6 +122,10 @@ impl Answer {
 
     /// Tells what the client has of a part, and what it has not.
     fn tell(&mut self, mut part: Part) -> Result<(), Failure> {
+        if matches!(part, Part::Done(_)) && self.skip > 0 {
+            let text = format!("`from` is {} past the end of the stream", self.skip);
+            return Err(Failure::InvalidField { field: "from", text });
+        }
         let had = self.skip.min(part.size());
         if had == 0 {
             self.ready.push_back(Read::New(part));

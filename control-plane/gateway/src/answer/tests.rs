@@ -11,10 +11,8 @@ fn tags() -> Tags {
 fn syntax(thinks: bool, template: &str) -> Syntax {
     let names = ["weather", "add", "weather_at"].map(str::to_owned).to_vec();
     let calls = Marks::of(template).syntax(false, names).calls;
-    Syntax {
-        thinking: thinks.then(tags),
-        calls: calls.map(|calls| calls::Syntax { salt: 7, ..calls }),
-    }
+    let calls = calls.map(|calls| calls::Syntax { salt: 7, ..calls });
+    Syntax { thinking: thinks.then(tags), hidden: false, calls }
 }
 
 const HERMES: &str = "{% if tools %}<tool_call>{% endif %}";
@@ -74,7 +72,7 @@ fn thinking_is_told_apart_at_the_beginning_only() {
 }
 
 fn syntax_without_tools() -> Syntax {
-    Syntax { thinking: Some(tags()), calls: None }
+    Syntax { thinking: Some(tags()), ..Syntax::default() }
 }
 
 #[test]
@@ -95,6 +93,12 @@ fn calls_are_found_in_the_way_of_each_family() {
         (MISTRAL, format!("[TOOL_CALLS] [{json}]"), vec![paris]),
         (MISTRAL, format!("[TOOL_CALLS][{json}, {{\"name\": \"add\", \"arguments\": {{}}}}]"), vec![paris, "!add {}"]),
         (MISTRAL, r#"[TOOL_CALLS]weather[ARGS]{"city": "Paris"}"#.to_owned(), vec![paris]),
+        (
+            MISTRAL,
+            r#"[TOOL_CALLS]weather[CALL_ID]a1B2c3D4e[ARGS]{"city": "Paris"}"#.to_owned(),
+            vec![paris],
+        ),
+        (HERMES, format!("<tool_call>{json} {{\"note\": 1}}"), vec![paris, "={\"note\": 1}"]),
         (MISTRAL, r#"[TOOL_CALLS]weather_at{"x": "}"}[TOOL_CALLS]add[ARGS]{}"#.to_owned(), vec![r#"!weather_at {"x":"}"}"#, "!add {}"]),
     ] {
         assert_eq!(said(&syntax(false, template), &text), expected, "{text:?}");
@@ -173,7 +177,11 @@ fn templates_tell_how_their_models_write() {
         said(&Marks::of(mistral).syntax(false, vec!["add".to_owned()]), listed),
         ["!add {}"]
     );
+    let closed = format!("{call}</call> Done");
+    assert_eq!(said(&marks.syntax(false, vec!["add".to_owned()]), &closed), ["!add {}", "=Done"]);
     assert!(Marks::of("{{ .Prompt }}{{ .Suffix }}").insert);
+    let distilled = Marks::of("{% if '</think>' in content %}{% endif %}{{ message['tools'] }}");
+    assert_eq!((distilled.thinking, distilled.tools), (Some(tags()), false));
     let plain = Marks::of("{{ .System }}{{ .Prompt }}{{ .ToolsOfOthers }}");
     assert_eq!(plain, Marks::default());
     let qwen = Marks::of("{% if enable_thinking is false %}{% endif %}{{ tools }}<tool_call>");
@@ -243,4 +251,18 @@ fn a_call_counts_as_one_and_text_by_its_bytes() {
     assert_eq!(call[0].size(), 1);
     assert_eq!(Part::Text(piece("é")).size(), 2);
     assert_eq!(json!(said(&syntax(false, LLAMA), "é")), json!(["=é"]));
+}
+
+#[test]
+fn thinking_that_nobody_asked_for_is_left_out() {
+    let hidden = Syntax { hidden: true, ..syntax(true, LLAMA) };
+    let text = "<think>hm</think>{\"name\": \"add\", \"arguments\": {}}";
+    assert_eq!(said(&hidden, text), ["!add {}"]);
+    assert_eq!(said(&hidden, "<think>hm</think>Yes"), ["=Yes"]);
+}
+
+#[test]
+fn long_actions_of_a_template_take_no_longer_than_they_are_long() {
+    let template = format!("{{{{ a{} }}}}", ".Systema".repeat(1 << 17));
+    assert_eq!(Marks::of(&template), Marks::default());
 }

@@ -62,9 +62,10 @@ fn tool_use(call: &Call) -> Value {
 
 fn reason(summary: &Summary, calls: usize) -> &'static str {
     match (calls, summary.reason) {
-        (1.., _) => "tool_use",
+        // What was cut may have been another call: who runs the first would run half of them.
+        (_, FinishReason::Length) => "max_tokens",
+        (1.., FinishReason::Stop) => "tool_use",
         (0, FinishReason::Stop) => "end_turn",
-        (0, FinishReason::Length) => "max_tokens",
     }
 }
 

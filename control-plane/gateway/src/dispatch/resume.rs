@@ -76,7 +76,7 @@ impl Run {
             prompt: job.prompt.clone(),
             options,
             resume: self.tokens.clone(),
-            caller: String::new(),
+            caller: job.asker.caller.clone(),
             time_left: None,
             prefix: Prefix::default(),
             salt: self.salt,

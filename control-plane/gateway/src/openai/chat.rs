@@ -128,9 +128,11 @@ pub(crate) async fn chat(
         let generation = gateway.generate(job).await?;
         return Ok(form.respond(generation, 0, id)?);
     }
-    let answers = choices::begin(&gateway, choices::seeded(job, count), &form.syntax).await?;
+    let (jobs, syntax) = (choices::seeded(job, count), &form.syntax);
     if !streamed {
-        return Ok(stream::plain_json(&frame.whole(&choices::whole(answers).await?)));
+        return Ok(stream::plain_json(
+            &frame.whole(&choices::whole(&gateway, jobs, syntax).await?),
+        ));
     }
     let ending = frame.clone();
     let end = move |summaries: &[_]| {
@@ -138,7 +140,8 @@ pub(crate) async fn chat(
         ending.ends(summaries.iter(), &mut out);
         out
     };
-    Ok(choices::respond(answers, |place| frame.clone().events_of(place), end))
+    let events = |place| frame.clone().events_of(place);
+    Ok(choices::respond(&gateway, jobs, syntax, events, end).await?)
 }
 
 impl ChatRequest {

@@ -4,7 +4,7 @@ use crate::Gateway;
 use crate::answer::{Answer, Part, Read, Syntax, Whole};
 use crate::dispatch::{Job, Summary};
 use crate::error::Failure;
-use crate::stream::{EVENT_STREAM, Render, event_stream};
+use crate::stream::{EVENT_STREAM, Render, alive, event_stream};
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
@@ -25,16 +25,6 @@ pub(super) fn count(n: Option<i64>) -> Result<usize, Failure> {
     })
 }
 
-/// Starts generations.
-pub(super) async fn begin(
-    gateway: &Arc<Gateway>,
-    jobs: impl IntoIterator<Item = Job>,
-    syntax: &Syntax,
-) -> Result<Vec<Answer>, Failure> {
-    let one = async |job: Job| Answer::begin(gateway.generate(job).await?, syntax, 0);
-    try_join_all(jobs.into_iter().map(one)).await
-}
-
 /// The same job so often, each with a seed of its own.
 pub(super) fn seeded(job: Job, count: usize) -> impl Iterator<Item = Job> {
     (0..count as u64).map(move |place| {
@@ -45,59 +35,123 @@ pub(super) fn seeded(job: Job, count: usize) -> impl Iterator<Item = Job> {
     })
 }
 
-/// All of them, whole.
-pub(super) async fn whole(answers: Vec<Answer>) -> Result<Vec<Whole>, Failure> {
-    try_join_all(answers.into_iter().map(Answer::whole)).await
+/// All answers, whole: each is read as it comes, so that none waits for another.
+pub(super) async fn whole(
+    gateway: &Arc<Gateway>,
+    jobs: impl IntoIterator<Item = Job>,
+    syntax: &Syntax,
+) -> Result<Vec<Whole>, Failure> {
+    let one = async |(place, job): (usize, Job)| {
+        let generation = gateway.generate(job).await?;
+        Answer::begin(generation, &syntax.for_choice(place), 0)?.whole().await
+    };
+    try_join_all(jobs.into_iter().enumerate().map(one)).await
 }
 
-/// A body of all parts of all answers as they come, and what it ends with.
-pub(super) fn respond<R: Render>(
-    answers: Vec<Answer>,
+/// Where an answer comes from.
+enum Source {
+    /// It has not begun.
+    Job(Box<Job>),
+    Answer(Box<Answer>),
+}
+
+/// A choice on its way.
+struct Choice<R> {
+    gateway: Arc<Gateway>,
+    place: usize,
+    syntax: Syntax,
+    source: Source,
+    render: R,
+    ended: Arc<Mutex<Vec<(usize, Summary)>>>,
+}
+
+impl<R: Render> Choice<R> {
+    async fn begin(mut self) -> (Self, Result<(), Failure>) {
+        if let Source::Job(job) = self.source {
+            let begun = match self.gateway.generate(Job::clone(&job)).await {
+                Ok(generation) => Answer::begin(generation, &self.syntax, 0),
+                Err(failure) => Err(failure),
+            };
+            match begun {
+                Ok(answer) => self.source = Source::Answer(Box::new(answer)),
+                Err(failure) => {
+                    self.source = Source::Job(job);
+                    return (self, Err(failure));
+                }
+            }
+        }
+        (self, Ok(()))
+    }
+
+    /// What comes next as bytes, and what follows that.
+    async fn step(self) -> (Bytes, Option<Self>) {
+        let (mut this, begun) = self.begin().await;
+        let mut out = Vec::new();
+        let next = match (begun, &mut this.source) {
+            (Err(failure), _) => Some(Err(failure)),
+            (Ok(()), Source::Answer(answer)) => answer.next().await,
+            (Ok(()), Source::Job(_)) => None,
+        };
+        match next {
+            Some(Ok(Read::Had(part) | Read::New(part))) => {
+                let ending = match &part {
+                    Part::Done(summary) => Some(Summary::clone(summary)),
+                    _ => None,
+                };
+                this.render.part(part, &mut out);
+                let Some(summary) = ending else { return (Bytes::from(out), Some(this)) };
+                let mut ended = this.ended.lock().unwrap_or_else(PoisonError::into_inner);
+                ended.push((this.place, summary));
+            }
+            Some(Err(failure)) => {
+                tracing::warn!(error = failure.to_string(), "the stream broke off");
+                this.render.failure(&failure, &mut out);
+            }
+            None => {
+                let failure = Failure::Internal("the generation broke off".to_owned());
+                this.render.failure(&failure, &mut out);
+            }
+        }
+        (Bytes::from(out), None)
+    }
+}
+
+/// A body of all parts of all answers as they come, and what it ends with. Fails where the first one does not begin.
+pub(super) async fn respond<R: Render>(
+    gateway: &Arc<Gateway>,
+    jobs: impl IntoIterator<Item = Job>,
+    syntax: &Syntax,
     render: impl Fn(usize) -> R,
     end: impl FnOnce(&[Summary]) -> Vec<u8> + Send + 'static,
-) -> Response {
+) -> Result<Response, Failure> {
     debug_assert_eq!(R::CONTENT_TYPE, EVENT_STREAM);
-    let summaries = Arc::new(Mutex::new(Vec::new()));
-    let each = answers.into_iter().enumerate().map(|(place, answer)| {
-        let (render, summaries) = (render(place), Arc::clone(&summaries));
-        let parts = stream::unfold(Some((answer, render)), move |state| {
-            let summaries = Arc::clone(&summaries);
-            async move {
-                let (mut answer, mut render) = state?;
-                let mut out = Vec::new();
-                match answer.next().await {
-                    Some(Ok(Read::Had(part) | Read::New(part))) => {
-                        let ending = match &part {
-                            Part::Done(summary) => Some(Summary::clone(summary)),
-                            _ => None,
-                        };
-                        render.part(part, &mut out);
-                        let Some(summary) = ending else {
-                            return Some((Bytes::from(out), Some((answer, render))));
-                        };
-                        summaries.lock().unwrap_or_else(PoisonError::into_inner).push(summary);
-                    }
-                    Some(Err(failure)) => {
-                        tracing::warn!(error = failure.to_string(), "the stream broke off");
-                        render.failure(&failure, &mut out);
-                    }
-                    None => {
-                        let failure = Failure::Internal("the generation broke off".to_owned());
-                        render.failure(&failure, &mut out);
-                    }
-                }
-                Some((Bytes::from(out), None))
-            }
-        });
-        parts.boxed()
-    });
-    let each: Vec<_> = each.collect();
+    let ended = Arc::new(Mutex::new(Vec::new()));
+    let mut each = Vec::new();
+    for (place, job) in jobs.into_iter().enumerate() {
+        let mut choice = Choice {
+            gateway: Arc::clone(gateway),
+            place,
+            syntax: syntax.for_choice(place),
+            source: Source::Job(Box::new(job)),
+            render: render(place),
+            ended: Arc::clone(&ended),
+        };
+        if place == 0 {
+            let begun;
+            (choice, begun) = choice.begin().await;
+            begun?;
+        }
+        let steps = stream::unfold(Some(choice), async |choice| Some(choice?.step().await));
+        each.push(steps.boxed());
+    }
     let wanted = each.len();
     let last = stream::once(async move {
-        let summaries = summaries.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ended = std::mem::take(&mut *ended.lock().unwrap_or_else(PoisonError::into_inner));
+        ended.sort_by_key(|(place, _)| *place);
+        let summaries: Vec<Summary> = ended.into_iter().map(|(_, summary)| summary).collect();
         // A stream that broke off has said so and is not said to be complete.
         if summaries.len() == wanted { Bytes::from(end(&summaries)) } else { Bytes::new() }
     });
-    let body = select_all(each).chain(last).map(Ok::<_, Infallible>);
-    event_stream(Body::from_stream(body))
+    let body = alive(select_all(each).chain(last).boxed());
+    Ok(event_stream(Body::from_stream(body.map(Ok::<_, Infallible>))))
 }

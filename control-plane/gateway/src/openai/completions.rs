@@ -3,8 +3,8 @@
 //! As with Ollama a text goes through the model's chat template. What a model thinks before it answers is not part of the text.
 
 use super::answers::Completion;
-use super::{Sampling, Stop, StreamOptions, at_most, choices, new_id, usage};
-use crate::answer::{Part, Whole};
+use super::{Sampling, Stop, StreamOptions, at_most, choices, new_id};
+use crate::answer::{Part, Syntax, Whole};
 use crate::auth::Caller;
 use crate::converse::{Prepared, Text};
 use crate::demand::Want;
@@ -106,6 +106,8 @@ pub(crate) async fn completions(
     let prepared = prepared.collect::<Result<Vec<Prepared>, Failure>>()?;
     // They differ in their prompts alone.
     let syntax = prepared.first().map(|first| first.syntax.clone()).unwrap_or_default();
+    // This endpoint has no place for thinking.
+    let syntax = Syntax { hidden: true, ..syntax };
     let form = Form { syntax, flavour: Flavour::Completion(frame.clone()) };
     let streamed = request.stream == Some(true);
     let alone = prompts.len() * count == 1;
@@ -129,20 +131,22 @@ pub(crate) async fn completions(
         let generation = gateway.generate(job).await?;
         return Ok(form.respond(generation, 0, id)?);
     }
-    let answers = choices::begin(&gateway, jobs, &form.syntax).await?;
     if !streamed {
-        let echoed: Vec<&str> =
-            prompts.iter().map(|text| if request.echo == Some(true) { text } else { "" }).collect();
-        let all = choices::whole(answers).await?;
-        return Ok(stream::plain_json(&frame.whole(&all, |place| echoed[place / count])));
+        let all = choices::whole(&gateway, jobs, &form.syntax).await?;
+        let echo = |place: usize| match request.echo {
+            Some(true) => prompts[place / count].as_str(),
+            _ => "",
+        };
+        return Ok(stream::plain_json(&frame.whole(&all, count, echo)));
     }
     let ending = frame.clone();
     let end = move |summaries: &[_]| {
         let mut out = Vec::new();
-        ending.ends(summaries.iter(), &mut out);
+        ending.ends(summaries.iter(), count, &mut out);
         out
     };
-    Ok(choices::respond(answers, |place| frame.clone().events_of(place), end))
+    let events = |place| frame.clone().events_of(place);
+    Ok(choices::respond(&gateway, jobs, &form.syntax, events, end).await?)
 }
 
 impl CompletionRequest {
@@ -228,25 +232,36 @@ impl Frame {
         json!({"text": text, "index": index, "logprobs": logprobs, "finish_reason": reason})
     }
 
-    fn whole<'a>(&self, all: &[Whole], echo: impl Fn(usize) -> &'a str) -> Value {
+    /// All choices, `count` for each prompt.
+    fn whole<'a>(&self, all: &[Whole], count: usize, echo: impl Fn(usize) -> &'a str) -> Value {
         let choice = |(index, whole): (usize, &Whole)| {
             let text = format!("{}{}", echo(index), whole.text);
             let reason = whole.summary.reason.as_str();
             self.choice(index, &text, &whole.logprobs, Some(reason))
         };
         let mut record = self.record(all.iter().enumerate().map(choice).collect());
-        record["usage"] = usage(all.iter().map(|whole| &whole.summary));
+        record["usage"] = used(all.iter().map(|whole| &whole.summary), count);
         record
     }
 
-    fn ends<'a>(&self, all: impl Iterator<Item = &'a Summary>, out: &mut Vec<u8>) {
+    fn ends<'a>(&self, all: impl Iterator<Item = &'a Summary>, count: usize, out: &mut Vec<u8>) {
         if self.usage {
             let mut last = self.record(json!([]));
-            last["usage"] = usage(all);
+            last["usage"] = used(all, count);
             stream::event(&last, out);
         }
         out.extend_from_slice(b"data: [DONE]\n\n");
     }
+}
+
+/// The tokens of all prompts, each of which has `count` answers, and of all answers.
+fn used<'a>(all: impl Iterator<Item = &'a Summary>, count: usize) -> Value {
+    let (mut prompt, mut output) = (0, 0);
+    for (place, summary) in all.enumerate() {
+        prompt += if place % count == 0 { u64::from(summary.prompt_tokens) } else { 0 };
+        output += u64::from(summary.output_tokens);
+    }
+    json!({"prompt_tokens": prompt, "completion_tokens": output, "total_tokens": prompt + output})
 }
 
 /// Log-probabilities as this old endpoint writes them: lists side by side.
@@ -299,7 +314,7 @@ impl Render for Events {
             Part::Done(summary) => {
                 self.chunk("", &[], Some(summary.reason.as_str()), out);
                 if self.one_of_many.is_none() {
-                    self.frame.ends(std::iter::once(&*summary), out);
+                    self.frame.ends(std::iter::once(&*summary), 1, out);
                 }
             }
         }

@@ -34,6 +34,8 @@ struct Page {
     record: wire::StreamRecord,
     changed: bool,
     written: bool,
+    /// It has grown beyond what is kept of one.
+    is_too_long: bool,
     /// Since when nobody writes to it any more.
     ended: Option<Instant>,
 }
@@ -53,6 +55,9 @@ impl Recording {
     /// More tokens, what they released, and where Mirostat stands after them.
     pub fn add(&self, tokens: &[u32], text: &str, mu: Option<f64>, resumes: u32) {
         let mut page = self.page();
+        if page.is_too_long {
+            return;
+        }
         if let Some(request) = &mut page.record.request {
             request.resume.extend_from_slice(tokens);
             let options = request.options.as_mut();
@@ -106,7 +111,7 @@ impl Gateway {
             text,
             resumes: 0,
         };
-        let page = Page { record, changed: true, written: false, ended: None };
+        let page = Page { record, changed: true, written: false, is_too_long: false, ended: None };
         let (id, begun, page) = (*id, Instant::now(), Mutex::new(page));
         let recording = Arc::new(Recording { id, begun, page });
         let mut pages = self.streams.pages();
@@ -183,20 +188,21 @@ impl Recording {
         if page.changed && self.begun.elapsed() >= period && (time || !page.written) {
             commands.extend(page.put(self.id));
         }
-        true
+        page.written || !page.is_too_long
     }
 }
 
 impl Page {
     fn put(&mut self, id: StreamId) -> Option<Command> {
-        if !std::mem::take(&mut self.changed) {
+        if !std::mem::take(&mut self.changed) || self.is_too_long {
+            return None;
+        }
+        // What is too long to be kept is not kept any more: what was kept before still leads to the same text.
+        if self.record.encoded_len() > limits::CHECKPOINT_VALUE_BYTES {
+            (self.is_too_long, self.record) = (true, wire::StreamRecord::default());
             return None;
         }
         let value = self.record.encode_to_vec();
-        // What is too long to be kept is not kept any more: what was kept before still leads to the same text.
-        if value.len() > limits::CHECKPOINT_VALUE_BYTES {
-            return None;
-        }
         self.written = true;
         Some(Command::PutCheckpoint { name: id.name(), value, expected: None })
     }

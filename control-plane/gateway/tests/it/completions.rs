@@ -44,6 +44,11 @@ async fn several_prompts_have_an_answer_each_with_log_probabilities() {
     let ask = json!({"model": "m", "prompt": ["a", "b"], "n": 2, "seed": 7, "max_tokens": 1, "logprobs": 1, "echo": true});
     let whole = bench.post("/v1/completions", ask).await.json();
     let choices = whole["choices"].as_array().unwrap();
+    // Each prompt once, each answer.
+    assert_eq!(
+        whole["usage"],
+        json!({"prompt_tokens": 6, "completion_tokens": 4, "total_tokens": 10})
+    );
     let expected = [("a", 7), ("a", 8), ("b", 7), ("b", 8)];
     for (at, (prompt, seed)) in expected.into_iter().enumerate() {
         assert_eq!(choices[at]["text"], format!("{prompt}t{} ", token(seed, 0)));

@@ -1,5 +1,6 @@
 //! Streams whose gateway goes: another one goes on with them, and nothing is lost or comes twice.
 
+use crate::auth::{Secure, add_user};
 use crate::control::FakeBlobs;
 use crate::described;
 use crate::http::{Answer, Bench, local, quick, until};
@@ -180,4 +181,25 @@ async fn what_names_no_stream_or_no_place_in_it_is_refused() {
     bench.control.put_version("m", version);
     let (status, error) = refused(format!("/api/streams/{id}"), &[]).await;
     assert!(status == 409 && error.contains("another version"), "{status} {error}");
+}
+
+/// Who sees an id in a log of a proxy has not got the stream with it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_somebody_asked_is_for_nobody_else() {
+    let secure = Secure::with(&[Script::Slow(Duration::from_millis(5))]).await;
+    let alice = add_user(&secure.bench.control, "alice", "user", 7);
+    let bob = add_user(&secure.bench.control, "bob", "user", 8);
+    let options = json!({"seed": SEED, "num_predict": TOKENS});
+    let ask = json!({"model": "m", "prompt": "x", "options": options});
+    let answer = secure.post(&alice, "/api/generate", ask).await;
+    let id = answer.headers["x-stream-id"].to_str().expect("an id").to_owned();
+    let held = || secure.bench.control.state().checkpoints.keys().any(|name| name.ends_with(&id));
+    until("it is kept", held).await;
+    let path = format!("/api/streams/{id}");
+    let foreign = secure.get(&bob, &path).await;
+    assert!(foreign.status == 404 && foreign.error().contains("ask anew"), "{}", foreign.text);
+    let own = secure.get(&alice, &path).await;
+    assert_eq!((own.status.as_u16(), responses(&own.lines())), (200, text(SEED, TOKENS)));
+    let past = secure.get(&alice, &format!("{path}?from=9999999")).await;
+    assert!(past.text.contains("past the end of the stream"), "{}", past.text);
 }

@@ -6,7 +6,7 @@ use crate::error::Failure;
 use crate::logprobs;
 use crate::openai::usage;
 use crate::stream::{self, Render};
-use ollamamax_proto::inference::TokenLogprob;
+use ollamamax_proto::inference::{FinishReason, TokenLogprob};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -93,7 +93,11 @@ fn tool_call(call: &Call) -> Value {
 }
 
 fn reason(summary: &Summary, calls: usize) -> &'static str {
-    if calls > 0 { "tool_calls" } else { summary.reason.as_str() }
+    // What was cut may have been another call: who runs the first would run half of them.
+    match (calls, summary.reason) {
+        (1.., FinishReason::Stop) => "tool_calls",
+        (_, reason) => reason.as_str(),
+    }
 }
 
 /// The events of one stream.

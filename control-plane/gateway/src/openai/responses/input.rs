@@ -36,8 +36,9 @@ pub(super) fn messages(
         Some(Input::Text(text)) => all.push(draft("user", text)),
         Some(Input::Items(items)) => {
             check_count(items.len())?;
+            let mut called = Map::new();
             for (place, item) in items.into_iter().enumerate() {
-                take(&mut all, place, item, model)?;
+                take(&mut all, &mut called, place, item, model)?;
             }
         }
     }
@@ -67,6 +68,7 @@ impl Draft {
 
 fn take(
     all: &mut Vec<Draft>,
+    called: &mut Map<String, Value>,
     place: usize,
     item: Map<String, Value>,
     model: &str,
@@ -101,15 +103,14 @@ fn take(
                 "type": "function",
                 "function": {"name": text("name"), "arguments": arguments},
             });
+            called.insert(text("call_id").to_owned(), text("name").into());
             let last = assistant(all, |_| true);
             let calls = last.extra.entry("tool_calls").or_insert_with(|| json!([]));
             calls.as_array_mut().into_iter().for_each(|calls| calls.push(call.clone()));
         }
         "function_call_output" => {
             let id = text("call_id");
-            let calls = all.iter().filter_map(|draft| draft.extra.get("tool_calls")?.as_array());
-            let call = calls.flatten().find(|call| call["id"] == id);
-            let name = call.map(|call| call["function"]["name"].clone());
+            let name = called.get(id).cloned();
             let mut result = draft("tool", content(place, item.get("output"), model)?);
             result.extra.insert("tool_call_id".to_owned(), id.into());
             result.extra.extend(name.map(|name| ("tool_name".to_owned(), name)));
@@ -174,8 +175,10 @@ pub(super) fn tools(tools: Vec<Value>) -> Result<Vec<Value>, Failure> {
                 all.push(json!({"type": "function", "function": tool}));
             }
             Some("namespace") => {
-                let inner = tool["tools"].as_array().cloned().unwrap_or_default();
-                all.extend(self::tools(inner)?);
+                let inner = tool.get_mut("tools").map(Value::take);
+                if let Some(Value::Array(inner)) = inner {
+                    all.extend(self::tools(inner)?);
+                }
             }
             Some("function") | None => {
                 let text = format!(
