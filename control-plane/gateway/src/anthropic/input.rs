@@ -55,7 +55,7 @@ pub(super) fn messages(
     if messages.is_empty() {
         return Err(Failure::invalid("messages: at least one message is required"));
     }
-    check_count(messages.len())?;
+    check_count("messages", messages.len())?;
     let mut all = Vec::new();
     let mut called: Map<String, Value> = Map::new();
     if let Some(system) = system {

@@ -240,9 +240,9 @@ pub(crate) async fn chat(
 fn messages(messages: Vec<ChatMessage>) -> Result<Vec<Message>, Failure> {
     /// What templates read of a message beside role and content.
     const PASSED_ON: [&str; 5] = ["thinking", "tool_calls", "tool_name", "tool_call_id", "name"];
-    check_count(messages.len())?;
+    check_count("messages", messages.len())?;
     let convert = |(index, mut message): (usize, ChatMessage)| {
-        let role = check_role(index, &message.role)?;
+        let role = check_role("messages", index, &message.role)?;
         message.extra.retain(|key, value| PASSED_ON.contains(&key.as_str()) && !value.is_null());
         Ok(Message {
             role,
@@ -259,27 +259,27 @@ pub(crate) fn extra_json(extra: Map<String, Value>) -> String {
 }
 
 /// Bounds the number of messages.
-pub(crate) fn check_count(count: usize) -> Result<(), Failure> {
-    if count > limits::MESSAGES_COUNT {
-        let limit = limits::MESSAGES_COUNT;
-        return Err(Failure::invalid(format!(
-            "`messages` has {count} entries, at most {limit} are accepted"
-        )));
+pub(crate) fn check_count(field: &'static str, count: usize) -> Result<(), Failure> {
+    let limit = limits::MESSAGES_COUNT;
+    if count > limit {
+        let text = format!("`{field}` has {count} entries, at most {limit} are accepted");
+        return Err(Failure::InvalidField { field, text });
     }
     Ok(())
 }
 
-/// A role in lower case, if it is one.
-pub(crate) fn check_role(index: usize, role: &str) -> Result<String, Failure> {
+/// A role in lower case, if it is one; `field` is the list it stands in.
+pub(crate) fn check_role(field: &'static str, index: usize, role: &str) -> Result<String, Failure> {
     let lower = role.to_lowercase();
     match lower.as_str() {
         "system" | "user" | "assistant" | "tool" => Ok(lower),
         "developer" => Ok("system".to_owned()),
         _ => {
             let role: String = role.chars().take(100).collect();
-            Err(Failure::invalid(format!(
-                "invalid value for field `messages[{index}].role`: unknown role {role:?}, expected \"system\", \"user\", \"assistant\" or \"tool\""
-            )))
+            let text = format!(
+                "invalid value for field `{field}[{index}].role`: unknown role {role:?}, expected \"system\", \"user\", \"assistant\" or \"tool\""
+            );
+            Err(Failure::InvalidField { field, text })
         }
     }
 }

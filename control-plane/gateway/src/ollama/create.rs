@@ -177,7 +177,7 @@ impl CreateRequest {
         }
         if let Some(messages) = self.messages.as_ref().filter(|messages| !messages.is_empty()) {
             let convert = |(index, message): (usize, &CreateMessage)| {
-                let role = check_role(index, &message.role)?;
+                let role = check_role("messages", index, &message.role)?;
                 Ok(SeedMessage { role, content: message.content.clone() })
             };
             version.messages =

@@ -103,9 +103,10 @@ pub(crate) fn effort(asked: Option<&str>) -> Result<Option<Think>, Failure> {
         Some("max" | "xhigh" | "ultra") => Ok(Some(Think::Max)),
         Some(other) => {
             let other: String = other.chars().take(100).collect();
-            Err(Failure::invalid(format!(
+            let text = format!(
                 "invalid reasoning value: {other:?} (must be \"high\", \"medium\", \"low\", \"max\", or \"none\")"
-            )))
+            );
+            Err(Failure::InvalidField { field: "reasoning_effort", text })
         }
     }
 }

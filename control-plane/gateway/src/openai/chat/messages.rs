@@ -41,19 +41,20 @@ struct Part {
 /// As a worker takes them.
 pub(super) fn read(messages: Vec<ChatMessage>, name: &str) -> Result<Vec<Message>, Failure> {
     const PASSED_ON: [&str; 5] = ["tool_calls", "tool_call_id", "name", "reasoning", "thinking"];
-    check_count(messages.len())?;
+    check_count("messages", messages.len())?;
     let mut all = Vec::with_capacity(messages.len());
     for (index, mut message) in messages.into_iter().enumerate() {
-        let role = check_role(index, &message.role)?;
+        let role = check_role("messages", index, &message.role)?;
         message.extra.retain(|key, value| PASSED_ON.contains(&key.as_str()) && !value.is_null());
         let content = match message.content {
             Some(Content::Text(text)) => text,
             Some(Content::Parts(parts)) => text_of(index, parts, name)?,
             None if message.extra.contains_key("tool_calls") => String::new(),
             None => {
-                return Err(Failure::invalid(format!(
+                let text = format!(
                     "invalid value for field `messages[{index}].content`: it may be null only beside `tool_calls`"
-                )));
+                );
+                return Err(Failure::InvalidField { field: "messages", text });
             }
         };
         as_templates_read(&mut message.extra);
@@ -122,9 +123,10 @@ fn text_of(index: usize, parts: Vec<Part>, name: &str) -> Result<String, Failure
             }
             "input_audio" => return Err(ollama::no_support(name, "audio")),
             other => {
-                return Err(Failure::invalid(format!(
+                let text = format!(
                     "invalid value for field `messages[{index}].content[{place}].type`: {other:?}"
-                )));
+                );
+                return Err(Failure::InvalidField { field: "messages", text });
             }
         }
     }

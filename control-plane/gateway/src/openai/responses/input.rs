@@ -35,7 +35,7 @@ pub(super) fn messages(
         None => {}
         Some(Input::Text(text)) => all.push(draft("user", text)),
         Some(Input::Items(items)) => {
-            check_count(items.len())?;
+            check_count("input", items.len())?;
             let mut called = Map::new();
             for (place, item) in items.into_iter().enumerate() {
                 take(&mut all, &mut called, place, item, model)?;
@@ -76,7 +76,7 @@ fn take(
     let text = |key: &str| item.get(key).and_then(Value::as_str).unwrap_or_default();
     match item.get("type").and_then(Value::as_str).unwrap_or("message") {
         "message" => {
-            let role = check_role(place, text("role"))?;
+            let role = check_role("input", place, text("role"))?;
             let content = content(place, item.get("content"), model)?;
             let open = all
                 .last_mut()
