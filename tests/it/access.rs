@@ -152,7 +152,7 @@ async fn people_and_programs_get_in_by_the_command_line_and_the_trail_tells() {
         let page = cluster.api(0).get("/admin/v1/audit?last=20").await;
         let page = page.map_err(|error| error.to_string())?;
         let records = page["records"].as_array().cloned().unwrap_or_default();
-        let out = records.iter().position(|record| record["action"] == "logout");
+        let out = records.iter().position(|record| record["action"] == "token.revoke");
         let after = out.map(|out| &records[out..]).unwrap_or_default();
         let is_there = after.iter().any(|record| record["action"] == "access.refused");
         if is_there { Ok(()) } else { Err(page.to_string()) }

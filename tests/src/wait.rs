@@ -13,15 +13,16 @@ pub async fn wait_until<T, W: Display>(
     mut condition: impl AsyncFnMut() -> Result<T, W>,
 ) -> Result<T, HarnessError> {
     let start = Instant::now();
+    let mut seen = String::new();
     loop {
         // A condition that hangs is a condition that does not hold.
         let left = deadline.saturating_sub(start.elapsed());
         let asked = tokio::time::timeout(left, condition()).await;
-        let seen = match asked {
+        match asked {
             Ok(Ok(value)) => return Ok(value),
-            Ok(Err(why)) => format!("; last: {why}"),
-            Err(_) => "; the last look did not end".to_owned(),
-        };
+            Ok(Err(why)) => seen = format!("; last: {why}"),
+            Err(_) => seen.push_str("; the last look did not end"),
+        }
         if start.elapsed() >= deadline {
             let what = what.to_owned();
             return Err(HarnessError::Deadline { what, waited: deadline, seen });
