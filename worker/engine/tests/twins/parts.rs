@@ -8,6 +8,7 @@ use ollamamax_engine::shape::{ModelShape, ShapeError};
 use ollamamax_engine::synth::Synth;
 use ollamamax_engine::weights::Mapping;
 use ollamamax_gguf::{GgmlType, Gguf};
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -95,6 +96,8 @@ struct Channels {
     rank: usize,
     to: Vec<Sender<(usize, Vec<f32>)>>,
     from: Receiver<(usize, Vec<f32>)>,
+    /// What has come of each: one that is faster may be a sum ahead of another.
+    come: Vec<VecDeque<Vec<f32>>>,
 }
 
 impl Shards for Channels {
@@ -102,13 +105,12 @@ impl Shards for Channels {
         for to in &self.to {
             to.send((self.rank, products.to_vec())).map_err(|error| error.to_string())?;
         }
-        let mut all = vec![Vec::new(); self.to.len()];
-        for _ in 0..self.to.len() {
+        while self.come.iter().any(VecDeque::is_empty) {
             let (rank, part) = self.from.recv().map_err(|error| error.to_string())?;
-            all[rank] = part;
+            self.come[rank].push_back(part);
         }
         products.fill(0.0);
-        for part in all {
+        for part in self.come.iter_mut().filter_map(VecDeque::pop_front) {
             products.iter_mut().zip(part).for_each(|(sum, x)| *sum += x);
         }
         Ok(())
@@ -118,7 +120,8 @@ impl Shards for Channels {
 fn connect(shards: &mut [CpuBackend]) {
     let (to, from): (Vec<_>, Vec<_>) = shards.iter().map(|_| channel()).unzip();
     for (rank, (shard, from)) in shards.iter_mut().zip(from).enumerate() {
-        shard.join(Some(Box::new(Channels { rank, to: to.clone(), from })));
+        let come = vec![VecDeque::new(); to.len()];
+        shard.join(Some(Box::new(Channels { rank, to: to.clone(), from, come })));
     }
 }
 
@@ -213,6 +216,7 @@ fn what_cannot_be_cut_is_refused_and_what_is_not_together_does_not_compute() {
         load_part(&file, &options, Part { heads: 0..1, ..whole.clone() }).expect("a shard");
     assert!(matches!(shard.step(batch), Err(BackendError::Part(_))), "it is alone");
     let (to, from) = channel();
-    shard.join(Some(Box::new(Channels { rank: 0, to: vec![to, channel().0], from })));
+    let (to, come) = (vec![to, channel().0], vec![VecDeque::new(); 2]);
+    shard.join(Some(Box::new(Channels { rank: 0, to, from, come })));
     assert!(matches!(shard.step(batch), Err(BackendError::Shards(_))), "the other is gone");
 }
