@@ -262,7 +262,7 @@ fn thinking_that_nobody_asked_for_is_left_out() {
 }
 
 #[test]
-fn long_actions_of_a_template_take_no_longer_than_they_are_long() {
+fn names_of_others_in_a_long_action_are_no_fields() {
     let template = format!("{{{{ a{} }}}}", ".Systema".repeat(1 << 17));
     assert_eq!(Marks::of(&template), Marks::default());
 }

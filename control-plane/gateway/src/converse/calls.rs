@@ -79,7 +79,9 @@ fn refer(schema: &mut Value, place: usize) -> bool {
             any
         }
         Value::Array(values) => {
-            values.iter_mut().filter_map(|value| refer(value, place).then_some(())).count() > 0
+            let mut any = false;
+            values.iter_mut().for_each(|value| any |= refer(value, place));
+            any
         }
         _ => false,
     }

@@ -135,11 +135,7 @@ pub(crate) async fn chat(
         ));
     }
     let ending = frame.clone();
-    let end = move |summaries: &[_]| {
-        let mut out = Vec::new();
-        ending.ends(summaries.iter(), &mut out);
-        out
-    };
+    let end = move |all: &[_], out: &mut _| ending.ends(all, out);
     let events = |place| frame.clone().events_of(place);
     Ok(choices::respond(&gateway, jobs, syntax, events, end).await?)
 }

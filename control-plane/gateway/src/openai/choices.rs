@@ -35,6 +35,10 @@ pub(super) fn seeded(job: Job, count: usize) -> impl Iterator<Item = Job> {
     })
 }
 
+async fn begin(gateway: &Arc<Gateway>, job: Job, syntax: &Syntax) -> Result<Answer, Failure> {
+    Answer::begin(gateway.generate(job).await?, syntax, 0)
+}
+
 /// All answers, whole: each is read as it comes, so that none waits for another.
 pub(super) async fn whole(
     gateway: &Arc<Gateway>,
@@ -42,8 +46,7 @@ pub(super) async fn whole(
     syntax: &Syntax,
 ) -> Result<Vec<Whole>, Failure> {
     let one = async |(place, job): (usize, Job)| {
-        let generation = gateway.generate(job).await?;
-        Answer::begin(generation, &syntax.for_choice(place), 0)?.whole().await
+        begin(gateway, job, &syntax.for_choice(place)).await?.whole().await
     };
     try_join_all(jobs.into_iter().enumerate().map(one)).await
 }
@@ -51,7 +54,7 @@ pub(super) async fn whole(
 /// Where an answer comes from.
 enum Source {
     /// It has not begun.
-    Job(Box<Job>),
+    Job(Box<Job>, Syntax),
     Answer(Box<Answer>),
 }
 
@@ -59,59 +62,42 @@ enum Source {
 struct Choice<R> {
     gateway: Arc<Gateway>,
     place: usize,
-    syntax: Syntax,
     source: Source,
     render: R,
     ended: Arc<Mutex<Vec<(usize, Summary)>>>,
 }
 
 impl<R: Render> Choice<R> {
-    async fn begin(mut self) -> (Self, Result<(), Failure>) {
-        if let Source::Job(job) = self.source {
-            let begun = match self.gateway.generate(Job::clone(&job)).await {
-                Ok(generation) => Answer::begin(generation, &self.syntax, 0),
-                Err(failure) => Err(failure),
-            };
-            match begun {
-                Ok(answer) => self.source = Source::Answer(Box::new(answer)),
-                Err(failure) => {
-                    self.source = Source::Job(job);
-                    return (self, Err(failure));
-                }
-            }
-        }
-        (self, Ok(()))
-    }
-
     /// What comes next as bytes, and what follows that.
-    async fn step(self) -> (Bytes, Option<Self>) {
-        let (mut this, begun) = self.begin().await;
-        let mut out = Vec::new();
-        let next = match (begun, &mut this.source) {
-            (Err(failure), _) => Some(Err(failure)),
-            (Ok(()), Source::Answer(answer)) => answer.next().await,
-            (Ok(()), Source::Job(_)) => None,
+    async fn step(mut self) -> (Bytes, Option<Self>) {
+        let answer = match self.source {
+            Source::Answer(answer) => Ok(answer),
+            Source::Job(job, syntax) => begin(&self.gateway, *job, &syntax).await.map(Box::new),
         };
-        match next {
-            Some(Ok(Read::Had(part) | Read::New(part))) => {
-                let ending = match &part {
-                    Part::Done(summary) => Some(Summary::clone(summary)),
-                    _ => None,
-                };
-                this.render.part(part, &mut out);
-                let Some(summary) = ending else { return (Bytes::from(out), Some(this)) };
-                let mut ended = this.ended.lock().unwrap_or_else(PoisonError::into_inner);
-                ended.push((this.place, summary));
-            }
-            Some(Err(failure)) => {
-                tracing::warn!(error = failure.to_string(), "the stream broke off");
-                this.render.failure(&failure, &mut out);
-            }
-            None => {
-                let failure = Failure::Internal("the generation broke off".to_owned());
-                this.render.failure(&failure, &mut out);
-            }
-        }
+        let mut out = Vec::new();
+        let broken = match answer {
+            Err(failure) => failure,
+            Ok(mut answer) => match answer.next().await {
+                Some(Ok(Read::Had(part) | Read::New(part))) => {
+                    let ending = match &part {
+                        Part::Done(summary) => Some(Summary::clone(summary)),
+                        _ => None,
+                    };
+                    self.render.part(part, &mut out);
+                    let Some(summary) = ending else {
+                        self.source = Source::Answer(answer);
+                        return (Bytes::from(out), Some(self));
+                    };
+                    let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+                    ended.push((self.place, summary));
+                    return (Bytes::from(out), None);
+                }
+                Some(Err(failure)) => failure,
+                None => Failure::Internal("the generation broke off".to_owned()),
+            },
+        };
+        tracing::warn!(error = broken.to_string(), "the stream broke off");
+        self.render.failure(&broken, &mut out);
         (Bytes::from(out), None)
     }
 }
@@ -122,25 +108,19 @@ pub(super) async fn respond<R: Render>(
     jobs: impl IntoIterator<Item = Job>,
     syntax: &Syntax,
     render: impl Fn(usize) -> R,
-    end: impl FnOnce(&[Summary]) -> Vec<u8> + Send + 'static,
+    end: impl FnOnce(&[Summary], &mut Vec<u8>) + Send + 'static,
 ) -> Result<Response, Failure> {
     debug_assert_eq!(R::CONTENT_TYPE, EVENT_STREAM);
     let ended = Arc::new(Mutex::new(Vec::new()));
     let mut each = Vec::new();
     for (place, job) in jobs.into_iter().enumerate() {
-        let mut choice = Choice {
-            gateway: Arc::clone(gateway),
-            place,
-            syntax: syntax.for_choice(place),
-            source: Source::Job(Box::new(job)),
-            render: render(place),
-            ended: Arc::clone(&ended),
+        let syntax = syntax.for_choice(place);
+        let source = match place {
+            0 => Source::Answer(Box::new(begin(gateway, job, &syntax).await?)),
+            _ => Source::Job(Box::new(job), syntax),
         };
-        if place == 0 {
-            let begun;
-            (choice, begun) = choice.begin().await;
-            begun?;
-        }
+        let (gateway, ended) = (Arc::clone(gateway), Arc::clone(&ended));
+        let choice = Choice { gateway, place, source, render: render(place), ended };
         let steps = stream::unfold(Some(choice), async |choice| Some(choice?.step().await));
         each.push(steps.boxed());
     }
@@ -149,8 +129,12 @@ pub(super) async fn respond<R: Render>(
         let mut ended = std::mem::take(&mut *ended.lock().unwrap_or_else(PoisonError::into_inner));
         ended.sort_by_key(|(place, _)| *place);
         let summaries: Vec<Summary> = ended.into_iter().map(|(_, summary)| summary).collect();
+        let mut out = Vec::new();
         // A stream that broke off has said so and is not said to be complete.
-        if summaries.len() == wanted { Bytes::from(end(&summaries)) } else { Bytes::new() }
+        if summaries.len() == wanted {
+            end(&summaries, &mut out);
+        }
+        Bytes::from(out)
     });
     let body = alive(select_all(each).chain(last).boxed());
     Ok(event_stream(Body::from_stream(body.map(Ok::<_, Infallible>))))

@@ -3,7 +3,7 @@
 //! As with Ollama a text goes through the model's chat template. What a model thinks before it answers is not part of the text.
 
 use super::answers::Completion;
-use super::{Sampling, Stop, StreamOptions, at_most, choices, new_id};
+use super::{Sampling, Stop, StreamOptions, at_most, choices, new_id, usage};
 use crate::answer::{Part, Syntax, Whole};
 use crate::auth::Caller;
 use crate::converse::{Prepared, Text};
@@ -140,11 +140,7 @@ pub(crate) async fn completions(
         return Ok(stream::plain_json(&frame.whole(&all, count, echo)));
     }
     let ending = frame.clone();
-    let end = move |summaries: &[_]| {
-        let mut out = Vec::new();
-        ending.ends(summaries.iter(), count, &mut out);
-        out
-    };
+    let end = move |all: &[_], out: &mut _| ending.ends(all, count, out);
     let events = |place| frame.clone().events_of(place);
     Ok(choices::respond(&gateway, jobs, &form.syntax, events, end).await?)
 }
@@ -240,28 +236,18 @@ impl Frame {
             self.choice(index, &text, &whole.logprobs, Some(reason))
         };
         let mut record = self.record(all.iter().enumerate().map(choice).collect());
-        record["usage"] = used(all.iter().map(|whole| &whole.summary), count);
+        record["usage"] = usage(all.iter().map(|whole| &whole.summary), count);
         record
     }
 
-    fn ends<'a>(&self, all: impl Iterator<Item = &'a Summary>, count: usize, out: &mut Vec<u8>) {
+    fn ends(&self, all: &[Summary], count: usize, out: &mut Vec<u8>) {
         if self.usage {
             let mut last = self.record(json!([]));
-            last["usage"] = used(all, count);
+            last["usage"] = usage(all.iter(), count);
             stream::event(&last, out);
         }
         out.extend_from_slice(b"data: [DONE]\n\n");
     }
-}
-
-/// The tokens of all prompts, each of which has `count` answers, and of all answers.
-fn used<'a>(all: impl Iterator<Item = &'a Summary>, count: usize) -> Value {
-    let (mut prompt, mut output) = (0, 0);
-    for (place, summary) in all.enumerate() {
-        prompt += if place % count == 0 { u64::from(summary.prompt_tokens) } else { 0 };
-        output += u64::from(summary.output_tokens);
-    }
-    json!({"prompt_tokens": prompt, "completion_tokens": output, "total_tokens": prompt + output})
 }
 
 /// Log-probabilities as this old endpoint writes them: lists side by side.
@@ -314,7 +300,7 @@ impl Render for Events {
             Part::Done(summary) => {
                 self.chunk("", &[], Some(summary.reason.as_str()), out);
                 if self.one_of_many.is_none() {
-                    self.frame.ends(std::iter::once(&*summary), 1, out);
+                    self.frame.ends(std::slice::from_ref(&*summary), 1, out);
                 }
             }
         }

@@ -111,11 +111,11 @@ pub(crate) fn effort(asked: Option<&str>) -> Result<Option<Think>, Failure> {
     }
 }
 
-/// The tokens of one prompt and of all that was made of it.
-fn usage<'a>(all: impl Iterator<Item = &'a Summary>) -> Value {
+/// The tokens of all prompts, each of which has `count` answers, and of all answers.
+fn usage<'a>(all: impl Iterator<Item = &'a Summary>, count: usize) -> Value {
     let (mut prompt, mut output) = (0, 0);
-    for summary in all {
-        prompt = u64::from(summary.prompt_tokens);
+    for (place, summary) in all.enumerate() {
+        prompt += if place % count == 0 { u64::from(summary.prompt_tokens) } else { 0 };
         output += u64::from(summary.output_tokens);
     }
     json!({"prompt_tokens": prompt, "completion_tokens": output, "total_tokens": prompt + output})

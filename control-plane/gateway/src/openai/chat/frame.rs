@@ -61,7 +61,8 @@ impl Frame {
         };
         let told = choices.iter().enumerate().map(choice).collect();
         let mut record = self.record("chat.completion", told);
-        record["usage"] = usage(choices.iter().map(|whole| &whole.summary));
+        let summaries = choices.iter().map(|whole| &whole.summary);
+        record["usage"] = usage(summaries, choices.len());
         record
     }
 
@@ -72,10 +73,10 @@ impl Frame {
     }
 
     /// What a stream ends with.
-    pub(super) fn ends<'a>(&self, all: impl Iterator<Item = &'a Summary>, out: &mut Vec<u8>) {
+    pub(super) fn ends(&self, all: &[Summary], out: &mut Vec<u8>) {
         if self.usage {
             let mut last = self.record("chat.completion.chunk", json!([]));
-            last["usage"] = usage(all);
+            last["usage"] = usage(all.iter(), all.len());
             stream::event(&last, out);
         }
         out.extend_from_slice(b"data: [DONE]\n\n");
@@ -140,7 +141,7 @@ impl Events {
         let choice = self.choice(json!({}), Some(reason(summary, self.calls)));
         stream::event(&self.frame.record("chat.completion.chunk", json!([choice])), out);
         if self.one_of_many.is_none() {
-            self.frame.ends(std::iter::once(summary), out);
+            self.frame.ends(std::slice::from_ref(summary), out);
         }
     }
 }
