@@ -317,6 +317,7 @@ impl From<TokenChunk> for wire::TokenChunk {
             }),
             done: chunk.done.map(|done| wire::Done {
                 reason: done.reason.as_str().to_owned(),
+                stop: done.stop,
                 prompt_tokens: done.prompt_tokens,
                 output_tokens: done.output_tokens,
                 prompt_ns: done.prompt_ns,
@@ -339,6 +340,7 @@ impl TryFrom<wire::TokenChunk> for TokenChunk {
                     "length" => FinishReason::Length,
                     other => return Err(out_of_range("reason", other, "stop or length")),
                 },
+                stop: done.stop,
                 prompt_tokens: done.prompt_tokens,
                 output_tokens: done.output_tokens,
                 prompt_ns: done.prompt_ns,

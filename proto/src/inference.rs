@@ -284,6 +284,8 @@ pub struct Started {
 pub struct Done {
     /// Why it ended.
     pub reason: FinishReason,
+    /// The stop text that ended it, if one did.
+    pub stop: Option<String>,
     /// Tokens of the prompt.
     pub prompt_tokens: u32,
     /// Tokens generated, resumed ones included.

@@ -103,12 +103,13 @@ async fn answer(
     let streamed = request.stream == Some(true);
     let (asked, model) = gateway.model_for(&caller, request.model.as_deref(), "chat")?;
     let predict = request.most()?;
+    let own_stops = !request.stop_sequences.is_empty();
     let mut turn = request.turn(&gateway, &model)?;
     turn.options.predict = predict;
     let Prepared { prompt, options, syntax } = gateway.prepare(&model, turn)?;
     let guess = crate::dispatch::prompt_tokens(&prompt, &options);
     let key = format!("{:024x}", rand::random::<u128>() >> 32);
-    let frame = Frame { key, model: asked, guess };
+    let frame = Frame { key, model: asked, guess, own_stops };
     let form = Form { syntax, flavour: Flavour::Messages(frame.clone()) };
     let kept = keep.stream(streamed, &form);
     let id = kept.as_ref().map(|kept| kept.id);

@@ -89,6 +89,8 @@ pub struct Admitted {
 pub struct Finished {
     /// Why.
     pub reason: FinishReason,
+    /// The stop text that ended it, if one did.
+    pub stop: Option<String>,
     /// Tokens of the prompt.
     pub prompt_tokens: u32,
     /// Tokens generated, resumed ones included.
@@ -330,9 +332,10 @@ impl Engine {
     }
 }
 
-fn finished(sequence: Sequence) -> Option<Finished> {
+fn finished(mut sequence: Sequence) -> Option<Finished> {
     Some(Finished {
         reason: sequence.finished()?,
+        stop: sequence.take_stop(),
         prompt_tokens: sequence.prompt_tokens as u32,
         output_tokens: sequence.output_tokens() as u32,
         context: sequence.tokens,

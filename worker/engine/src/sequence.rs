@@ -65,6 +65,8 @@ pub struct Sequence {
     detok: Detokenizer,
     stop: StopFilter,
     finished: Option<FinishReason>,
+    /// The stop text that ended it.
+    stopped_by: Option<String>,
 }
 
 impl Sequence {
@@ -97,6 +99,7 @@ impl Sequence {
             stop: StopFilter::new(&prepared.options.stop),
             mu: prepared.options.sampling.mirostat.as_ref().map_or(0.0, mirostat::start),
             finished: None,
+            stopped_by: None,
             constraint: prepared.constraint,
             tokens: prepared.tokens,
             options: prepared.options,
@@ -165,6 +168,11 @@ impl Sequence {
         self.finished
     }
 
+    /// The stop text that ended it, if one did; told once.
+    pub fn take_stop(&mut self) -> Option<String> {
+        self.stopped_by.take()
+    }
+
     /// The token after the last one; it is to be accepted next. The coin belongs to the token's position, so it is the same
     /// wherever and whenever the token is sampled. The log-probabilities come when they were asked for, and not for a token
     /// that ends the sequence and shows nothing. An error ends the sequence, and is the request's own fault.
@@ -213,8 +221,8 @@ impl Sequence {
         }
         let piece = self.detok.push(self.output.bytes(text.tokenizer(), token));
         let released = self.stop.push(&piece);
-        if released.stopped {
-            self.finished = Some(FinishReason::Stop);
+        if released.stop.is_some() {
+            (self.finished, self.stopped_by) = (Some(FinishReason::Stop), released.stop);
             return released.text;
         }
         if self.constraint.as_mut().is_some_and(|constraint| constraint.take(token)) {
@@ -248,7 +256,9 @@ impl Sequence {
     fn end(&mut self, reason: FinishReason) -> String {
         let rest = self.detok.finish();
         let released = self.stop.push(&rest);
-        self.finished = Some(if released.stopped { FinishReason::Stop } else { reason });
+        let stopped = released.stop.is_some();
+        self.finished = Some(if stopped { FinishReason::Stop } else { reason });
+        self.stopped_by = released.stop;
         released.text + &self.stop.finish()
     }
 }

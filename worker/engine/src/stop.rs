@@ -11,8 +11,8 @@
 pub struct Released {
     /// Text that is now certain to belong to the output.
     pub text: String,
-    /// A stop was completed; the output ends with `text`.
-    pub stopped: bool,
+    /// The stop that was completed; the output ends with `text`.
+    pub stop: Option<String>,
 }
 
 /// Watches a text for its stops.
@@ -20,7 +20,8 @@ pub struct Released {
 pub struct StopFilter {
     automata: Vec<Automaton>,
     held: String,
-    stopped: bool,
+    /// Nothing more is released.
+    ended: bool,
 }
 
 impl StopFilter {
@@ -28,13 +29,13 @@ impl StopFilter {
     pub fn new(stops: &[String]) -> Self {
         let automata =
             stops.iter().filter(|stop| !stop.is_empty()).map(|stop| Automaton::new(stop));
-        Self { automata: automata.collect(), held: String::new(), stopped: false }
+        Self { automata: automata.collect(), held: String::new(), ended: false }
     }
 
-    /// Adds text; after a stop nothing more is released.
+    /// Adds text; after the end nothing more is released.
     pub fn push(&mut self, text: &str) -> Released {
-        if self.stopped {
-            return Released { text: String::new(), stopped: true };
+        if self.ended {
+            return Released::default();
         }
         for (offset, byte) in text.bytes().enumerate() {
             let ended = self.automata.iter_mut().filter_map(|stop| stop.push(byte)).max();
@@ -42,20 +43,20 @@ impl StopFilter {
                 self.held.push_str(&text[..=offset]);
                 // The stop is a suffix of what is held: text before it that could still have begun
                 // it was held back.
-                self.held.truncate(self.held.len() - length);
-                self.stopped = true;
-                return Released { text: std::mem::take(&mut self.held), stopped: true };
+                let stop = self.held.split_off(self.held.len() - length);
+                self.ended = true;
+                return Released { text: std::mem::take(&mut self.held), stop: Some(stop) };
             }
         }
         self.held.push_str(text);
         let keep = self.automata.iter().map(|stop| stop.matched).max().unwrap_or(0);
         let kept = self.held.split_off(self.held.len() - keep);
-        Released { text: std::mem::replace(&mut self.held, kept), stopped: false }
+        Released { text: std::mem::replace(&mut self.held, kept), stop: None }
     }
 
     /// Ends the text: what was held back did not become a stop.
     pub fn finish(&mut self) -> String {
-        self.stopped = true;
+        self.ended = true;
         std::mem::take(&mut self.held)
     }
 }
@@ -110,16 +111,16 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The output and whether it stopped, by trying every end.
-    fn naive(text: &str, stops: &[String]) -> (String, bool) {
+    /// The output and the stop that ended it, by trying every end.
+    fn naive(text: &str, stops: &[String]) -> (String, Option<String>) {
         for end in (0..=text.len()).filter(|&end| text.is_char_boundary(end)) {
             let ending =
                 stops.iter().filter(|stop| !stop.is_empty() && text[..end].ends_with(*stop));
-            if let Some(length) = ending.map(String::len).max() {
-                return (text[..end - length].to_owned(), true);
+            if let Some(stop) = ending.max_by_key(|stop| stop.len()) {
+                return (text[..end - stop.len()].to_owned(), Some(stop.clone()));
             }
         }
-        (text.to_owned(), false)
+        (text.to_owned(), None)
     }
 
     fn strings(values: &[&str]) -> Vec<String> {
@@ -132,8 +133,9 @@ mod tests {
         assert_eq!(filter.push("one #").text, "one ");
         assert_eq!(filter.push("# two S").text, "## two ");
         assert_eq!(filter.push("TO").text, "");
-        assert_eq!(filter.push("P more"), Released { text: String::new(), stopped: true });
-        assert_eq!(filter.push("again"), Released { text: String::new(), stopped: true });
+        let stop = Some("STOP".to_owned());
+        assert_eq!(filter.push("P more"), Released { text: String::new(), stop });
+        assert_eq!(filter.push("again"), Released::default());
     }
 
     #[test]
@@ -156,20 +158,20 @@ mod tests {
             stops in prop::collection::vec("[abä]{0,4}", 0..4),
         ) {
             let mut filter = StopFilter::new(&stops);
-            let (mut output, mut stopped) = (String::new(), false);
+            let (mut output, mut stop) = (String::new(), None);
             for piece in &pieces {
                 let released = filter.push(piece);
                 output.push_str(&released.text);
-                stopped |= released.stopped;
-                if !stopped {
+                stop = stop.or(released.stop);
+                if stop.is_none() {
                     let longest = stops.iter().map(String::len).max().unwrap_or(0);
                     prop_assert!(filter.held.len() < longest.max(1));
                 }
             }
-            if !stopped {
+            if stop.is_none() {
                 output.push_str(&filter.finish());
             }
-            prop_assert_eq!((output, stopped), naive(&pieces.concat(), &stops));
+            prop_assert_eq!((output, stop), naive(&pieces.concat(), &stops));
         }
     }
 }

@@ -32,6 +32,7 @@ impl Live {
         let admitted = self.admitted.unwrap_or(first);
         Done {
             reason: finished.reason,
+            stop: finished.stop,
             prompt_tokens: finished.prompt_tokens,
             output_tokens: finished.output_tokens,
             prompt_ns: nanos(first.saturating_duration_since(admitted)),

@@ -15,6 +15,8 @@ pub struct Frame {
     pub(super) model: String,
     /// What the prompt is thought to take, in tokens: told first, until the last event knows.
     pub(super) guess: u32,
+    /// Whether the stop texts are the request's and not the model's.
+    pub(super) own_stops: bool,
 }
 
 impl Frame {
@@ -23,15 +25,15 @@ impl Frame {
         Events { frame: self, begun: false, open: None, place: 0, calls: 0 }
     }
 
-    fn record(&self, content: Value, reason: Option<&str>, usage: Value) -> Value {
+    fn record(&self, content: Value, ending: Ending, usage: Value) -> Value {
         json!({
             "id": format!("msg_{}", self.key),
             "type": "message",
             "role": "assistant",
             "model": self.model,
             "content": content,
-            "stop_reason": reason,
-            "stop_sequence": null,
+            "stop_reason": ending.reason,
+            "stop_sequence": ending.sequence,
             "usage": usage,
         })
     }
@@ -50,23 +52,33 @@ impl Frame {
             block["input"] = Value::Object(call.arguments.clone());
             block
         }));
-        let reason = reason(&whole.summary, whole.calls.len());
-        self.record(json!(blocks), Some(reason), usage(&whole.summary))
+        let ending = self.ending(&whole.summary, whole.calls.len());
+        self.record(json!(blocks), ending, usage(&whole.summary))
     }
+
+    fn ending<'a>(&self, summary: &'a Summary, calls: usize) -> Ending<'a> {
+        let stop = summary.stop.as_deref().filter(|_| self.own_stops);
+        let (reason, sequence) = match (calls, summary.reason, stop) {
+            // What was cut may have been another call: who runs the first would run half of them.
+            (_, FinishReason::Length, _) => ("max_tokens", None),
+            (1.., FinishReason::Stop, _) => ("tool_use", None),
+            (0, FinishReason::Stop, None) => ("end_turn", None),
+            (0, FinishReason::Stop, stop) => ("stop_sequence", stop),
+        };
+        Ending { reason: Some(reason), sequence }
+    }
+}
+
+/// Why an answer ended, and at which of the request's stop sequences.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ending<'a> {
+    reason: Option<&'static str>,
+    sequence: Option<&'a str>,
 }
 
 fn tool_use(call: &Call) -> Value {
     let id = call.id.replace("call_", "toolu_");
     json!({"type": "tool_use", "id": id, "name": call.name, "input": {}})
-}
-
-fn reason(summary: &Summary, calls: usize) -> &'static str {
-    match (calls, summary.reason) {
-        // What was cut may have been another call: who runs the first would run half of them.
-        (_, FinishReason::Length) => "max_tokens",
-        (1.., FinishReason::Stop) => "tool_use",
-        (0, FinishReason::Stop) => "end_turn",
-    }
 }
 
 fn usage(summary: &Summary) -> Value {
@@ -100,7 +112,7 @@ impl Events {
     fn begin(&mut self, out: &mut Vec<u8>) {
         if !std::mem::replace(&mut self.begun, true) {
             let usage = json!({"input_tokens": self.frame.guess, "output_tokens": 0});
-            let message = self.frame.record(json!([]), None, usage);
+            let message = self.frame.record(json!([]), Ending::default(), usage);
             event("message_start", json!({"message": message}), out);
         }
     }
@@ -162,7 +174,8 @@ impl Events {
             self.open = Some(Open::Text);
         }
         self.close(out);
-        let delta = json!({"stop_reason": reason(summary, self.calls), "stop_sequence": null});
+        let ending = self.frame.ending(summary, self.calls);
+        let delta = json!({"stop_reason": ending.reason, "stop_sequence": ending.sequence});
         event("message_delta", json!({"delta": delta, "usage": usage(summary)}), out);
         event("message_stop", json!({}), out);
     }

@@ -164,6 +164,7 @@ impl Attempt<'_> {
         }
         let summary = Summary {
             reason: done.reason,
+            stop: done.stop.filter(|stop| run.job.options.stop.contains(stop)),
             prompt_tokens: done.prompt_tokens,
             cached_tokens: run.cached_tokens.min(done.prompt_tokens),
             output_tokens: done.output_tokens,

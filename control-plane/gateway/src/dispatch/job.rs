@@ -54,6 +54,8 @@ pub struct Piece {
 pub struct Summary {
     /// Why it ended.
     pub reason: FinishReason,
+    /// The stop text of the request that ended it, if one did.
+    pub stop: Option<String>,
     /// Tokens of the prompt, cached ones included.
     pub prompt_tokens: u32,
     /// Of these, found in the cache of the worker that was asked last.

@@ -52,6 +52,22 @@ async fn an_answer_is_blocks() {
 }
 
 #[tokio::test]
+async fn who_names_stop_sequences_is_told_which_one_came() {
+    let bench = bench("one two");
+    let stops = json!({"stop_sequences": ["STOP", "END"]});
+    let answer = bench.post("/v1/messages", ask(stops.clone())).await.json();
+    let ending = |of: &Value| (of["stop_reason"].clone(), of["stop_sequence"].clone());
+    assert_eq!(ending(&answer), (json!("stop_sequence"), json!("END")));
+    let mut streamed = stops;
+    streamed["stream"] = json!(true);
+    let events = bench.post("/v1/messages", ask(streamed)).await.named_events();
+    let delta = events.iter().find(|event| event["type"] == "message_delta").unwrap();
+    assert_eq!(ending(&delta["delta"]), (json!("stop_sequence"), json!("END")));
+    let answer = bench.post("/v1/messages", ask(json!({}))).await.json();
+    assert_eq!(ending(&answer), (json!("end_turn"), Value::Null));
+}
+
+#[tokio::test]
 async fn events_grow_block_after_block() {
     let bench = bench(CALLS);
     let more = json!({"tools": own_tools(), "thinking": {"type": "adaptive"}, "stream": true});

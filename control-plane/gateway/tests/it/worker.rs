@@ -65,6 +65,8 @@ pub struct Shared {
     pub sent: AtomicUsize,
     /// Whether it has stopped in the middle of everything, as a process does at `SIGSTOP`.
     pub frozen: AtomicBool,
+    /// Whether answers wait before they begin.
+    pub held: watch::Sender<bool>,
     /// Bytes of a version with which every stream breaks before its first token.
     pub breaks: Mutex<Option<Digest>>,
     /// What it says it has cached.
@@ -88,6 +90,7 @@ impl FakeWorker {
             running: AtomicUsize::new(0),
             sent: AtomicUsize::new(0),
             frozen: AtomicBool::new(false),
+            held: watch::channel(false).0,
             breaks: Mutex::default(),
             cached: watch::channel(Vec::new()).0,
         });
@@ -128,6 +131,11 @@ impl FakeWorker {
     /// Stops it in the middle of everything.
     pub fn freeze(&self) {
         self.shared.frozen.store(true, Ordering::SeqCst);
+    }
+
+    /// Lets no answer begin, or lets all of them.
+    pub fn hold(&self, held: bool) {
+        self.shared.held.send_replace(held);
     }
 
     /// Ends the process at once.
@@ -215,6 +223,7 @@ impl Inference for Service {
                 if running.0.frozen.load(Ordering::SeqCst) {
                     return std::future::pending().await;
                 }
+                let _ = running.0.held.subscribe().wait_for(|held| !held).await;
                 let item = match steps(at)? {
                     Step::Send(chunk) => Ok(chunk.into()),
                     Step::SendAfter(wait, chunk) => {
@@ -304,6 +313,8 @@ fn steps(request: &GenerateRequest, script: &Script) -> Steps {
         _ => 5,
     };
     let told = request.options.logprobs;
+    // It says that the last of the stops ended what it was given to say.
+    let stop = request.options.stop.last().filter(|_| !said.is_empty()).cloned();
     let mirostat = request.options.sampling.mirostat.is_some();
     let (first, script) = (request.resume.len(), script.clone());
     let start = if script == Script::Repeat { 0 } else { first };
@@ -354,6 +365,7 @@ fn steps(request: &GenerateRequest, script: &Script) -> Steps {
         (index == total).then(|| {
             let done = Done {
                 reason: if total == whole { FinishReason::Stop } else { FinishReason::Length },
+                stop: stop.clone().filter(|_| total == whole),
                 prompt_tokens,
                 output_tokens: total as u32,
                 prompt_ns: 11,

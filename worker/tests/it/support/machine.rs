@@ -225,6 +225,7 @@ impl Machine for FakeMachine {
                 let output = expected_tokens(&sequence.prompt, sequence.output);
                 emission.finished = Some(Finished {
                     reason: FinishReason::Length,
+                    stop: None,
                     prompt_tokens: sequence.prompt.len() as u32,
                     output_tokens: sequence.output,
                     context: [sequence.prompt.clone(), output].concat(),
