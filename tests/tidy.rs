@@ -18,12 +18,19 @@ const LONG: &[(&str, usize)] =
 const IMPORTS: &[(&str, &[&str])] = &[
     ("ollamamax-proto", &[]),
     ("ollamamax-gguf", &["ollamamax-proto"]),
+    ("ollamamax-template", &["ollamamax-proto"]),
     ("ollamamax-tls", &["ollamamax-proto"]),
     ("ollamamax-core", &["ollamamax-proto"]),
     ("ollamamax-storage", &["ollamamax-proto"]),
     (
         "ollamamax-gateway",
-        &["ollamamax-core", "ollamamax-gguf", "ollamamax-proto", "ollamamax-tls"],
+        &[
+            "ollamamax-core",
+            "ollamamax-gguf",
+            "ollamamax-proto",
+            "ollamamax-template",
+            "ollamamax-tls",
+        ],
     ),
     (
         "ollamamax-control-plane",
@@ -35,7 +42,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "ollamamax-tls",
         ],
     ),
-    ("ollamamax-engine", &["ollamamax-gguf", "ollamamax-proto"]),
+    ("ollamamax-engine", &["ollamamax-gguf", "ollamamax-proto", "ollamamax-template"]),
     (
         "ollamamax-worker",
         &["ollamamax-engine", "ollamamax-gguf", "ollamamax-proto", "ollamamax-tls"],
@@ -53,6 +60,7 @@ const FENCED: &[(&str, &[&str])] = &[
     ("axum", &["ollamamax-gateway", "ollamamax-control-plane"]),
     ("utoipa", &["ollamamax-gateway"]),
     ("tokenizers", &["ollamamax-engine"]),
+    ("minijinja", &["ollamamax-template"]),
     ("llguidance", &["ollamamax-engine"]),
     ("rustyline", &["ollamamax"]),
     ("ratatui", &["ollamamax"]),
@@ -68,7 +76,7 @@ const FENCED: &[(&str, &[&str])] = &[
 ];
 
 /// Crates that must stay free of runtimes, sockets and clocks.
-const PURE: &[&str] = &["ollamamax-core", "ollamamax-engine", "ollamamax-gguf"];
+const PURE: &[&str] = &["ollamamax-core", "ollamamax-engine", "ollamamax-gguf", "ollamamax-template"];
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))

@@ -3,7 +3,7 @@
 //! ```text
 //! text -> thinking (between its tags, at the very beginning) -> calls (a tag, then JSON) -> Part, Part, ...
 //!              ^                                                  ^
-//!              +------------- Marks: what a template tells of how its model writes
+//!              +------------- Syntax: from what a template tells of how its model writes
 //! ```
 //!
 //! What has come out is a function of the text so far, however that was cut. So the place of a client in an answer is a number
@@ -11,13 +11,12 @@
 //! like a call and is none comes out as text.
 
 mod calls;
-mod marks;
 mod reading;
+mod syntax;
 #[cfg(test)]
 mod tests;
 mod thinking;
 
-pub(crate) use marks::Marks;
 pub(crate) use reading::{Answer, Read, Whole};
 
 use crate::dispatch::{Piece, Summary};

@@ -161,7 +161,7 @@ impl MessagesRequest {
 
     fn turn(self, gateway: &Gateway, model: &ModelRecord) -> Result<Turn, Failure> {
         let name = model.name.to_string();
-        let can_think = gateway.marks(&model.version).thinking.is_some();
+        let can_think = gateway.traits(&model.version).thinking.is_some();
         // What cannot think is not asked to: clients of this API ask every model.
         let think = self.think()?.filter(|_| can_think);
         let choice = self.choice()?;

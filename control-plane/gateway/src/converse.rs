@@ -5,7 +5,7 @@
 
 mod calls;
 
-use crate::answer::{Marks, Syntax};
+use crate::answer::Syntax;
 use crate::auth::Caller;
 use crate::error::Failure;
 use crate::format::bounded;
@@ -16,6 +16,7 @@ use ollamamax_core::access::Action;
 use ollamamax_core::record::ModelRecord;
 use ollamamax_proto::inference::{Chat, Insert, Message, Options, OutputFormat, Prompt, Think};
 use ollamamax_proto::limits;
+use ollamamax_template::{ChatTemplate, Traits};
 use serde_json::Value;
 
 /// Whether a tool is to be called.
@@ -87,13 +88,13 @@ impl Gateway {
 
     /// Turns what is to be answered into what a worker is asked. Refuses what the model cannot do.
     pub(crate) fn prepare(&self, model: &ModelRecord, turn: Turn) -> Result<Prepared, Failure> {
-        let (name, marks) = (model.name.to_string(), self.marks(&model.version));
+        let (name, traits) = (model.name.to_string(), self.traits(&model.version));
         let Turn { messages, tools, choice, think, mut options } = turn;
-        let think = thinking(&name, &marks, think)?;
-        let tools = offered(&name, &marks, tools, &choice)?;
+        let think = thinking(&name, &traits, think)?;
+        let tools = offered(&name, &traits, tools, &choice)?;
         let names = names(&tools);
         let thinks = think.is_some_and(|think| think != Think::Off);
-        let mut syntax = marks.syntax(thinks, names.clone());
+        let mut syntax = Syntax::new(&traits, thinks, names.clone());
         if matches!(choice, Choice::Required | Choice::Named(_)) {
             if options.format.is_some() {
                 let field = "tool_choice";
@@ -128,23 +129,24 @@ impl Gateway {
             let text = format!("`template` has {bytes} bytes, at most {limit} are accepted");
             return Err(Failure::InvalidField { field: "template", text });
         }
+        check_template(&template)?;
         let (name, version) = (model.name.to_string(), &model.version);
-        let marks = self.marks_under(version, &template);
-        let think = thinking(&name, &marks, think)?;
+        let traits = self.traits_under(version, &template);
+        let think = thinking(&name, &traits, think)?;
         if raw {
             let (prompt, syntax) = (Prompt::Text(prompt), Syntax::default());
             return Ok(Prepared { prompt, options, syntax });
         }
         let template = Some(template).filter(|text| !text.is_empty()).or(version.template.clone());
         if !suffix.is_empty() {
-            if !marks.insert && !self.has_gap(version) {
+            if !traits.insert && !self.has_gap(version) {
                 return Err(no_support(&name, "insert"));
             }
             let prompt = Prompt::Insert(Insert { before: prompt, after: suffix, template });
             return Ok(Prepared { prompt, options, syntax: Syntax::default() });
         }
         let thinks = think.is_some_and(|think| think != Think::Off);
-        let syntax = marks.syntax(thinks, Vec::new());
+        let syntax = Syntax::new(&traits, thinks, Vec::new());
         options.thinking.clone_from(&syntax.thinking);
         options.shown = syntax.shown();
         let system = Some(system).filter(|text| !text.is_empty()).or(version.system.clone());
@@ -160,6 +162,18 @@ impl Gateway {
     }
 }
 
+/// Refuses a template that no worker could read; empty for none.
+pub(crate) fn check_template(template: &str) -> Result<(), Failure> {
+    if template.is_empty() {
+        return Ok(());
+    }
+    let refuse = |error| {
+        let text = format!("template error: {error}");
+        Failure::InvalidField { field: "template", text }
+    };
+    ChatTemplate::new(template).map(drop).map_err(refuse)
+}
+
 fn plain(role: &str, content: &str) -> Message {
     let (role, content) = (role.to_owned(), content.to_owned());
     Message { role, content, extra_json: String::new() }
@@ -168,7 +182,7 @@ fn plain(role: &str, content: &str) -> Message {
 /// The tools the model hears of.
 fn offered(
     name: &str,
-    marks: &Marks,
+    traits: &Traits,
     tools: Vec<Value>,
     choice: &Choice,
 ) -> Result<Vec<Value>, Failure> {
@@ -183,7 +197,7 @@ fn offered(
     if *choice == Choice::Never {
         return Ok(Vec::new());
     }
-    if !tools.is_empty() && !marks.tools {
+    if !tools.is_empty() && !traits.tools {
         return Err(no_support(name, "tools"));
     }
     match choice {

@@ -2,7 +2,7 @@
 //! replays the corpus.
 
 use ollamamax_engine::cpu::{CpuBackend, CpuOptions};
-use ollamamax_engine::template::{ChatTemplate, Conversation};
+use ollamamax_template::{ChatTemplate, Conversation};
 use ollamamax_engine::text::TextModel;
 use ollamamax_engine::tokenizer::Tokenizer;
 use ollamamax_engine::vocabulary::{TokenKind, Vocabulary};

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Two halves meet in [`backend`]: *compute* (`architecture`, `shape`, `weights`, `quant`, `model`, `cpu`) knows tensors and nothing of
-//! requests; *text and scheduling* (`tokenizer`, `template`, `constraint`, `sampler`, `stop`, `detok`, `kv`, `sequence`, `batch`,
+//! requests; *text and scheduling* (`tokenizer`, `constraint`, `sampler`, `stop`, `detok`, `kv`, `sequence`, `batch`,
 //! `engine`) knows requests and nothing of tensors.
 
 pub mod architecture;
@@ -22,7 +22,6 @@ pub mod detok;
 pub mod embed;
 pub mod engine;
 mod fairness;
-mod go_template;
 mod ids;
 pub mod kv;
 pub mod logprobs;
@@ -44,7 +43,6 @@ mod spm;
 mod step;
 pub mod stop;
 pub mod synth;
-pub mod template;
 pub mod text;
 pub mod tokenizer;
 pub mod vocabulary;

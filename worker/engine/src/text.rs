@@ -7,7 +7,7 @@ use self::insert::GapTokens;
 use crate::constraint::{Constraint, ConstraintError, Grammars};
 use crate::marks::Marks;
 use crate::output::Output;
-use crate::template::{ChatTemplate, Conversation, TemplateError};
+use ollamamax_template::{ChatTemplate, Conversation, TemplateError};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use crate::vocabulary::Vocabulary;
 use ollamamax_gguf::Gguf;

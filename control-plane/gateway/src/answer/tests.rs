@@ -1,6 +1,7 @@
 //! What comes out of texts as models write them.
 
 use super::*;
+use ollamamax_template::Traits;
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -10,7 +11,7 @@ fn tags() -> Tags {
 
 fn syntax(thinks: bool, template: &str) -> Syntax {
     let names = ["weather", "add", "weather_at"].map(str::to_owned).to_vec();
-    let calls = Marks::of(template).syntax(false, names).calls;
+    let calls = Syntax::new(&Traits::of(template), false, names).calls;
     let calls = calls.map(|calls| calls::Syntax { salt: 7, ..calls });
     Syntax { thinking: thinks.then(tags), hidden: false, calls }
 }
@@ -159,34 +160,22 @@ fn log_probabilities_come_with_the_text_they_belong_to_or_the_next() {
 }
 
 #[test]
-fn templates_tell_how_their_models_write() {
-    let go = "{{ if .System }}{{ .System }}{{ end }}{{ if .Tools }}{{ .Tools }}{{ end }}\
-        {{ range .Messages }}{{ if .Thinking }}<reason>\n{{ .Thinking }}\n</reason>{{ end }}\
-        {{ if .ToolCalls }}<call>\n{{ range .ToolCalls }}{\"name\": \"{{ .Function.Name }}\"}{{ end }}{{ end }}{{ end }}";
-    let marks = Marks::of(go);
-    assert!(marks.tools && !marks.insert);
-    assert_eq!(
-        marks.thinking,
-        Some(Tags { open: "<reason>".to_owned(), close: "</reason>".to_owned() })
+fn calls_are_found_by_what_a_template_puts_before_them() {
+    let syntax = |body: &str| {
+        let template = format!("{{{{ range .Messages }}}}{body}{{{{ end }}}}");
+        Syntax::new(&Traits::of(&template), false, vec!["add".to_owned()])
+    };
+    let go = syntax(
+        "{{ range .ToolCalls }}<call>\n{\"name\": \"{{ .Function.Name }}\"}{{ end }}",
     );
     let call = "<call>{\"name\": \"add\", \"arguments\": {}}";
-    assert_eq!(said(&marks.syntax(false, vec!["add".to_owned()]), call), ["!add {}"]);
-    let mistral = "{{ .Tools }}{{ if .ToolCalls }}[TOOL_CALLS] [{{ range .ToolCalls }}{{ json . }}{{ end }}]{{ end }}";
-    let listed = "[TOOL_CALLS] [{\"name\": \"add\", \"arguments\": {}}]";
-    assert_eq!(
-        said(&Marks::of(mistral).syntax(false, vec!["add".to_owned()]), listed),
-        ["!add {}"]
+    assert_eq!(said(&go, call), ["!add {}"]);
+    assert_eq!(said(&go, &format!("{call}</call> Done")), ["!add {}", "=Done"]);
+    let listed = syntax(
+        "{{ if .ToolCalls }}[TOOL_CALLS] [{{ range .ToolCalls }}{{ json . }}{{ end }}]{{ end }}",
     );
-    let closed = format!("{call}</call> Done");
-    assert_eq!(said(&marks.syntax(false, vec!["add".to_owned()]), &closed), ["!add {}", "=Done"]);
-    assert!(Marks::of("{{ .Prompt }}{{ .Suffix }}").insert);
-    let distilled = Marks::of("{% if '</think>' in content %}{% endif %}{{ message['tools'] }}");
-    assert_eq!((distilled.thinking, distilled.tools), (Some(tags()), false));
-    let plain = Marks::of("{{ .System }}{{ .Prompt }}{{ .ToolsOfOthers }}");
-    assert_eq!(plain, Marks::default());
-    let qwen = Marks::of("{% if enable_thinking is false %}{% endif %}{{ tools }}<tool_call>");
-    assert_eq!((qwen.tools, qwen.thinking), (true, Some(tags())));
-    assert_eq!(Marks::of("{% for m in messages %}{{ m.content }}{% endfor %}"), Marks::default());
+    let call = "[TOOL_CALLS] [{\"name\": \"add\", \"arguments\": {}}]";
+    assert_eq!(said(&listed, call), ["!add {}"]);
 }
 
 /// Pieces of what models write, in any order.
@@ -259,10 +248,4 @@ fn thinking_that_nobody_asked_for_is_left_out() {
     let text = "<think>hm</think>{\"name\": \"add\", \"arguments\": {}}";
     assert_eq!(said(&hidden, text), ["!add {}"]);
     assert_eq!(said(&hidden, "<think>hm</think>Yes"), ["=Yes"]);
-}
-
-#[test]
-fn names_of_others_in_a_long_action_are_no_fields() {
-    let template = format!("{{{{ a{} }}}}", ".Systema".repeat(1 << 17));
-    assert_eq!(Marks::of(&template), Marks::default());
 }

@@ -5,6 +5,7 @@
 use super::chat::check_role;
 use super::model::read_gguf;
 use crate::auth::Caller;
+use crate::converse::check_template;
 use crate::error::{Failure, OllamaError};
 use crate::stream;
 use crate::{Gateway, body, names, options};
@@ -155,7 +156,7 @@ impl CreateRequest {
                 )));
             }
         }
-        Ok(())
+        check_template(self.template.as_deref().unwrap_or_default())
     }
 
     /// What the request says beside the bytes: parameters merge, the rest replaces.

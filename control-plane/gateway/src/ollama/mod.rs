@@ -9,7 +9,7 @@ pub mod model;
 pub mod models;
 pub mod show;
 
-use crate::answer::Marks;
+use ollamamax_template::Traits;
 use crate::dispatch::Summary;
 use crate::error::Failure;
 use crate::options;
@@ -54,10 +54,10 @@ fn level(think: &Value) -> Option<Think> {
 /// How a model shall think: one that can does so unless it is told not to.
 pub(crate) fn thinking(
     name: &str,
-    marks: &Marks,
+    traits: &Traits,
     asked: Option<Think>,
 ) -> Result<Option<Think>, Failure> {
-    match (marks.thinking.is_some(), asked) {
+    match (traits.thinking.is_some(), asked) {
         (true, asked) => Ok(Some(asked.unwrap_or(Think::On))),
         (false, None | Some(Think::Off)) => Ok(None),
         (false, Some(_)) => Err(no_support(name, "thinking")),

@@ -1,7 +1,7 @@
 //! What a model looks like from outside: details, capabilities, parameters.
 
 use crate::Gateway;
-use crate::answer::Marks;
+use ollamamax_template::Traits;
 use ollamamax_gguf::{Gguf, TensorInfo};
 use ollamamax_proto::Digest;
 use ollamamax_proto::model::ModelVersion;
@@ -84,7 +84,7 @@ pub(crate) struct Templates(Mutex<BTreeMap<Digest, Arc<Own>>>);
 #[derive(Debug)]
 pub(crate) struct Own {
     template: Option<String>,
-    marks: Arc<Marks>,
+    traits: Arc<Traits>,
     /// Whether the vocabulary has tokens around a gap.
     has_gap: bool,
 }
@@ -101,8 +101,8 @@ impl Own {
         let fields = serde_json::from_str::<Map<String, Value>>(&version.facts.metadata_json);
         let fields = fields.unwrap_or_default();
         let template = fields.get(TEMPLATE_KEY).and_then(Value::as_str).map(str::to_owned);
-        let marks = Arc::new(template.as_deref().map(Marks::of).unwrap_or_default());
-        Self { template, marks, has_gap: GAP_KEYS.iter().any(|key| fields.contains_key(*key)) }
+        let traits = Arc::new(template.as_deref().map(Traits::of).unwrap_or_default());
+        Self { template, traits, has_gap: GAP_KEYS.iter().any(|key| fields.contains_key(*key)) }
     }
 }
 
@@ -146,16 +146,16 @@ impl Gateway {
     }
 
     /// What a model's template tells of its answers.
-    pub(crate) fn marks(&self, version: &ModelVersion) -> Arc<Marks> {
+    pub(crate) fn traits(&self, version: &ModelVersion) -> Arc<Traits> {
         match &version.template {
-            Some(template) => Arc::new(Marks::of(template)),
-            None => Arc::clone(&self.own_template(version).marks),
+            Some(template) => Arc::new(Traits::of(template)),
+            None => Arc::clone(&self.own_template(version).traits),
         }
     }
 
     /// The same, where a request may bring a template of its own; empty for none.
-    pub(crate) fn marks_under(&self, version: &ModelVersion, template: &str) -> Arc<Marks> {
-        if template.is_empty() { self.marks(version) } else { Arc::new(Marks::of(template)) }
+    pub(crate) fn traits_under(&self, version: &ModelVersion, template: &str) -> Arc<Traits> {
+        if template.is_empty() { self.traits(version) } else { Arc::new(Traits::of(template)) }
     }
 
     /// Whether the vocabulary of a model has tokens for a text with a gap.
@@ -168,12 +168,12 @@ impl Gateway {
         if only_embeds(version) {
             return vec!["embedding"];
         }
-        let marks = self.marks(version);
+        let traits = self.traits(version);
         let able = [
             ("completion", true),
-            ("tools", marks.tools),
-            ("insert", marks.insert || self.has_gap(version)),
-            ("thinking", marks.thinking.is_some()),
+            ("tools", traits.tools),
+            ("insert", traits.insert || self.has_gap(version)),
+            ("thinking", traits.thinking.is_some()),
         ];
         able.into_iter().filter(|(_, is)| *is).map(|(name, _)| name).collect()
     }

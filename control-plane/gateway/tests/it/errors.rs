@@ -74,6 +74,16 @@ async fn bad_requests_are_400_with_the_field_named() {
     refused(&bench, "/api/generate", raw, 400, words).await;
     let suffix = json!({"model": "m", "prompt": "x", "suffix": "s"});
     refused(&bench, "/api/generate", suffix, 400, "does not support insert").await;
+    for (template, words) in [
+        ("{{ if .Prompt }}no end", "template error: the template cannot be read"),
+        ("{{ .Prompt }}\n{{ .Colour }}", "`.Colour` (line 2)"),
+        ("{% if %}", "template error: the template cannot be read"),
+    ] {
+        let asks = json!({"model": "m", "prompt": "x", "template": template});
+        refused(&bench, "/api/generate", asks, 400, words).await;
+        let makes = json!({"model": "made", "from": "m", "template": template, "stream": false});
+        refused(&bench, "/api/create", makes, 400, words).await;
+    }
     assert!(bench.workers[0].requests().is_empty(), "nothing of this reached a worker");
 }
 

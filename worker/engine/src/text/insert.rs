@@ -6,7 +6,7 @@
 //! ```
 
 use super::{PrepareError, Room, TextModel};
-use crate::template::ChatTemplate;
+use ollamamax_template::ChatTemplate;
 use crate::vocabulary::Vocabulary;
 use ollamamax_proto::inference::Insert;
 

@@ -10,5 +10,4 @@ mod real;
 mod resume;
 mod scheduling;
 mod spm;
-mod templates;
 mod thinking;

@@ -1,7 +1,7 @@
 //! What a template reads: messages and tools in the shapes Ollama gives them, by the names its templates use.
 
 use super::value::{Field, Object, Prints, Value, entries};
-use crate::template::{TemplateError, fields};
+use crate::{TemplateError, fields};
 use ollamamax_proto::inference::{Message, Think};
 use serde_json::{Map as JsonMap, Value as Json};
 use std::collections::BTreeMap;
@@ -162,7 +162,7 @@ fn tool_call(call: &Json) -> Value {
 /// Tools as `.Tools`; `json` is an array or empty.
 pub(super) fn tools(json: &str) -> Result<Value, TemplateError> {
     let tools: Vec<Json> =
-        if json.trim().is_empty() { Vec::new() } else { crate::template::parse("tools", json)? };
+        if json.trim().is_empty() { Vec::new() } else { crate::parse("tools", json)? };
     Ok(Value::list(tools.iter().map(tool).collect(), Prints::Json))
 }
 

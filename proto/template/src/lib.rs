@@ -1,16 +1,21 @@
-//! Chat templates: messages to the text a model was trained on.
+//! Chat templates: messages to the text a model was trained on, and what a template tells of how its model answers.
 //!
 //! Most models bring a Jinja template (as Hugging Face's `apply_chat_template` runs it: blocks
 //! trimmed, Python's methods, `raise_exception`). An Ollama model may bring a Go template instead
-//! ([`crate::go_template`]). A template is foreign code, so it runs on fuel: that bounds both its
+//! (module `go`). A template is foreign code, so it runs on fuel: that bounds both its
 //! time and its memory.
 
+#![forbid(unsafe_code)]
+
+mod go;
 mod jinja;
 mod json;
+mod traits;
 #[cfg(test)]
 mod tests;
 
-use crate::go_template::GoTemplate;
+use go::GoTemplate;
+pub use traits::Traits;
 use minijinja::Environment;
 use ollamamax_proto::inference::{Message, Think};
 use ollamamax_proto::limits::MODEL_TEXT_BYTES;

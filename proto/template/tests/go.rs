@@ -1,14 +1,14 @@
 //! Go templates in the shapes of real models against what Go's own `text/template` made of them. How that was recorded
-//! stands in `tests/data/go_templates/record.go`.
+//! stands in `tests/data/record.go`.
 
-use ollamamax_engine::template::{ChatTemplate, Conversation, TemplateError};
+use ollamamax_template::{ChatTemplate, Conversation, TemplateError};
 use ollamamax_proto::inference::{Message, Think};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 fn data(name: &str) -> String {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/go_templates").join(name);
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name);
     std::fs::read_to_string(&path).expect(name)
 }
 

@@ -5,7 +5,7 @@ use super::node::{Action, Branch, Expression, Function, Kind, Node, Pipe, Root};
 use super::value::Value;
 use super::words::Words;
 use super::{inputs, syntax, unsupported};
-use crate::template::TemplateError;
+use crate::TemplateError;
 use ollamamax_proto::limits::TEMPLATE_DEPTH;
 use std::collections::BTreeMap;
 use std::vec::IntoIter;

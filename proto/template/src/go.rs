@@ -17,12 +17,13 @@ mod node;
 mod parse;
 mod printf;
 mod run;
+mod shown;
 #[cfg(test)]
 mod tests;
 mod value;
 mod words;
 
-use crate::template::TemplateError;
+use crate::TemplateError;
 use inputs::{Inputs, collate};
 use node::{Action, Branch, Expression, Kind, Node, Pipe, Root, reads};
 use ollamamax_proto::inference::{Message, Think};

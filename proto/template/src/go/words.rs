@@ -2,7 +2,7 @@
 
 use super::lex::{Lexeme, Word};
 use super::syntax;
-use crate::template::TemplateError;
+use crate::TemplateError;
 use std::collections::VecDeque;
 
 /// What is left of an action.

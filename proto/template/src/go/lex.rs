@@ -1,7 +1,7 @@
 //! Source to pieces: text, and the words of each action, with what the trim markers take away.
 
 use super::syntax;
-use crate::template::TemplateError;
+use crate::TemplateError;
 
 /// What Go takes for white space.
 const SPACE: [char; 4] = [' ', '\t', '\r', '\n'];

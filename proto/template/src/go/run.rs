@@ -5,7 +5,7 @@ use super::inputs::Inputs;
 use super::node::{Action, Branch, Expression, Function, Kind, Node, Pipe, Root};
 use super::parse::Parsed;
 use super::value::{List, Map, Value};
-use crate::template::TemplateError;
+use crate::TemplateError;
 use ollamamax_proto::limits::{TEMPLATE_DEPTH, TEMPLATE_FUEL};
 
 /// Why a template ends before its end.

@@ -5,7 +5,7 @@ use super::node::Function;
 use super::printf::printf;
 use super::run::{Fault, fail};
 use super::value::{List, Value};
-use crate::template::TODAY;
+use crate::TODAY;
 use std::cmp::Ordering;
 
 /// Calls a function; `room` is how many bytes it may make.
