@@ -76,7 +76,8 @@ const FENCED: &[(&str, &[&str])] = &[
 ];
 
 /// Crates that must stay free of runtimes, sockets and clocks.
-const PURE: &[&str] = &["ollamamax-core", "ollamamax-engine", "ollamamax-gguf", "ollamamax-template"];
+const PURE: &[&str] =
+    &["ollamamax-core", "ollamamax-engine", "ollamamax-gguf", "ollamamax-template"];
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))

@@ -10,15 +10,15 @@
 mod go;
 mod jinja;
 mod json;
-mod traits;
 #[cfg(test)]
 mod tests;
+mod traits;
 
 use go::GoTemplate;
-pub use traits::Traits;
 use minijinja::Environment;
 use ollamamax_proto::inference::{Message, Think};
 use ollamamax_proto::limits::MODEL_TEXT_BYTES;
+pub use traits::Traits;
 
 /// The format most models without a template understand.
 const CHATML: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' \

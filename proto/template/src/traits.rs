@@ -115,10 +115,7 @@ mod tests {
     fn words_in_texts_and_comments_of_a_go_template_are_no_fields() {
         let said = "{{/* .Tools .Thinking */}}{{ .Content }} .Suffix {{ \".ToolCalls\" }}";
         assert_eq!(of_go(said), Traits::default());
-        assert_eq!(
-            Traits::of("{{ .System }}{{ .Prompt }}{{ .ToolsOfOthers }}"),
-            Traits::default()
-        );
+        assert_eq!(Traits::of("{{ .System }}{{ .Prompt }}{{ .ToolsOfOthers }}"), Traits::default());
         let long = format!("{{{{ a{} }}}}", ".Systema".repeat(1 << 17));
         assert_eq!(Traits::of(&long), Traits::default());
     }
@@ -134,7 +131,8 @@ mod tests {
 
     #[test]
     fn a_jinja_template_is_known_by_its_spelling() {
-        let distilled = Traits::of("{% if '</think>' in content %}{% endif %}{{ message['tools'] }}");
+        let distilled =
+            Traits::of("{% if '</think>' in content %}{% endif %}{{ message['tools'] }}");
         assert_eq!((distilled.thinking, distilled.tools), (Some(usual_thinking()), false));
         let qwen = Traits::of("{% if enable_thinking is false %}{% endif %}{{ tools }}<tool_call>");
         assert_eq!((qwen.tools, qwen.thinking), (true, Some(usual_thinking())));

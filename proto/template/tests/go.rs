@@ -1,8 +1,8 @@
 //! Go templates in the shapes of real models against what Go's own `text/template` made of them. How that was recorded
 //! stands in `tests/data/record.go`.
 
-use ollamamax_template::{ChatTemplate, Conversation, TemplateError};
 use ollamamax_proto::inference::{Message, Think};
+use ollamamax_template::{ChatTemplate, Conversation, TemplateError};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::PathBuf;

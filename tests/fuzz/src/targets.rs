@@ -2,13 +2,13 @@
 //! replays the corpus.
 
 use ollamamax_engine::cpu::{CpuBackend, CpuOptions};
-use ollamamax_template::{ChatTemplate, Conversation};
 use ollamamax_engine::text::TextModel;
 use ollamamax_engine::tokenizer::Tokenizer;
 use ollamamax_engine::vocabulary::{TokenKind, Vocabulary};
 use ollamamax_engine::weights::Mapping;
 use ollamamax_gguf::Gguf;
 use ollamamax_proto::inference::{Message, Think};
+use ollamamax_template::{ChatTemplate, Conversation};
 use std::sync::{Arc, OnceLock};
 
 /// A model file: it is refused or loaded, never more.

@@ -7,12 +7,12 @@ use self::insert::GapTokens;
 use crate::constraint::{Constraint, ConstraintError, Grammars};
 use crate::marks::Marks;
 use crate::output::Output;
-use ollamamax_template::{ChatTemplate, Conversation, TemplateError};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use crate::vocabulary::Vocabulary;
 use ollamamax_gguf::Gguf;
 use ollamamax_proto::inference::{Chat, EmbedInput, Message, Options, Predict, Prompt};
 use ollamamax_proto::prefix::Salt;
+use ollamamax_template::{ChatTemplate, Conversation, TemplateError};
 
 /// A model that cannot be used for its texts.
 #[derive(Debug, thiserror::Error)]

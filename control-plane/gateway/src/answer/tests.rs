@@ -165,9 +165,7 @@ fn calls_are_found_by_what_a_template_puts_before_them() {
         let template = format!("{{{{ range .Messages }}}}{body}{{{{ end }}}}");
         Syntax::new(&Traits::of(&template), false, vec!["add".to_owned()])
     };
-    let go = syntax(
-        "{{ range .ToolCalls }}<call>\n{\"name\": \"{{ .Function.Name }}\"}{{ end }}",
-    );
+    let go = syntax("{{ range .ToolCalls }}<call>\n{\"name\": \"{{ .Function.Name }}\"}{{ end }}");
     let call = "<call>{\"name\": \"add\", \"arguments\": {}}";
     assert_eq!(said(&go, call), ["!add {}"]);
     assert_eq!(said(&go, &format!("{call}</call> Done")), ["!add {}", "=Done"]);

@@ -9,13 +9,13 @@ pub mod model;
 pub mod models;
 pub mod show;
 
-use ollamamax_template::Traits;
 use crate::dispatch::Summary;
 use crate::error::Failure;
 use crate::options;
 use crate::stream::timestamp;
 use ollamamax_core::record::ModelRecord;
 use ollamamax_proto::inference::{Options, Think};
+use ollamamax_template::Traits;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;

@@ -1,10 +1,10 @@
 //! What a model looks like from outside: details, capabilities, parameters.
 
 use crate::Gateway;
-use ollamamax_template::Traits;
 use ollamamax_gguf::{Gguf, TensorInfo};
 use ollamamax_proto::Digest;
 use ollamamax_proto::model::ModelVersion;
+use ollamamax_template::Traits;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;

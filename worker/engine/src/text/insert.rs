@@ -6,9 +6,9 @@
 //! ```
 
 use super::{PrepareError, Room, TextModel};
-use ollamamax_template::ChatTemplate;
 use crate::vocabulary::Vocabulary;
 use ollamamax_proto::inference::Insert;
+use ollamamax_template::ChatTemplate;
 
 /// How the families spell prefix, suffix and middle (llama.cpp `special_fim_*`, and Mistral's, which have no middle).
 const SPELLINGS: [[&str; 3]; 8] = [
