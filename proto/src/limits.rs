@@ -3,6 +3,8 @@
 
 /// Longest host, namespace, model or tag part of a model name: Ollama's own bound (hosts get more).
 pub const NAME_PART_CHARS: usize = 80;
+/// Longest name of a site: it stands in names of models beside a tag.
+pub const SITE_NAME_CHARS: usize = 40;
 /// Longest registry host in a model name: Ollama's own bound.
 pub const NAME_HOST_CHARS: usize = 350;
 /// Longest checkpoint name: fits a path-like key, keeps sled keys short.

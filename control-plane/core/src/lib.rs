@@ -37,6 +37,7 @@ pub mod scale;
 pub mod serving;
 pub mod speed;
 pub mod state;
+pub mod sync;
 pub mod table;
 
 #[cfg(test)]
