@@ -2,7 +2,7 @@
 
 use crate::daemon::{self, StopSignals};
 use crate::exit::Failure;
-use crate::{edge, human, oidc, out, secret};
+use crate::{edge, human, oidc, out, secret, sources};
 use ollamamax_control_plane::{ControlPlaneNode, NodeConfig, Policy, Sharing, Target};
 use ollamamax_proto::limits;
 use std::net::SocketAddr;
@@ -92,6 +92,8 @@ struct NodeArgs {
     #[command(flatten)]
     edge: edge::Args,
     #[command(flatten)]
+    sources: sources::Args,
+    #[command(flatten)]
     oidc: oidc::Args,
     #[command(flatten)]
     daemon: daemon::Args,
@@ -149,6 +151,7 @@ fn config(args: Args) -> Result<NodeConfig, Failure> {
     config.bootstrap = bootstrap;
     config.join = join;
     node.edge.apply(&mut config)?;
+    node.sources.apply(&mut config)?;
     node.oidc.apply(&mut config)?;
     config.sealing = sealing;
     config.audit_export = node.audit_export;

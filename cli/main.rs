@@ -57,6 +57,7 @@ mod serve;
 mod show;
 mod signing_keys;
 mod source;
+mod sources;
 mod stop;
 mod suggest;
 mod synth;

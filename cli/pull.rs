@@ -1,24 +1,28 @@
-//! `pull`: gets a model from the catalogue, a file or a URL onto this machine, then gives it to the cluster.
+//! `pull`: brings a model into the cluster. What a node can reach, a node fetches; a file, and what the catalogue knows by name, is
+//! fetched onto this machine first.
 
 use crate::client::Client;
 use crate::exit::Failure;
 use crate::known_nodes::cache_directory;
 use crate::progress::Progress;
 use crate::{create, out, source, upload};
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 
 /// What to get.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A catalogue name, a path to a .gguf file, or a URL of one
+    /// A name, [HOST/]NAMESPACE/MODEL[:TAG] at a registry, a path to a .gguf file, a URL of one, or pip:NAME==VERSION
     model: String,
-    /// The name it gets; the catalogue's, or the file's, when absent
+    /// The name it gets; its own when absent
     #[arg(long = "as", value_name = "NAME")]
     name: Option<String>,
-    /// Accepted for compatibility
-    #[arg(long, hide = true)]
+    /// Use a registry without TLS, where the node allows its host (`--pull-allow`)
+    #[arg(long)]
     insecure: bool,
+    /// Fetch a URL onto this machine first, which may reach what the nodes do not
+    #[arg(long)]
+    here: bool,
     /// Print the outcome as JSON
     #[arg(long)]
     json: bool,
@@ -26,14 +30,48 @@ pub struct Args {
 
 /// Gets it.
 pub async fn run(client: &Client, args: &Args) -> Result<(), Failure> {
-    let name = pull(client, &args.model, args.name.as_deref(), &Progress::new()).await?;
+    let progress = Progress::new();
+    let name = match args.here || source::is_here(&args.model) {
+        true => pull(client, &args.model, args.name.as_deref(), &progress).await?,
+        false => by_the_node(client, args, &progress).await?,
+    };
     if args.json {
         out::json(&json!({"model": name, "status": "success"}));
     }
     Ok(())
 }
 
-/// Gets a model and returns the name the cluster knows it by.
+/// Has a node get it. The name is what was asked for, where no other was given.
+async fn by_the_node(client: &Client, args: &Args, progress: &Progress) -> Result<String, Failure> {
+    let mut request = json!({"model": args.model, "insecure": args.insecure, "stream": true});
+    if let Some(name) = &args.name {
+        request["as"] = json!(name);
+    }
+    transfer(client, "/api/pull", &request, progress).await?;
+    Ok(args.name.clone().unwrap_or_else(|| args.model.clone()))
+}
+
+/// Has a node pull or push, and shows how far it is.
+pub async fn transfer(
+    client: &Client,
+    path: &str,
+    request: &Value,
+    progress: &Progress,
+) -> Result<(), Failure> {
+    let mut records = client.stream(path, request).await?;
+    let mut last = String::new();
+    while let Some(record) = records.next().await? {
+        progress.record(&record);
+        record["status"].as_str().unwrap_or_default().clone_into(&mut last);
+    }
+    progress.finish();
+    match last.as_str() {
+        "success" => Ok(()),
+        last => Err(Failure::Other(format!("the server stopped after `{last}` without success"))),
+    }
+}
+
+/// Gets a model onto this machine, gives it to the cluster, and returns the name that it is known by there.
 pub async fn pull(
     client: &Client,
     reference: &str,

@@ -4,6 +4,7 @@
 use crate::exit::Failure;
 use ollamamax_control_plane::Headers;
 use ollamamax_control_plane::config::{SealingKey, SealingSource};
+use ollamamax_sources::Credentials;
 use ollamamax_tls::JoinToken;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -62,6 +63,15 @@ pub fn receiver_headers() -> Result<Headers, Failure> {
     let Some(text) = variable(RECEIVER_HEADERS) else { return Ok(Headers::default()) };
     text.parse().map_err(|error| Failure::Daemon {
         message: format!("{RECEIVER_HEADERS}: {error}"),
+        code: CONFIG,
+    })
+}
+
+/// What registries want to see of who asks.
+pub fn registries(path: &Path) -> Result<Credentials, Failure> {
+    let text = read_file(path)?;
+    Credentials::parse(&text).map_err(|why| Failure::Daemon {
+        message: format!("`{}`: {why}", path.display()),
         code: CONFIG,
     })
 }

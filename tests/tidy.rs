@@ -12,7 +12,7 @@ const LINES_MAX: usize = 400;
 
 /// Files that are longer for a reason, with the length they must not outgrow.
 const LONG: &[(&str, usize)] =
-    &[("storage/src/log.rs", 470), ("storage/src/sled.rs", 430), ("proto/src/limits.rs", 760)];
+    &[("storage/src/log.rs", 470), ("storage/src/sled.rs", 430), ("proto/src/limits.rs", 800)];
 
 /// Which of our crates each of our crates may import, dev-dependencies apart.
 const IMPORTS: &[(&str, &[&str])] = &[
@@ -22,12 +22,14 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("ollamamax-tls", &["ollamamax-proto"]),
     ("ollamamax-core", &["ollamamax-proto"]),
     ("ollamamax-storage", &["ollamamax-proto"]),
+    ("ollamamax-sources", &["ollamamax-proto"]),
     (
         "ollamamax-gateway",
         &[
             "ollamamax-core",
             "ollamamax-gguf",
             "ollamamax-proto",
+            "ollamamax-sources",
             "ollamamax-template",
             "ollamamax-tls",
         ],
@@ -38,6 +40,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "ollamamax-core",
             "ollamamax-gateway",
             "ollamamax-proto",
+            "ollamamax-sources",
             "ollamamax-storage",
             "ollamamax-tls",
         ],
@@ -49,7 +52,13 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ),
     (
         "ollamamax",
-        &["ollamamax-control-plane", "ollamamax-proto", "ollamamax-tls", "ollamamax-worker"],
+        &[
+            "ollamamax-control-plane",
+            "ollamamax-proto",
+            "ollamamax-sources",
+            "ollamamax-tls",
+            "ollamamax-worker",
+        ],
     ),
 ];
 
@@ -57,7 +66,8 @@ const IMPORTS: &[(&str, &[&str])] = &[
 const FENCED: &[(&str, &[&str])] = &[
     ("sled", &["ollamamax-storage"]),
     ("openraft", &["ollamamax-storage", "ollamamax-control-plane"]),
-    ("axum", &["ollamamax-gateway", "ollamamax-control-plane"]),
+    // The tests' own is a registry to pull from.
+    ("axum", &["ollamamax-gateway", "ollamamax-control-plane", "ollamamax-tests"]),
     ("utoipa", &["ollamamax-gateway"]),
     ("tokenizers", &["ollamamax-engine"]),
     ("minijinja", &["ollamamax-template"]),

@@ -15,7 +15,7 @@ use ollamamax_core::access::{
 use ollamamax_core::record::ClusterRecord;
 use ollamamax_core::{Command, Outcome, State};
 use ollamamax_gateway::auth::jwt::{Alg, Tokens, new_signing_key};
-use ollamamax_gateway::ports::{BlobError, Blobs, ControlError, ControlPlane, QuorumStatus};
+use ollamamax_gateway::ports::{BlobError, Blobs, ControlError, ControlPlane, Hold, QuorumStatus};
 use ollamamax_gateway::secrets::{self, SealingKey};
 use ollamamax_gateway::{Config, Gateway};
 use ollamamax_proto::{Digest, Millis, NodeId, Revision};
@@ -69,6 +69,18 @@ impl Blobs for Nothing {
     }
 
     fn open(&self, digest: Digest) -> BoxFuture<'_, Result<PathBuf, BlobError>> {
+        Box::pin(async move { Err(BlobError::NotFound(digest)) })
+    }
+
+    fn hold(&self, _: Digest) -> Hold {
+        Hold::new(|| {})
+    }
+
+    fn incoming(&self) -> PathBuf {
+        PathBuf::new()
+    }
+
+    fn adopt(&self, _: PathBuf, digest: Digest) -> BoxFuture<'_, Result<(), BlobError>> {
         Box::pin(async move { Err(BlobError::NotFound(digest)) })
     }
 }

@@ -19,6 +19,7 @@ mod wheel;
 use crate::exit::Failure;
 use crate::progress::Progress;
 use ollamamax_proto::Digest;
+use ollamamax_sources::reference::name_of_file;
 use std::path::{Path, PathBuf};
 
 /// A model file on this machine.
@@ -39,6 +40,17 @@ pub fn is_known(reference: &str) -> bool {
     catalogue::find(reference).is_some()
 }
 
+/// Whether this machine fetches it: what the catalogue knows, and files.
+pub fn is_here(reference: &str) -> bool {
+    let is_url = reference.contains("://");
+    !is_url && (is_known(reference) || looks_like_path(reference) || Path::new(reference).is_file())
+}
+
+fn looks_like_path(reference: &str) -> bool {
+    let starts = ["/", "./", "../", "~/"].iter().any(|start| reference.starts_with(start));
+    starts || reference.to_lowercase().ends_with(".gguf")
+}
+
 /// Gets what `reference` names; a path is used where it is, everything else is kept below `cache_dir`.
 pub async fn fetch(
     reference: &str,
@@ -50,12 +62,11 @@ pub async fn fetch(
         return download::fetch(reference, cache_dir, progress).await;
     }
     let path = PathBuf::from(reference);
-    let looks_like_path = reference.contains(std::path::MAIN_SEPARATOR)
-        || reference.to_lowercase().ends_with(".gguf");
+    let looks_like_path = looks_like_path(reference) || path.is_file();
     if let Some(entry) = catalogue::find(reference).filter(|_| !looks_like_path) {
         return catalogue::fetch(entry, cache_dir, progress).await;
     }
-    if !looks_like_path && !path.exists() {
+    if !looks_like_path {
         return Err(Failure::Refused {
             status: 404,
             message: format!(
@@ -67,16 +78,4 @@ pub async fn fetch(
     }
     let digest = verify::digest_of(&path, progress).await?;
     Ok(Fetched { digest, name: name_of_file(&path), path, licenses: Vec::new() })
-}
-
-/// A model name made from a file name: lower case, whatever a name cannot hold becomes `-`.
-fn name_of_file(path: &Path) -> String {
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
-    let name: String = stem
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' })
-        .take(ollamamax_proto::limits::NAME_PART_CHARS)
-        .collect();
-    let name = name.trim_start_matches(['.', '-']);
-    if name.is_empty() { "model".to_owned() } else { name.to_owned() }
 }

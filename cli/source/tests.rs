@@ -45,12 +45,17 @@ fn answer(mut stream: TcpStream, body: &[u8], manner: Manner, seen: &Mutex<Vec<S
         }
     }
     seen.lock().expect("no panic").push(range.clone());
-    let from = range.trim_end_matches('-').parse::<usize>().ok();
+    let mut ends = range.split('-').map(|end| end.parse::<usize>());
+    let from = ends.next().and_then(Result::ok);
+    let end = ends.next().and_then(Result::ok).map_or(body.len(), |last| body.len().min(last + 1));
     let (status, start) = match (manner, from) {
-        (Manner::Good | Manner::BreakOffAfter(_), Some(from)) => ("206 Partial Content", from),
-        _ => ("200 OK", 0),
+        (Manner::Good | Manner::BreakOffAfter(_), Some(from)) => {
+            let range = format!("content-range: bytes {from}-{}/{}", end - 1, body.len());
+            (format!("206 Partial Content\r\n{range}"), from)
+        }
+        _ => ("200 OK".to_owned(), 0),
     };
-    let rest = &body[start..];
+    let rest = if start > 0 || status.starts_with("206") { &body[start..end] } else { body };
     let sent = if let Manner::BreakOffAfter(bytes) = manner { &rest[..bytes] } else { rest };
     let head = format!(
         "HTTP/1.1 {status}\r\netag: \"v1\"\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
@@ -79,7 +84,7 @@ async fn a_download_that_broke_off_goes_on_where_it_was() {
     assert_eq!(std::fs::read(&fetched.path).expect("a file"), bytes());
     assert_eq!(fetched.digest, Digest::of(&bytes()));
     assert_eq!(fetched.name, "tiny.q4");
-    assert_eq!(ranges, ["", "1000-", "1500-"]);
+    assert!(ranges[1].starts_with("1000-") && ranges[2].starts_with("1500-"), "{ranges:?}");
 }
 
 #[tokio::test]
@@ -87,7 +92,7 @@ async fn a_server_without_ranges_is_asked_from_the_start() {
     let (fetched, ranges, _dir) =
         fetch_with(&[Manner::BreakOffAfter(1000), Manner::IgnoreRange]).await;
     assert_eq!(std::fs::read(&fetched.path).expect("a file"), bytes());
-    assert_eq!(ranges.len(), 2);
+    assert!(ranges.len() >= 2, "{ranges:?}");
 }
 
 #[tokio::test]
@@ -96,10 +101,8 @@ async fn wrong_bytes_are_refused_and_not_kept() {
     let (url, _) = serve(bytes(), &[Manner::Good]);
     let url = format!("{url}#sha256={}", Digest::of(b"something else").hex());
     let error = fetch(&url, dir.path(), &Progress::on(false)).await.expect_err("wrong bytes");
-    assert!(error.to_string().contains("expected sha256:"), "{error}");
-    let kept = std::fs::read_dir(dir.path()).expect("a directory").filter_map(Result::ok);
-    let kept: Vec<_> = kept.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
-    assert!(kept.iter().all(|name| name.ends_with(".lock")), "{kept:?}");
+    assert!(error.to_string().contains("expected \"sha256:"), "{error}");
+    assert_eq!(std::fs::read_dir(dir.path()).expect("a directory").count(), 0);
 }
 
 #[tokio::test]

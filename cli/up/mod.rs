@@ -25,6 +25,7 @@ use crate::exit::Failure;
 use crate::known_nodes::data_directory;
 use crate::out;
 use crate::progress::Progress;
+use crate::sources;
 use child::{Death, KillHandle, Restart};
 use layout::{Asked, Layout};
 use lock::Lock;
@@ -66,6 +67,8 @@ pub struct Args {
     /// Print what is ready as one line of JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    sources: sources::Args,
     #[command(flatten)]
     dumps: dumps::Args,
 }

@@ -277,6 +277,7 @@ impl Cluster {
             args.extend(["--tls-cert".into(), files.certificate.into()]);
             args.extend(["--tls-key".into(), files.key.into()]);
         }
+        args.extend(self.args.sources.to_flags());
         if self.layout.is_local() {
             args.extend(["--anonymous".into(), ANONYMOUS.into()]);
         }

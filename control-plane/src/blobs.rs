@@ -11,10 +11,11 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use futures_util::{FutureExt, StreamExt};
 use ollamamax_core::record::NodeRecord;
-use ollamamax_gateway::ports::{BlobError, Blobs};
+use ollamamax_gateway::ports::{BlobError, Blobs, Hold};
 use ollamamax_proto::wire::blobs_client::BlobsClient;
 use ollamamax_proto::wire::{BlobFetchRequest, BlobStatRequest};
 use ollamamax_proto::{Digest, limits};
+use ollamamax_sources::staging;
 use ollamamax_storage::blobs::Writer;
 use ollamamax_storage::{BlobStore, StorageError};
 use std::collections::{BTreeSet, HashMap};
@@ -28,6 +29,8 @@ use tonic::transport::Channel;
 /// Chunks on their way between the network and the disk.
 const CHUNKS_AHEAD: usize = 4;
 
+type Held = Arc<Mutex<HashMap<Digest, usize>>>;
+
 /// The blobs of one node.
 pub struct NodeBlobs {
     store: BlobStore,
@@ -35,6 +38,8 @@ pub struct NodeBlobs {
     published: Arc<Published>,
     peers: Arc<Peers>,
     grace: Duration,
+    /// Blobs that must stay though nothing in the state names them yet, and how many want that.
+    held: Held,
     /// One fetch at a time per blob; whoever else wants it waits for that one.
     fetching: Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
 }
@@ -49,7 +54,8 @@ impl NodeBlobs {
         timings: &Timings,
     ) -> Arc<Self> {
         let grace = Duration::from_millis(timings.blob_grace_ms);
-        Arc::new(Self { store, node, published, peers, grace, fetching: Mutex::default() })
+        let (held, fetching) = (Held::default(), Mutex::default());
+        Arc::new(Self { store, node, published, peers, grace, held, fetching })
     }
 
     /// The state that says which are wanted.
@@ -69,11 +75,7 @@ impl NodeBlobs {
         loop {
             let period = Duration::from_millis(limits::BLOB_SWEEP_MS);
             let _ = tokio::time::timeout(period, revisions.changed()).await;
-            let state = self.published.state();
-            let wanted: BTreeSet<Digest> =
-                state.models.values().map(|model| model.version.blob).collect();
-            let former = state.versions.values().map(|kept| kept.version.blob);
-            let wanted: BTreeSet<Digest> = wanted.into_iter().chain(former).collect();
+            let wanted = wanted(&self.published);
             for digest in &wanted {
                 if self.stat(*digest).is_none()
                     && let Err(error) = self.fetch(*digest).await
@@ -92,8 +94,14 @@ impl NodeBlobs {
         wanted: &BTreeSet<Digest>,
         unwanted: &mut HashMap<Digest, Instant>,
     ) -> Result<(), BlobError> {
-        let store = self.store.clone();
-        let held = blocking(move || store.list()).await?;
+        let (store, grace) = (self.store.clone(), self.grace);
+        let held = blocking(move || {
+            let begun = staging::sweep(&store.incoming(), grace);
+            begun.map_err(|error| StorageError::Invalid { reason: error.to_string() })?;
+            store.sweep(grace)?;
+            store.list()
+        })
+        .await?;
         unwanted.retain(|digest, _| !wanted.contains(digest));
         for (digest, bytes) in held {
             if wanted.contains(&digest) {
@@ -101,10 +109,13 @@ impl NodeBlobs {
             }
             let since = *unwanted.entry(digest).or_insert_with(Instant::now);
             if since.elapsed() >= self.grace {
-                let store = self.store.clone();
-                blocking(move || store.remove(&digest)).await?;
+                let (store, held) = (self.store.clone(), Arc::clone(&self.held));
+                let published = Arc::clone(&self.published);
+                let removed = blocking(move || remove_unwanted(&store, &held, &published, digest));
+                if removed.await? {
+                    tracing::info!(%digest, bytes, "removed a blob that no model needs");
+                }
                 unwanted.remove(&digest);
-                tracing::info!(%digest, bytes, "removed a blob that no model needs");
             }
         }
         Ok(())
@@ -246,6 +257,28 @@ impl NodeBlobs {
     }
 }
 
+/// The blobs that models in the state refer to, or did and may again.
+fn wanted(published: &Published) -> BTreeSet<Digest> {
+    let state = published.state();
+    let now = state.models.values().map(|model| model.version.blob);
+    now.chain(state.versions.values().map(|kept| kept.version.blob)).collect()
+}
+
+/// Removes a blob that nothing names and nobody is about to name. Whoever is holds it until that is in the state of this node, so
+/// that a look at the holds and then at the state misses nobody.
+fn remove_unwanted(
+    store: &BlobStore,
+    held: &Held,
+    published: &Published,
+    digest: Digest,
+) -> Result<bool, StorageError> {
+    let held = held.lock().unwrap_or_else(PoisonError::into_inner);
+    if held.contains_key(&digest) || wanted(published).contains(&digest) {
+        return Ok(false);
+    }
+    store.remove(&digest)
+}
+
 impl Blobs for NodeBlobs {
     fn stat(&self, digest: Digest) -> Option<u64> {
         self.store.stat(&digest).unwrap_or_else(|error| {
@@ -270,6 +303,29 @@ impl Blobs for NodeBlobs {
             }
         }
         .boxed()
+    }
+
+    fn hold(&self, digest: Digest) -> Hold {
+        let held = Arc::clone(&self.held);
+        *held.lock().unwrap_or_else(PoisonError::into_inner).entry(digest).or_default() += 1;
+        Hold::new(move || {
+            let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(count) = held.get_mut(&digest) {
+                *count -= 1;
+                if *count == 0 {
+                    held.remove(&digest);
+                }
+            }
+        })
+    }
+
+    fn incoming(&self) -> PathBuf {
+        self.store.incoming()
+    }
+
+    fn adopt(&self, file: PathBuf, digest: Digest) -> BoxFuture<'_, Result<(), BlobError>> {
+        let store = self.store.clone();
+        async move { Ok(blocking(move || store.adopt(&file, &digest)).await?) }.boxed()
     }
 }
 

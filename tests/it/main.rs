@@ -14,6 +14,7 @@ mod members;
 mod openapi;
 mod operate;
 mod placement;
+mod pull;
 mod rollout;
 mod rotation;
 mod sandbox;

@@ -20,6 +20,7 @@ pub mod model;
 pub mod ports;
 pub mod process;
 pub mod proxy;
+pub mod registry;
 pub mod status;
 pub mod stream;
 pub mod wait;

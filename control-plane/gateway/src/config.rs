@@ -59,6 +59,8 @@ pub struct Config {
     pub sealing: SealingKey,
     /// An OpenID provider whose tokens are believed, too.
     pub oidc: Option<OidcConfig>,
+    /// What is pulled from, and pushed to.
+    pub sources: ollamamax_sources::Settings,
     /// What workers are called with; the node fills it in.
     pub tls: Option<Tls>,
     /// How long a certificate of a node or worker is good, in milliseconds.
@@ -95,6 +97,7 @@ impl Default for Config {
             anonymous: None,
             sealing: SealingKey::random(),
             oidc: None,
+            sources: ollamamax_sources::Settings::default(),
             tls: None,
             certificate_ms: limits::TLS_LIFETIME_MS,
             authority_lead_ms: limits::AUTHORITY_LEAD_MS,

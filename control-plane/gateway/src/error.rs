@@ -99,6 +99,9 @@ pub enum Failure {
     /// The disk has no room.
     #[error("{0}")]
     StorageFull(String),
+    /// A server that was asked for the client failed, or sent what it must not.
+    #[error("{0}")]
+    Upstream(String),
     /// It is our fault.
     #[error("{0}")]
     Internal(String),
@@ -151,6 +154,7 @@ impl Failure {
             Self::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Late(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::StorageFull(_) => StatusCode::INSUFFICIENT_STORAGE,
+            Self::Upstream(_) => StatusCode::BAD_GATEWAY,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -377,6 +381,7 @@ mod tests {
             (Failure::TooLarge { limit: 1 }, 413),
             (Failure::TooMany { reason: "x".into(), retry_after_s: 2 }, 429),
             (Failure::Internal("x".into()), 500),
+            (Failure::Upstream("x".into()), 502),
             (Failure::queue_full(1), 503),
             (Failure::StorageFull("x".into()), 507),
         ];

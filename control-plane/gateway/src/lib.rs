@@ -28,6 +28,7 @@ mod gate;
 mod health;
 mod history;
 mod keep_alive;
+mod layers;
 mod logprobs;
 mod names;
 mod node;
@@ -37,13 +38,16 @@ mod openapi;
 mod options;
 pub mod ports;
 mod quotas;
+mod registry;
 mod request;
 pub mod secrets;
 mod sessions;
 mod sharing;
+mod sources;
 mod stream;
 pub mod streams;
 mod telemetry;
+mod transfers;
 mod versions;
 pub mod workers;
 
@@ -51,6 +55,7 @@ pub use admin::authorities::{seal as seal_authority, unseal as unseal_authority}
 pub use admin::joins::id_of as join_token_id;
 pub use auth::credential;
 pub use config::Config;
+pub use ollamamax_sources::Settings as Sources;
 pub use sharing::{Sharing, UnknownSharing};
 
 use auth::guard::Policy::{All, Known, Needs, Open};
@@ -90,6 +95,8 @@ pub struct Gateway {
     quotas: quotas::Quotas,
     history: history::History,
     oidc: Option<Arc<auth::oidc::Oidc>>,
+    transfers: transfers::Transfers,
+    reach: Result<ollamamax_sources::Reach, String>,
     description: OnceLock<Bytes>,
 }
 
@@ -99,6 +106,7 @@ impl Gateway {
         let tokens = auth::jwt::Tokens::new(config.sealing.clone());
         let oidc = config.oidc.clone().and_then(|oidc| auth::oidc::Oidc::new(oidc).ok());
         let workers = workers::Workers::new(config.tls.clone());
+        let reach = config.sources.reach().map_err(|error| error.to_string());
         Arc::new(Self {
             control,
             blobs,
@@ -117,6 +125,8 @@ impl Gateway {
             quotas: quotas::Quotas::default(),
             history: history::History::default(),
             oidc,
+            transfers: transfers::Transfers::default(),
+            reach,
             description: OnceLock::new(),
         })
     }
@@ -169,10 +179,14 @@ fn api(routes: Routes) -> Routes {
         .get("/api/ps", read, described!(ollama::models::ps))
         .post("/api/show", read, described!(ollama::show::show))
         .post("/api/create", manage, described!(ollama::create::create))
+        .post("/api/pull", manage, described!(ollama::pull::pull))
+        .post("/api/push", manage, described!(ollama::push::push))
         .post("/api/copy", manage, described!(ollama::models::copy))
         .delete("/api/delete", manage, described!(ollama::models::delete))
         .add(Method::HEAD, "/api/blobs/{digest}", manage, described!(ollama::blobs::head))
         .post("/api/blobs/{digest}", manage, described!(ollama::blobs::post))
+        .get("/v2/{namespace}/{model}/manifests/{tag}", read, described!(registry::get_manifest))
+        .get("/v2/{namespace}/{model}/blobs/{digest}", read, described!(registry::get_blob))
         .get("/api/streams/{id}", run, described!(streams::handler::get))
         .get("/v1/models", read, described!(openai::models::list))
         .get("/v1/models/{*id}", read, described!(openai::models::get))

@@ -241,6 +241,7 @@ fn tag(path: &str) -> String {
         ["api", ..] => "Ollama".to_owned(),
         ["v1", "messages", ..] => "Anthropic".to_owned(),
         ["v1", ..] => "OpenAI".to_owned(),
+        ["v2", ..] => "registry".to_owned(),
         ["auth" | ".well-known", ..] => "logins".to_owned(),
         _ => "server".to_owned(),
     }
@@ -250,7 +251,9 @@ fn tag(path: &str) -> String {
 fn tags(paths: &Map<String, Value>) -> Vec<Value> {
     let mut tags: Vec<String> = paths.keys().map(|path| tag(path)).collect();
     let rank = |tag: &str| {
-        ["Ollama", "OpenAI", "Anthropic", "logins", "server"].iter().position(|t| *t == tag)
+        ["Ollama", "OpenAI", "Anthropic", "logins", "registry", "server"]
+            .iter()
+            .position(|t| *t == tag)
     };
     tags.sort_by_key(|tag| (rank(tag).unwrap_or(usize::MAX), tag.clone()));
     tags.dedup();

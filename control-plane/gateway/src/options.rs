@@ -61,6 +61,11 @@ pub fn kind(name: &str) -> Option<Kind> {
     KINDS.iter().find(|(known, _)| *known == name).map(|(_, kind)| *kind)
 }
 
+/// Whether a PARAMETER of this name means something here.
+pub fn is_known(name: &str) -> bool {
+    kind(name).is_some()
+}
+
 /// Names Ollama once knew and still lets pass.
 const RETIRED: [&str; 7] =
     ["penalize_newline", "low_vram", "f16_kv", "logits_all", "vocab_only", "use_mlock", "numa"];

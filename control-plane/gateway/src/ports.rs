@@ -142,6 +142,25 @@ pub enum BlobError {
     Io(#[from] io::Error),
 }
 
+/// Keeps a blob from being removed for as long as it lives: from before it is looked for until something that names it is in the
+/// state.
+pub struct Hold(Option<Box<dyn FnOnce() + Send + Sync>>);
+
+impl Hold {
+    /// Calls `release` at its end.
+    pub fn new(release: impl FnOnce() + Send + Sync + 'static) -> Self {
+        Self(Some(Box::new(release)))
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        if let Some(release) = self.0.take() {
+            release();
+        }
+    }
+}
+
 /// Content-addressed bytes on this node and its peers.
 pub trait Blobs: Send + Sync + 'static {
     /// Size of a blob held here.
@@ -156,4 +175,13 @@ pub trait Blobs: Send + Sync + 'static {
 
     /// A file with the blob's bytes, fetched from a peer first when only a peer has it.
     fn open(&self, digest: Digest) -> BoxFuture<'_, Result<PathBuf, BlobError>>;
+
+    /// Keeps a blob, which need not be there yet, from being removed.
+    fn hold(&self, digest: Digest) -> Hold;
+
+    /// A directory on the same file system, for files that are coming. What nobody has written to for a while goes.
+    fn incoming(&self) -> PathBuf;
+
+    /// Takes in a file of that directory which is whole, durable, and has the digest.
+    fn adopt(&self, file: PathBuf, digest: Digest) -> BoxFuture<'_, Result<(), BlobError>>;
 }

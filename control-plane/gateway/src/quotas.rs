@@ -6,6 +6,8 @@
 
 mod making;
 
+pub(crate) use making::Upload;
+
 use crate::Gateway;
 use crate::auth::Caller;
 use crate::error::Failure;

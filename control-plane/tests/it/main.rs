@@ -6,6 +6,7 @@ mod cluster;
 mod edge;
 mod export;
 mod fetches;
+mod keeping;
 mod members;
 mod restart;
 mod signing;

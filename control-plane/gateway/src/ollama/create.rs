@@ -20,11 +20,12 @@ use ollamamax_proto::{Digest, limits};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use utoipa::ToSchema;
 
 /// What a model is made of.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[schema(examples(json!({"model": "mine", "from": "smollm2:135m", "system": "Answer briefly."})))]
 pub(crate) struct CreateRequest {
     /// The name it gets.
@@ -44,20 +45,20 @@ pub(crate) struct CreateRequest {
     adapters: Option<BTreeMap<String, String>>,
     /// How conversations become prompts.
     #[serde(default)]
-    template: Option<String>,
+    pub(super) template: Option<String>,
     /// What comes before every conversation.
     #[serde(default)]
-    system: Option<String>,
+    pub(super) system: Option<String>,
     #[serde(default)]
     #[schema(schema_with = crate::openapi::shapes::texts)]
-    license: Option<Texts>,
+    pub(super) license: Option<Texts>,
     /// What counts where a request is silent.
     #[serde(default)]
     #[schema(value_type = Option<crate::openapi::GenerationOptions>)]
-    parameters: Option<Map<String, Value>>,
+    pub(super) parameters: Option<Map<String, Value>>,
     /// What comes before every conversation.
     #[serde(default)]
-    messages: Option<Vec<CreateMessage>>,
+    pub(super) messages: Option<Vec<CreateMessage>>,
     /// Not supported yet.
     #[serde(default)]
     quantize: Option<String>,
@@ -83,14 +84,14 @@ impl Progress {
 
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
-enum Texts {
+pub(super) enum Texts {
     One(String),
     Many(Vec<String>),
 }
 
 /// A message before every conversation.
 #[derive(Debug, Deserialize, ToSchema)]
-struct CreateMessage {
+pub(super) struct CreateMessage {
     /// `system`, `user` or `assistant`.
     role: String,
     #[serde(default)]
@@ -113,6 +114,8 @@ pub(crate) async fn create(
     let shown = name.to_string();
     caller.check(Action::ManageModels, Object::Model(&shown), &shown)?;
     request.check()?;
+    // Nobody removes what is about to be named.
+    let _hold = request.file()?.map(|digest| gateway.blobs.hold(digest));
     let mut records = Vec::new();
     let mut version = gateway.base(&caller, &request, &mut records).await?;
     request.dress(&mut version)?;
@@ -131,7 +134,7 @@ pub(crate) async fn create(
 }
 
 impl CreateRequest {
-    fn check(&self) -> Result<(), Failure> {
+    pub(super) fn check(&self) -> Result<(), Failure> {
         if self.quantize.as_ref().is_some_and(|text| !text.is_empty()) {
             return Err(Failure::invalid(
                 "`quantize` is not supported yet; create from a file that is quantized already",
@@ -160,7 +163,7 @@ impl CreateRequest {
     }
 
     /// What the request says beside the bytes: parameters merge, the rest replaces.
-    fn dress(&self, version: &mut ModelVersion) -> Result<(), Failure> {
+    pub(super) fn dress(&self, version: &mut ModelVersion) -> Result<(), Failure> {
         let filled = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
         version.template = filled(&self.template).or_else(|| version.template.take());
         version.system = filled(&self.system).or_else(|| version.system.take());
@@ -238,7 +241,7 @@ impl Gateway {
     }
 
     /// Bytes that are a model's already are for those whom one of its names answers.
-    fn may_use(&self, caller: &Caller, digest: Digest) -> Result<(), Failure> {
+    pub(super) fn may_use(&self, caller: &Caller, digest: Digest) -> Result<(), Failure> {
         let state = self.control.state();
         let own = state.models.values().filter(|model| model.version.blob == digest);
         let mut names = own.map(|model| model.name.to_string()).peekable();
@@ -251,20 +254,25 @@ impl Gateway {
     }
 
     /// Reads a file's facts; whatever is wrong with it is the client's mistake, told with its offset.
-    async fn facts(&self, digest: Digest) -> Result<(ModelFacts, u64), Failure> {
-        let path = self.blobs.open(digest).await?;
-        let read = tokio::task::spawn_blocking(move || {
-            let (gguf, bytes) = read_gguf(&path)?;
-            let facts = model_facts(&gguf).map_err(|error| error.to_string())?;
-            Ok::<_, String>((facts, bytes))
-        });
-        let read = read.await;
-        read.map_err(|_| Failure::Internal("reading the file's header failed".to_owned()))?
-            .map_err(|why| Failure::invalid(format!("supplied file cannot be used: {why}")))
+    pub(super) async fn facts(&self, digest: Digest) -> Result<(ModelFacts, u64), Failure> {
+        read_facts(self.blobs.open(digest).await?).await
     }
 }
 
-fn bare(blob: Digest, blob_bytes: u64, facts: ModelFacts) -> ModelVersion {
+/// The facts of a file, and its size in bytes.
+pub(super) async fn read_facts(path: PathBuf) -> Result<(ModelFacts, u64), Failure> {
+    let read = tokio::task::spawn_blocking(move || {
+        let (gguf, bytes) = read_gguf(&path)?;
+        let facts = model_facts(&gguf).map_err(|error| error.to_string())?;
+        Ok::<_, String>((facts, bytes))
+    });
+    let read = read.await;
+    read.map_err(|_| Failure::Internal("reading the file's header failed".to_owned()))?
+        .map_err(|why| Failure::invalid(format!("supplied file cannot be used: {why}")))
+}
+
+/// A version that is nothing but a file.
+pub(super) fn bare(blob: Digest, blob_bytes: u64, facts: ModelFacts) -> ModelVersion {
     ModelVersion {
         digest: blob,
         blob,

@@ -7,6 +7,8 @@ pub mod embed;
 pub mod generate;
 pub mod model;
 pub mod models;
+pub mod pull;
+pub mod push;
 pub mod show;
 
 use crate::dispatch::Summary;

@@ -22,6 +22,10 @@ const WORDS: &[(u16, &str)] = &[
     (421, "The request is for a host that this node is not."),
     (429, "Over a quota, or too many failures; `Retry-After` says when to try again."),
     (500, "It is the server's fault."),
+    (
+        502,
+        "Another server, from which or to which this one transfers, failed or sent what it must not.",
+    ),
     (503, "Not now: no quorum, no worker, or too many wait; `Retry-After` says when to try again."),
     (504, "The time that `X-Request-Timeout` gave is over."),
     (507, "The disk of the node is full."),

@@ -17,6 +17,7 @@ fn ollama() -> Vec<Line> {
         ("ChatRequest", "messages", json!({"maxItems": limits::MESSAGES_COUNT})),
         ("CreateRequest", "template", text.clone()),
         ("CreateRequest", "system", text),
+        ("PullRequest", "model", json!({"maxLength": limits::PULL_REFERENCE_BYTES})),
     ]
 }
 

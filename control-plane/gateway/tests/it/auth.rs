@@ -25,7 +25,11 @@ impl Secure {
     }
 
     pub async fn with(scripts: &[Script]) -> Self {
-        let bench = Bench::with(scripts, Config { anonymous: None, ..quick() });
+        Self::over(scripts, quick()).await
+    }
+
+    pub async fn over(scripts: &[Script], config: Config) -> Self {
+        let bench = Bench::with(scripts, Config { anonymous: None, ..config });
         let admin = add_user(&bench.control, "root", "admin", 1);
         let secure = Self { bench, admin };
         let rotated = secure.post(&secure.admin, "/admin/v1/signing-keys/rotate", json!({})).await;
@@ -118,7 +122,7 @@ async fn without_a_good_credential_every_guarded_route_answers_the_same() {
         guarded += 1;
         let path = route.path.replace("{*", "{").replace("{id}", "x").replace("{name}", "x");
         let path = path.replace("{digest}", "x").replace("{model}", "x").replace("{rest}", "x");
-        let path = path.replace("{of}", "x");
+        let path = path.replace("{of}", "x").replace("{namespace}", "x").replace("{tag}", "x");
         let who = ["", "nonsense", &wrong_secret, &unknown, "a.b.c"][nth % 5];
         let answer = secure.ask(who, route.method.as_str(), &path, "{}").await;
         assert!(

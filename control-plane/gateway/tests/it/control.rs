@@ -8,7 +8,7 @@ use ollamamax_core::command::{PlanStep, Transition};
 use ollamamax_core::record::ClusterRecord;
 use ollamamax_core::{Command, Entry, Outcome, State, apply};
 use ollamamax_gateway::ports::{
-    BlobError, Blobs, ControlError, ControlPlane, NodeStatus, QuorumStatus,
+    BlobError, Blobs, ControlError, ControlPlane, Hold, NodeStatus, QuorumStatus,
 };
 use ollamamax_gguf::{Array, GgmlType, GgufWriter, Value};
 use ollamamax_proto::model::{ModelFacts, ModelVersion};
@@ -222,6 +222,11 @@ impl FakeBlobs {
         std::fs::read_dir(self.directory.path()).unwrap().next().is_none()
     }
 
+    /// Files that are coming, or have come and were not taken in.
+    pub fn incoming_count(&self) -> usize {
+        std::fs::read_dir(self.incoming()).map_or(0, Iterator::count)
+    }
+
     fn path(&self, digest: Digest) -> PathBuf {
         self.directory.path().join(digest.hex())
     }
@@ -262,6 +267,18 @@ impl Blobs for FakeBlobs {
         Box::pin(async move {
             self.stat(digest).map(|_| self.path(digest)).ok_or(BlobError::NotFound(digest))
         })
+    }
+
+    fn hold(&self, _: Digest) -> Hold {
+        Hold::new(|| {})
+    }
+
+    fn incoming(&self) -> PathBuf {
+        self.directory.path().join("incoming")
+    }
+
+    fn adopt(&self, file: PathBuf, digest: Digest) -> BoxFuture<'_, Result<(), BlobError>> {
+        Box::pin(async move { Ok(std::fs::rename(file, self.path(digest))?) })
     }
 }
 

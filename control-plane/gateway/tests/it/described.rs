@@ -109,7 +109,7 @@ fn values(kind: &str, text: &str) -> Vec<Value> {
     let parse =
         |text: &str| serde_json::from_str(text).unwrap_or_else(|_| panic!("no JSON: {text}"));
     match kind {
-        "application/json" | "application/problem+json" => vec![parse(text)],
+        kind if kind == "application/json" || kind.ends_with("+json") => vec![parse(text)],
         "application/x-ndjson" => text.lines().map(parse).collect(),
         "text/event-stream" => {
             let data = text.lines().filter_map(|line| line.strip_prefix("data: "));

@@ -28,6 +28,7 @@ mod oidc;
 mod openapi;
 mod placement;
 mod priority;
+mod pull;
 mod quotas;
 mod responses;
 mod rollout;
