@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+pub mod adopted;
 mod answer;
 mod anthropic;
 pub mod auth;
@@ -90,6 +91,7 @@ pub struct Gateway {
     quotas: quotas::Quotas,
     history: history::History,
     oidc: Option<Arc<auth::oidc::Oidc>>,
+    adopted: adopted::Servers,
     description: OnceLock<Bytes>,
 }
 
@@ -99,6 +101,7 @@ impl Gateway {
         let tokens = auth::jwt::Tokens::new(config.sealing.clone());
         let oidc = config.oidc.clone().and_then(|oidc| auth::oidc::Oidc::new(oidc).ok());
         let workers = workers::Workers::new(config.tls.clone());
+        let adopted = adopted::Servers::new(config.adopting, config.sealing.clone());
         Arc::new(Self {
             control,
             blobs,
@@ -117,6 +120,7 @@ impl Gateway {
             quotas: quotas::Quotas::default(),
             history: history::History::default(),
             oidc,
+            adopted,
             description: OnceLock::new(),
         })
     }
@@ -126,6 +130,7 @@ impl Gateway {
         let (router, ..) = self.routes().finish();
         let (inner, outer) = (Arc::clone(&self), Arc::clone(&self));
         tokio::spawn(auth::refusals::run(Arc::downgrade(&self)));
+        tokio::spawn(adopted::run(Arc::downgrade(&self)));
         if let Some(oidc) = &self.oidc {
             tokio::spawn(auth::oidc::Oidc::run(Arc::downgrade(oidc)));
         }
