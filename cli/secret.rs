@@ -82,7 +82,8 @@ fn variable(name: &str) -> Option<Zeroizing<String>> {
     std::env::var(name).ok().map(Zeroizing::new).filter(|text| !text.trim().is_empty())
 }
 
-fn read_file(path: &Path) -> Result<Zeroizing<String>, Failure> {
+/// What stands in a file that not everybody may read.
+pub fn read_file(path: &Path) -> Result<Zeroizing<String>, Failure> {
     let metadata = std::fs::metadata(path).map_err(Failure::file("read", path))?;
     let mode = metadata.permissions().mode() & 0o777;
     if mode & 0o007 != 0 {

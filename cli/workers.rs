@@ -1,5 +1,6 @@
 //! `workers`: who runs models, with which labels, and who shall stop.
 
+use crate::adopt::Adopt;
 use crate::client::Client;
 use crate::deploy::key_value;
 use crate::exit::Failure;
@@ -31,6 +32,13 @@ pub enum Args {
         #[arg(long)]
         json: bool,
     },
+    /// Adopt an Ollama or OpenAI-compatible server: it answers whole requests from then on
+    Adopt(Adopt),
+    /// Let an adopted server go; it goes on as it was
+    Release {
+        /// The adopted server
+        worker: String,
+    },
     /// Have a worker give away what it holds and take nothing new, until it is resumed
     Drain {
         /// The worker
@@ -44,7 +52,7 @@ pub enum Args {
         /// The worker
         worker: String,
     },
-    /// Remove a worker for good: it comes back only with another join token
+    /// Remove a worker for good: it comes back only with another join token. An adopted server is let go
     Rm {
         /// The worker
         worker: String,
@@ -70,6 +78,18 @@ pub async fn run(client: &Client, args: &Args) -> Result<(), Failure> {
         Args::Show { worker, json } => {
             let answer = client.get(&format!("/admin/v1/workers/{worker}")).await?;
             if *json { out::json(&answer) } else { out::text(&one(&answer)) }
+        }
+        Args::Adopt(adopt) => adopt.run(client).await?,
+        Args::Release { worker } => {
+            let shown = client.get(&format!("/admin/v1/workers/{worker}")).await?;
+            if shown["adopted"].is_null() {
+                let text = format!(
+                    "`{worker}` was not adopted; `ollamamax workers drain {worker}` or `workers rm {worker}` ends its work"
+                );
+                return Err(Failure::Usage(text));
+            }
+            client.delete(&format!("/admin/v1/workers/{worker}"), None).await?;
+            out::line(&format!("released {worker}; it goes on as it was"));
         }
         Args::Drain { worker, reason } => {
             let body = reason.as_ref().map_or(json!({}), |reason| json!({"reason": reason}));
@@ -102,7 +122,7 @@ fn changes(labels: &[String]) -> Result<Map<String, Value>, Failure> {
     labels.iter().map(change).collect()
 }
 
-fn joined(labels: &Value) -> String {
+pub fn joined(labels: &Value) -> String {
     let pairs = labels.as_object().into_iter().flatten();
     let pairs: Vec<String> =
         pairs.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or("?"))).collect();
@@ -121,7 +141,7 @@ fn list(answer: &Value, wide: bool) -> String {
             text(worker, "id").chars().take(12).collect(),
             status(worker),
             text(worker, "device"),
-            human::bytes(worker["memory_bytes"].as_u64().unwrap_or(0)),
+            memory(worker),
             models.len().to_string(),
             joined(&worker["labels"]),
             text(worker, "address"),
@@ -134,12 +154,23 @@ fn list(answer: &Value, wide: bool) -> String {
     table::render(&HEADER[..columns], &rows)
 }
 
-fn status(worker: &Value) -> String {
+/// Of an adopted server nobody knows.
+fn memory(worker: &Value) -> String {
+    match worker["adopted"].is_null() {
+        true => human::bytes(worker["memory_bytes"].as_u64().unwrap_or(0)),
+        false => "-".to_owned(),
+    }
+}
+
+pub fn status(worker: &Value) -> String {
     let slow = if worker["slow"] == true { ", slow" } else { "" };
     format!("{}{slow}", text(worker, "status"))
 }
 
 fn one(worker: &Value) -> String {
+    if !worker["adopted"].is_null() {
+        return crate::adopt::one(worker);
+    }
     let mut shown = format!(
         "{} is {}\n  id         {}\n  address    {}\n  device     {} ({})\n  memory     {}\n  labels     {}\n",
         text(worker, "name"),

@@ -12,7 +12,7 @@ const LINES_MAX: usize = 400;
 
 /// Files that are longer for a reason, with the length they must not outgrow.
 const LONG: &[(&str, usize)] =
-    &[("storage/src/log.rs", 470), ("storage/src/sled.rs", 430), ("proto/src/limits.rs", 800)];
+    &[("storage/src/log.rs", 470), ("storage/src/sled.rs", 430), ("proto/src/limits.rs", 840)];
 
 /// Which of our crates each of our crates may import, dev-dependencies apart.
 const IMPORTS: &[(&str, &[&str])] = &[

@@ -176,7 +176,10 @@ fn workers(cluster: &Value) -> Vec<Row> {
                 format!("{}{slow}", text(worker, "status")),
                 text(worker, "device"),
                 busy_text,
-                format!("{} of {}", human::bytes(used), human::bytes(memory)),
+                match worker["adopted"].is_object() {
+                    true => "adopted".to_owned(),
+                    false => format!("{} of {}", human::bytes(used), human::bytes(memory)),
+                },
                 celsius.map_or("-".to_owned(), |celsius| format!("{celsius} °C")),
                 models.join(","),
             ],

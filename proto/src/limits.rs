@@ -792,3 +792,37 @@ pub const INDEX_ANSWER_BYTES: u64 = 16 * 1024 * 1024;
 pub const UNPACK_RATIO: u64 = 10;
 /// Bytes of a disk that a pull leaves free: the log and its snapshots are on the same one.
 pub const DISK_LEFT_BYTES: u64 = 256 * 1024 * 1024;
+
+/// Most servers of others that are adopted: each gateway looks after each of them.
+pub const ADOPTED_COUNT: usize = 256;
+/// Longest URL of an adopted server.
+pub const ADOPTED_URL_BYTES: usize = 500;
+/// Longest key of an adopted server, sealed or not; keys of known services have a few hundred bytes at most.
+pub const ADOPTED_KEY_BYTES: usize = 4 * 1024;
+/// Most requests that one gateway may have in flight at one adopted server.
+pub const ADOPTED_PLACES_COUNT: u32 = 4_096;
+/// The same where nobody says otherwise: what such servers batch at once, and some that wait there.
+pub const ADOPTED_PLACES_DEFAULT_COUNT: u32 = 128;
+/// How often each gateway looks at each adopted server: one that died is noticed before many requests find out.
+pub const ADOPTED_PROBE_MS: u64 = 5_000;
+/// How long such a look may take: a server that is busy with a batch may answer late.
+pub const ADOPTED_PROBE_TIMEOUT_MS: u64 = 5_000;
+/// How long connecting to an adopted server may take: it may be on another continent.
+pub const ADOPTED_CONNECT_MS: u64 = 3_000;
+/// How long an idle connection to an adopted server is kept: less than servers keep theirs (uvicorn, under vLLM, five seconds).
+pub const ADOPTED_IDLE_MS: u64 = 4_000;
+/// How long the first byte of an answer of an adopted server may take: it may load a large model first, and a whole answer comes at
+/// once.
+pub const ADOPTED_FIRST_BYTE_MS: u64 = 600_000;
+/// How long an answer of an adopted server may be silent once it has begun.
+pub const ADOPTED_SILENCE_MS: u64 = 60_000;
+/// Models of one adopted server: what it has beyond is not served.
+pub const ADOPTED_MODELS_COUNT: usize = 2_000;
+/// Longest list of models of an adopted server.
+pub const ADOPTED_LIST_BYTES: usize = 8 * 1024 * 1024;
+/// Longest answer of an adopted server, streamed or whole: many vectors fit.
+pub const ADOPTED_ANSWER_BYTES: usize = 256 * 1024 * 1024;
+/// Longest line of a stream of an adopted server.
+pub const ADOPTED_LINE_BYTES: usize = 4 * 1024 * 1024;
+/// Most that is read of an error of an adopted server.
+pub const ADOPTED_ERROR_BYTES: usize = 64 * 1024;

@@ -1,6 +1,7 @@
 //! What became true. The same list feeds the stored tables, the state in memory and the watchers.
 
 use crate::access::AccessChange;
+use crate::adopted::AdoptedServer;
 use crate::deployment::Deployment;
 use crate::orders::{Migration, WorkerOrders};
 use crate::record::{
@@ -70,6 +71,10 @@ pub enum Change {
     VersionRemoved(ModelName, Digest),
     /// Who may do what changed.
     Access(AccessChange),
+    /// An adopted server is or changed.
+    AdoptedPut(Box<AdoptedServer>),
+    /// An adopted server is gone.
+    AdoptedRemoved(WorkerId),
 }
 
 impl Change {
@@ -102,6 +107,8 @@ impl Change {
             | Self::CheckpointPut(_)
             | Self::CheckpointRemoved(_)
             | Self::Access(_)
+            | Self::AdoptedPut(_)
+            | Self::AdoptedRemoved(_)
             | Self::Advanced(_) => false,
         }
     }

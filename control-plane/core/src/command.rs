@@ -5,6 +5,7 @@
 //! need is a new variant). Golden bytes pin each one.
 
 use crate::access::AccessCommand;
+use crate::adopted::AdoptedServer;
 use crate::deployment::Deployment;
 use crate::record::{ClusterRecord, Demand};
 use crate::replica::NewReplica;
@@ -259,6 +260,16 @@ pub enum Command {
         /// What is asked; not itself noted.
         #[serde(with = "flat")]
         command: Box<Command>,
+    },
+    /// Has a server of others answer whole requests.
+    AdoptServer {
+        /// Which; `adopted_at` is set when it is applied.
+        server: Box<AdoptedServer>,
+    },
+    /// Lets an adopted server go.
+    ReleaseServer {
+        /// Which one.
+        id: WorkerId,
     },
 }
 

@@ -10,6 +10,7 @@
 //! could be improved later.
 
 mod access;
+mod adopted;
 mod check;
 mod checkpoints;
 mod deployments;
@@ -141,6 +142,8 @@ fn dispatch(draft: &mut Draft, command: &Command) -> Result<Said, Rejection> {
         C::RevertRollout { name, began, reason } => rollouts::revert(draft, name, *began, reason)?,
         C::ScaleModel { name, from, to } => deployments::scale(draft, name, *from, *to)?,
         C::Access(command) => return access::decide(draft, command),
+        C::AdoptServer { server } => adopted::adopt(draft, server)?,
+        C::ReleaseServer { id } => adopted::release(draft, *id)?,
         C::Noted { note, command } => {
             let said = dispatch(draft, command)?;
             access::trail::note(draft, note, "done");

@@ -13,6 +13,7 @@
 
 pub mod access;
 pub mod admission;
+pub mod adopted;
 pub mod breaker;
 pub mod budget;
 pub mod change;

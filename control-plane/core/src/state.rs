@@ -2,6 +2,7 @@
 //! readers is one cheap clone.
 
 use crate::access::Access;
+use crate::adopted::AdoptedServer;
 use crate::change::{Change, Counters};
 use crate::deployment::Deployment;
 use crate::orders::{Migration, WorkerOrders};
@@ -42,6 +43,8 @@ pub struct State {
     pub rollouts: OrdMap<ModelName, Rollout>,
     /// Former versions by name and digest, among them the old ones of rollouts.
     pub versions: OrdMap<(ModelName, Digest), VersionRecord>,
+    /// Servers of others that answer whole requests.
+    pub adopted: OrdMap<WorkerId, AdoptedServer>,
     /// Who may do what.
     pub access: Access,
     /// Numbers that only grow.
@@ -146,6 +149,12 @@ impl State {
                 self.versions.remove(&(name, digest));
             }
             Change::Access(change) => self.access.evolve(change),
+            Change::AdoptedPut(server) => {
+                self.adopted.insert(server.id, *server);
+            }
+            Change::AdoptedRemoved(id) => {
+                self.adopted.remove(&id);
+            }
         }
     }
 
@@ -165,6 +174,7 @@ impl State {
         let migrations = self.migrations.values().cloned().map(Change::MigrationPut);
         let rollouts = self.rollouts.values().cloned().map(Change::RolloutPut);
         let versions = self.versions.values().cloned().map(Box::new).map(Change::VersionPut);
+        let adopted = self.adopted.values().cloned().map(Box::new).map(Change::AdoptedPut);
         cluster
             .chain(nodes)
             .chain(models)
@@ -178,6 +188,7 @@ impl State {
             .chain(migrations)
             .chain(rollouts)
             .chain(versions)
+            .chain(adopted)
             .chain(self.access.to_changes().into_iter().map(Change::Access))
             .chain([Change::Advanced(self.counters)])
             .collect()

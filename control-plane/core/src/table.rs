@@ -70,6 +70,8 @@ pub mod prefix {
     pub const MAKING: u8 = 26;
     /// How far the trail was sent, by receiver.
     pub const EXPORTED: u8 = 27;
+    /// Adopted servers by id.
+    pub const ADOPTED: u8 = 28;
 }
 
 /// One row to put or remove.
@@ -127,6 +129,7 @@ pub fn row(change: &Change) -> Result<Row, CodecError> {
         Change::MigrationPut(record) => Some(value(record)?),
         Change::RolloutPut(record) => Some(value(record)?),
         Change::VersionPut(record) => Some(value(record)?),
+        Change::AdoptedPut(record) => Some(value(record)?),
         Change::Access(change) => rows::bytes(change)?,
         Change::NodeRemoved(_)
         | Change::ModelRemoved(_)
@@ -139,6 +142,7 @@ pub fn row(change: &Change) -> Result<Row, CodecError> {
         | Change::ReplicaRemoved(_)
         | Change::MigrationRemoved(_)
         | Change::RolloutRemoved(_)
+        | Change::AdoptedRemoved(_)
         | Change::VersionRemoved(..) => None,
     };
     Ok(Row { key, value })
@@ -193,6 +197,7 @@ pub fn change(key_found: &[u8], bytes: &[u8]) -> Result<Change, LoadError> {
         Some(prefix::MIGRATION) => Change::MigrationPut(read(bytes).map_err(fail)?),
         Some(prefix::ROLLOUT) => Change::RolloutPut(read(bytes).map_err(fail)?),
         Some(prefix::VERSION) => Change::VersionPut(read(bytes).map_err(fail)?),
+        Some(prefix::ADOPTED) => Change::AdoptedPut(read(bytes).map_err(fail)?),
         Some(table) => match rows::change(table, bytes).map_err(fail)? {
             Some(change) => Change::Access(change),
             None => return Err(LoadError::UnknownTable(hex(key_found))),
@@ -242,6 +247,8 @@ fn key(change: &Change) -> Vec<u8> {
         Change::VersionPut(record) => version(&record.model, &record.version.digest),
         Change::VersionRemoved(name, digest) => version(name, digest),
         Change::Access(change) => rows::key(change),
+        Change::AdoptedPut(record) => with(prefix::ADOPTED, &record.id.0.to_be_bytes()),
+        Change::AdoptedRemoved(id) => with(prefix::ADOPTED, &id.0.to_be_bytes()),
     }
 }
 

@@ -3,11 +3,12 @@
 mod frame;
 mod input;
 
-use crate::answer::Answer;
+use crate::adopted::ask::{self, Said, Wish};
+use crate::answer::{Answer, Syntax};
 use crate::auth::Caller;
 use crate::converse::{Choice, Prepared, Turn};
 use crate::demand::Want;
-use crate::dispatch::Job;
+use crate::dispatch::{Generation, Job};
 use crate::error::{AnthropicError, Failure};
 use crate::request::{Asker, RequestId};
 use crate::streams::{Flavour, Form, Keep};
@@ -120,6 +121,36 @@ async fn answer(
         return form.respond(generation, 0, id);
     }
     let whole = Answer::begin(generation, &form.syntax, 0)?.whole().await?;
+    Ok(stream::plain_json(&frame.whole(&whole)))
+}
+
+/// The same request, for a server that does not speak Anthropic's API.
+pub(crate) fn elsewhere(body: &[u8]) -> Result<Wish, Failure> {
+    let request: MessagesRequest = body::parse(body)?;
+    let asked = crate::names::named(request.model.clone(), None)?;
+    let predict = request.most()?;
+    let (given, think) = (request.options(), request.think()?);
+    let mut options = ask::read_options(&given)?;
+    request.limit(&mut options)?;
+    options.predict = predict;
+    let (choice, streamed) = (request.choice()?, request.stream == Some(true));
+    let mut given = given;
+    if !options.stop.is_empty() {
+        given.insert("stop".to_owned(), options.stop.clone().into());
+    }
+    let messages = input::messages(request.system, request.messages, &asked)?;
+    let tools = request.tools.into_iter().filter_map(Tool::function).collect();
+    let guess = messages.iter().map(|message| message.content.len() / 4 + 4).sum::<usize>();
+    let key = format!("{:024x}", rand::random::<u128>() >> 32);
+    let guess = u32::try_from(guess).unwrap_or(u32::MAX);
+    let flavour = Flavour::Messages(Frame { key, model: asked, guess });
+    let said = Said::Chat { messages, tools, choice };
+    Ok(Wish { said, given, options, think, streamed, flavour })
+}
+
+/// An answer in one message.
+pub(crate) async fn whole(frame: &Frame, generation: Generation) -> Result<Response, Failure> {
+    let whole = Answer::begin(generation, &Syntax::default(), 0)?.whole().await?;
     Ok(stream::plain_json(&frame.whole(&whole)))
 }
 

@@ -140,14 +140,19 @@ impl Caller {
         action: Action,
     ) -> Result<ModelRecord, Failure> {
         let model = names::resolve(state, asked)?;
-        let name = model.name.to_string();
+        self.named(&model.name, asked, action).map(|()| model)
+    }
+
+    /// Refuses what it may not do to a model of that name, wherever that is.
+    pub fn named(&self, name: &ModelName, asked: &str, action: Action) -> Result<(), Failure> {
+        let name = name.to_string();
         if self.may(action, Object::Model(&name)) {
-            return Ok(model);
+            return Ok(());
         }
         if !self.may(Action::ReadModels, Object::Model(&name)) {
             return Err(Failure::unknown_model(asked));
         }
-        self.check(action, Object::Model(&name), &name).map(|()| model)
+        self.check(action, Object::Model(&name), &name)
     }
 
     /// What `asked` of a model's stay in memory counts for: who may only use it neither pins it nor takes away what others have

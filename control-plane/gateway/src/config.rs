@@ -1,5 +1,6 @@
 //! What a node tells its gateway at start.
 
+use crate::adopted::Adopting;
 use crate::auth::oidc::OidcConfig;
 use crate::edge::EdgeConfig;
 use crate::secrets::SealingKey;
@@ -71,6 +72,8 @@ pub struct Config {
     pub access_token_ms: u64,
     /// How long after this node last heard of the others it still believes access tokens.
     pub stale_after: Duration,
+    /// How patient it is with adopted servers.
+    pub adopting: Adopting,
     /// Whom it answers at all.
     pub edge: EdgeConfig,
 }
@@ -103,6 +106,7 @@ impl Default for Config {
             authority_lead_ms: limits::AUTHORITY_LEAD_MS,
             access_token_ms: limits::ACCESS_TOKEN_MAX_MS,
             stale_after: Duration::from_millis(limits::STALE_VIEW_MS),
+            adopting: Adopting::default(),
             edge: EdgeConfig::default(),
         }
     }

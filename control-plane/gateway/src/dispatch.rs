@@ -57,7 +57,7 @@ impl Gateway {
         let charge = self.let_in(&job.asker, &job.model.name, resumed)?;
         let entry = self.enter(&job.model.name, &job.asker, job.want)?;
         let running = self.remember(&job.asker, &job.model);
-        let (sender, mut events) = mpsc::channel(limits::STREAM_CHUNKS_BUFFERED);
+        let (sender, events) = mpsc::channel(limits::STREAM_CHUNKS_BUFFERED);
         let span =
             tracing::info_span!("generate", request = %job.request_id, model = %job.model.name);
         let gateway = Arc::clone(self);
@@ -84,11 +84,7 @@ impl Gateway {
             }
         };
         tokio::spawn(task.instrument(span));
-        match events.recv().await {
-            Some(Ok(first)) => Ok(Generation { first: Some(first), events }),
-            Some(Err(failure)) => Err(failure),
-            None => Err(Failure::Internal("the generation ended without a result".to_owned())),
-        }
+        Generation::begun(events).await
     }
 }
 
@@ -113,7 +109,7 @@ impl Gateway {
 }
 
 /// Ends when the time is over.
-async fn lateness(deadline: Option<Deadline>) -> Failure {
+pub(crate) async fn lateness(deadline: Option<Deadline>) -> Failure {
     match deadline {
         None => std::future::pending().await,
         Some(deadline) => {

@@ -13,10 +13,11 @@ use crate::error::Failure;
 use crate::request::Asker;
 use crate::workers::seat::Seat;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use ollamamax_core::adopted::AdoptedServer;
 use ollamamax_core::record::ModelRecord;
 use ollamamax_core::replica::ReplicaRecord;
 use ollamamax_core::route::Policy;
-use ollamamax_proto::{Millis, limits};
+use ollamamax_proto::{Millis, ModelName, limits};
 use serde::Serialize;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -61,7 +62,7 @@ pub struct Record {
     pub caller: String,
     /// Which model.
     pub model: String,
-    /// Of which version.
+    /// Of which version; of a model of an adopted server what that tells.
     pub version: String,
     /// When, in milliseconds since 1970.
     #[schema(value_type = u64)]
@@ -74,7 +75,7 @@ pub struct Record {
     pub workers: Vec<Server>,
     /// How a worker was chosen.
     pub balancing: Option<String>,
-    /// How the model is split: `whole`, or a strategy and the number of parts.
+    /// How the model is split: `whole`, or a strategy and the number of parts; `adopted-` and a kind where an adopted server answered.
     pub strategy: Option<String>,
     /// Until some worker had the model.
     pub load_ms: Option<f64>,
@@ -116,6 +117,11 @@ impl Entry {
         record
     }
 
+    /// Whether it has ended, well or not.
+    pub fn is_over(&self) -> bool {
+        self.lock().outcome != Outcome::Running
+    }
+
     /// Notes something.
     pub fn note(&self, note: impl FnOnce(&mut Record)) {
         note(&mut self.lock());
@@ -151,6 +157,12 @@ impl Trace {
     /// Of a request that comes in.
     pub fn of(request: &str, route: &str) -> Self {
         Self { request: request.to_owned(), route: route.to_owned(), entries: Arc::default() }
+    }
+
+    /// Whether somebody ended the request, or its client went.
+    pub(crate) fn was_ended(&self) -> bool {
+        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.iter().any(|entry| entry.lock().outcome == Outcome::Cancelled)
     }
 
     /// Tells in the headers of an answer who gave it, as far as that is known when it begins.
@@ -266,6 +278,15 @@ impl Running {
         record.resumes = resumes;
     }
 
+    /// Notes which adopted server takes it now, and how it was chosen.
+    pub fn taken_by(&self, server: &AdoptedServer, policy: Policy) {
+        let (worker, name) = (server.id.to_string(), server.name.clone());
+        let mut record = self.lock();
+        record.workers.push(Server { worker, name });
+        (record.balancing, record.strategy) =
+            (Some(policy.to_string()), Some(format!("adopted-{}", server.kind)));
+    }
+
     /// It was answered to its end.
     pub fn done(&self, reason: &str) {
         self.end(Outcome::Done, Some(reason.to_owned()));
@@ -305,13 +326,23 @@ impl Drop for Running {
 impl Gateway {
     /// Enters a request that is let in.
     pub(crate) fn remember(self: &Arc<Self>, asker: &Asker, model: &ModelRecord) -> Running {
+        self.remember_as(asker, &model.name, model.version.digest.hex())
+    }
+
+    /// The same where no version of the catalogue is asked.
+    pub(crate) fn remember_as(
+        self: &Arc<Self>,
+        asker: &Asker,
+        model: &ModelName,
+        version: String,
+    ) -> Running {
         let (trace, caller) = (&asker.trace, &asker.caller);
         let record = Record {
             request: trace.request.clone(),
             route: trace.route.clone(),
             caller: caller.clone(),
-            model: model.name.to_string(),
-            version: model.version.digest.hex(),
+            model: model.to_string(),
+            version,
             begun_at: Millis::now(),
             outcome: Outcome::Running,
             reason: None,

@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+pub mod adopted;
 mod answer;
 mod anthropic;
 pub mod auth;
@@ -97,6 +98,7 @@ pub struct Gateway {
     oidc: Option<Arc<auth::oidc::Oidc>>,
     transfers: transfers::Transfers,
     reach: Result<ollamamax_sources::Reach, String>,
+    adopted: adopted::Servers,
     description: OnceLock<Bytes>,
 }
 
@@ -107,6 +109,7 @@ impl Gateway {
         let oidc = config.oidc.clone().and_then(|oidc| auth::oidc::Oidc::new(oidc).ok());
         let workers = workers::Workers::new(config.tls.clone());
         let reach = config.sources.reach().map_err(|error| error.to_string());
+        let adopted = adopted::Servers::new(config.adopting, config.sealing.clone());
         Arc::new(Self {
             control,
             blobs,
@@ -127,6 +130,7 @@ impl Gateway {
             oidc,
             transfers: transfers::Transfers::default(),
             reach,
+            adopted,
             description: OnceLock::new(),
         })
     }
@@ -136,6 +140,7 @@ impl Gateway {
         let (router, ..) = self.routes().finish();
         let (inner, outer) = (Arc::clone(&self), Arc::clone(&self));
         tokio::spawn(auth::refusals::run(Arc::downgrade(&self)));
+        tokio::spawn(adopted::run(Arc::downgrade(&self)));
         if let Some(oidc) = &self.oidc {
             tokio::spawn(auth::oidc::Oidc::run(Arc::downgrade(oidc)));
         }

@@ -21,6 +21,11 @@ pub fn well_formed(text: &str) -> Result<ModelName, Failure> {
         .map_err(|error| Failure::invalid(format!("invalid model name: {error}")))
 }
 
+/// The name that a client means; nothing where it can be none's.
+pub fn meant(text: &str) -> Option<ModelName> {
+    without_suffix(text).parse().ok()
+}
+
 /// The catalogue's record of a model, or 404 in Ollama's words with the name as it was asked.
 pub fn resolve(state: &State, text: &str) -> Result<ModelRecord, Failure> {
     let unknown = || Failure::unknown_model(text);

@@ -48,7 +48,8 @@ const ABOUT: &str = "One Ollama- and OpenAI-compatible endpoint in front of many
     permission it needs. Errors have the shape of the family of endpoints: `{\"error\": \"...\"}` on Ollama's, \
     `{\"error\": {...}}` on OpenAI's and Anthropic's, problem details (RFC 9457) under `/admin/v1/` and `/auth/`. A path that is not here is \
     404 and a method that is not here 405, in the same shapes. Every answer has an `X-Request-Id`: the one that was sent, or a new \
-    one. `X-Request-Timeout` bounds, in seconds, how long a request may take; `X-Priority: batch` says that it can wait.";
+    one. `X-Request-Timeout` bounds, in seconds, how long a request may take; `X-Priority: batch` says that it can wait. What an adopted server \
+    answers in the words of its client is passed on as it comes, with what that server tells beside.";
 
 /// A description in the making.
 #[derive(Default)]

@@ -80,6 +80,11 @@ impl Charge {
         self.reaches(prompt_tokens.max(self.prompt_tokens), self.output_tokens);
     }
 
+    /// What its prompt is thought to cost.
+    pub fn prompt(&self) -> u64 {
+        self.prompt_tokens
+    }
+
     /// What it has cost so far, counted from its beginning, by what workers say. What was thought too much is given back.
     pub fn reaches(&mut self, prompt_tokens: u64, output_tokens: u64) {
         let output_tokens = output_tokens.max(self.output_tokens);

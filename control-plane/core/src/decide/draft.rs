@@ -139,6 +139,8 @@ impl Draft {
                 !state.versions.contains_key(&(name.clone(), *digest))
             }
             Change::Access(change) => state.access.holds(change),
+            Change::AdoptedPut(record) => state.adopted.get(&record.id) == Some(&**record),
+            Change::AdoptedRemoved(id) => !state.adopted.contains_key(id),
         }
     }
 }

@@ -11,13 +11,21 @@ use ollamamax_proto::placement::WorkerStatus;
 use ollamamax_proto::{ModelName, WorkerId, limits};
 use std::collections::BTreeMap;
 
+/// The worker of an order; `None`: it is an adopted server, of which nothing more is kept.
+fn find(draft: &Draft, id: WorkerId) -> Result<Option<WorkerRecord>, Rejection> {
+    match draft.state().adopted.contains_key(&id) {
+        true => Ok(None),
+        false => workers::find(draft, id).map(Some),
+    }
+}
+
 /// Sets the labels that have a value and removes those that have none.
 pub(super) fn label(
     draft: &mut Draft,
     id: WorkerId,
     labels: &BTreeMap<String, Option<String>>,
 ) -> Result<(), Rejection> {
-    workers::find(draft, id)?;
+    find(draft, id)?;
     let mut orders = of(draft, id);
     for (key, value) in labels {
         label_part("label", key)?;
@@ -61,27 +69,28 @@ pub(super) fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), Reje
 
 /// It finishes what it runs, gives away what it holds and takes nothing new until it is resumed.
 pub(super) fn drain(draft: &mut Draft, id: WorkerId, reason: &str) -> Result<(), Rejection> {
-    let known = workers::find(draft, id)?;
+    let known = find(draft, id)?;
     let reason = check::cut_reason(reason);
+    let orders = WorkerOrders { drained: Some(reason.clone()), ..of(draft, id) };
+    put(draft, orders);
+    let Some(known) = known else { return Ok(()) };
     let status = match known.status {
         WorkerStatus::Down => WorkerStatus::Down,
         _ => WorkerStatus::Draining,
     };
-    let orders = WorkerOrders { drained: Some(reason.clone()), ..of(draft, id) };
-    put(draft, orders);
     turn(draft, known, status, reason);
     Ok(())
 }
 
 /// Ends what [`drain`] began. A process that is about to end says so again with its next heartbeat.
 pub(super) fn resume(draft: &mut Draft, id: WorkerId) -> Result<(), Rejection> {
-    let known = workers::find(draft, id)?;
+    let known = find(draft, id)?;
     let orders = of(draft, id);
     if orders.drained.is_none() {
         return Ok(());
     }
     put(draft, WorkerOrders { drained: None, ..orders });
-    if known.status == WorkerStatus::Draining {
+    if let Some(known) = known.filter(|known| known.status == WorkerStatus::Draining) {
         turn(draft, known, WorkerStatus::Ready, String::new());
     }
     Ok(())

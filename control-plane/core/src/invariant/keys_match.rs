@@ -30,7 +30,9 @@ pub(super) fn check(state: &State) -> Vec<String> {
     let rollouts = rollouts.map(|(name, _)| format!("rollout `{name}`"));
     let versions = versions.map(|((name, digest), _)| format!("version `{digest}` of `{name}`"));
     let later = deployments.chain(orders).chain(replicas).chain(migrations);
-    let later = later.chain(rollouts).chain(versions);
+    let adopted = state.adopted.iter().filter(|(id, server)| server.id != **id);
+    let adopted = adopted.map(|(id, _)| format!("adopted server `{id}`"));
+    let later = later.chain(rollouts).chain(versions).chain(adopted);
     nodes
         .chain(models)
         .chain(demands)

@@ -11,7 +11,8 @@ pub(super) fn check(state: &State) -> Vec<String> {
         ("placements", state.placements.len(), limits::PLACEMENTS_COUNT),
         ("replicas", state.replicas.len(), limits::PLACEMENTS_COUNT),
         ("deployments", state.deployments.len(), limits::MODELS_COUNT),
-        ("orders", state.orders.len(), limits::WORKERS_COUNT),
+        ("orders", state.orders.len(), limits::WORKERS_COUNT + limits::ADOPTED_COUNT),
+        ("adopted servers", state.adopted.len(), limits::ADOPTED_COUNT),
         ("migrations", state.migrations.len(), limits::MIGRATIONS_COUNT),
         ("rollouts", state.rollouts.len(), limits::MODELS_COUNT),
         (

@@ -1,14 +1,16 @@
 //! What operators say: deployments, labels, draining, moves; and what they are told.
 
 use super::rings::{settle, with_heads};
+use crate::access::Hidden;
+use crate::adopted::{AdoptedServer, ServerKind};
 use crate::command::Command;
 use crate::deployment::{Deployment, Strategy};
 use crate::plan::{Observed, PlanLimits};
 use crate::record::Demand;
 use crate::rejection::Rejection;
 use crate::testing::{World, demand, name, register};
-use ollamamax_proto::WorkerId;
 use ollamamax_proto::placement::WorkerStatus;
+use ollamamax_proto::{Millis, WorkerId, limits};
 use std::collections::BTreeMap;
 
 #[test]
@@ -181,4 +183,76 @@ fn replicas_follow_the_load_only_within_the_deployment_and_from_what_was_seen() 
     assert_eq!(world.state.demands[&name("m0")].replicas, 2);
     world.plan();
     assert_eq!(world.state.placements.len(), 2);
+}
+
+fn server(id: u128, name: &str, url: &str) -> AdoptedServer {
+    AdoptedServer {
+        id: WorkerId(id),
+        name: name.to_owned(),
+        url: url.to_owned(),
+        kind: ServerKind::Ollama,
+        key: None,
+        places: 4,
+        adopted_at: Millis(0),
+    }
+}
+
+fn adopt(server: AdoptedServer) -> Command {
+    Command::AdoptServer { server: Box::new(server) }
+}
+
+#[test]
+fn a_server_is_adopted_once_takes_orders_and_is_let_go_with_them() {
+    let mut world = World::with(&[900], &[]);
+    world.ok(adopt(server(7, "old", "http://h:1")));
+    assert_eq!(world.state.adopted[&WorkerId(7)].adopted_at, world.now);
+    for (again, which) in [
+        (server(7, "x", "http://h:2"), "the id"),
+        (server(1, "x", "http://h:2"), "the id of a worker"),
+        (server(8, "x", "http://h:1"), "the place"),
+        (server(8, "old", "http://h:2"), "the name"),
+        (server(8, "worker-1", "http://h:2"), "the name of a worker"),
+    ] {
+        assert!(matches!(world.err(adopt(again)), Rejection::Exists { .. }), "{which}");
+    }
+    let labels = BTreeMap::from([("zone".to_owned(), Some("a".to_owned()))]);
+    world.ok(Command::LabelWorker { id: WorkerId(7), labels });
+    world.ok(Command::DrainWorker { id: WorkerId(7), reason: "dust".into() });
+    assert_eq!(world.state.orders[&WorkerId(7)].drained.as_deref(), Some("dust"));
+    world.ok(Command::ResumeWorker { id: WorkerId(7) });
+    world.ok(Command::ReleaseServer { id: WorkerId(7) });
+    assert!(world.state.adopted.is_empty() && world.state.orders.is_empty());
+    let gone = world.err(Command::ReleaseServer { id: WorkerId(7) });
+    assert_eq!(gone, Rejection::UnknownWorker(WorkerId(7)));
+}
+
+#[test]
+fn a_url_that_could_hold_a_secret_or_break_a_line_is_no_place_of_a_server() {
+    let mut world = World::new();
+    for url in [
+        "",
+        "http://",
+        "ftp://h",
+        "h:1",
+        "http://u:p@h",
+        "http://h/",
+        "http://h?a",
+        "http://h#a",
+        "http://h\n",
+        "http://h b",
+    ] {
+        assert!(
+            matches!(world.err(adopt(server(7, "x", url))), Rejection::Invalid { .. }),
+            "{url}"
+        );
+    }
+    for places in [0, limits::ADOPTED_PLACES_COUNT + 1] {
+        let wrong = AdoptedServer { places, ..server(7, "x", "http://h") };
+        assert!(matches!(world.err(adopt(wrong)), Rejection::Invalid { .. }), "{places}");
+    }
+    let long = AdoptedServer {
+        key: Some(Hidden(vec![0; limits::ADOPTED_KEY_BYTES + 1])),
+        ..server(7, "x", "http://h")
+    };
+    assert!(matches!(world.err(adopt(long)), Rejection::OverLimit { .. }));
 }

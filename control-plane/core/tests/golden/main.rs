@@ -56,6 +56,8 @@ fn ordinal_of_command(command: &Command) -> u8 {
         C::ScaleModel { .. } => 28,
         C::Access(_) => 29,
         C::Noted { .. } => 30,
+        C::AdoptServer { .. } => 31,
+        C::ReleaseServer { .. } => 32,
     }
 }
 
@@ -89,6 +91,8 @@ fn ordinal_of_change(change: &Change) -> u8 {
         C::VersionPut(_) => 24,
         C::VersionRemoved(..) => 25,
         C::Access(_) => 26,
+        C::AdoptedPut(_) => 27,
+        C::AdoptedRemoved(_) => 28,
     }
 }
 
@@ -149,7 +153,7 @@ fn compare(file: &str, actual: &[(String, String)]) -> Vec<Vec<u8>> {
 #[test]
 fn commands_keep_their_bytes() {
     let all = commands();
-    for ordinal in 0..31 {
+    for ordinal in 0..33 {
         assert!(
             all.iter().any(|c| ordinal_of_command(c) == ordinal),
             "command {ordinal} is absent"
@@ -166,7 +170,7 @@ fn commands_keep_their_bytes() {
 #[test]
 fn changes_and_rows_keep_their_bytes() {
     let all = changes();
-    for ordinal in 0..27 {
+    for ordinal in 0..29 {
         assert!(all.iter().any(|c| ordinal_of_change(c) == ordinal), "change {ordinal} is absent");
     }
     let encode =

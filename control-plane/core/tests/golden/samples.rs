@@ -2,6 +2,8 @@
 
 use super::samples_access;
 use ollamamax_core::Rejection;
+use ollamamax_core::access::Hidden;
+use ollamamax_core::adopted::{AdoptedServer, ServerKind};
 use ollamamax_core::change::{Change, Counters};
 use ollamamax_core::codec;
 use ollamamax_core::command::{Command, Outcome, PlanStep, Transition};
@@ -208,7 +210,22 @@ pub(super) fn commands() -> Vec<Command> {
     all.extend(samples_access::commands().into_iter().map(|c| C::Access(Box::new(c))));
     let command = Box::new(C::DeleteModel { name: name() });
     all.push(C::Noted { note: Box::new(samples_access::note()), command });
+    all.extend(servers().map(|server| C::AdoptServer { server: Box::new(server) }));
+    all.push(C::ReleaseServer { id: WorkerId(11) });
     all
+}
+
+fn servers() -> [AdoptedServer; 2] {
+    let server = |id, kind, key: Option<Vec<u8>>| AdoptedServer {
+        id: WorkerId(id),
+        name: "old".into(),
+        url: "http://h:4".into(),
+        kind,
+        key: key.map(Hidden),
+        places: 300,
+        adopted_at: Millis(19),
+    };
+    [server(11, ServerKind::Ollama, None), server(12, ServerKind::OpenAi, Some(vec![5, 6]))]
 }
 
 pub(super) fn changes() -> Vec<Change> {
@@ -310,6 +327,8 @@ pub(super) fn changes() -> Vec<Change> {
         })
     }));
     all.extend(samples_access::changes().into_iter().map(C::Access));
+    all.extend(servers().map(Box::new).map(C::AdoptedPut));
+    all.push(C::AdoptedRemoved(WorkerId(11)));
     all
 }
 

@@ -1,6 +1,7 @@
 //! The cluster: its nodes, its workers, and who runs what.
 
 use super::shape::{self, Placement};
+use crate::adopted::server::Server;
 use crate::auth::Caller;
 use crate::error::{Failure, Problem};
 use crate::ports::NodeStatus;
@@ -144,7 +145,12 @@ fn workers(gateway: &Gateway, caller: &Caller, state: &Snapshot) -> Vec<Worker> 
     let seen = state.workers.values().filter(|worker| {
         super::workers::check(caller, state, worker.id, Action::ReadNodes).is_ok()
     });
-    seen.map(|record| worker(gateway, caller, state, &observed, record)).collect()
+    let own = seen.map(|record| worker(gateway, caller, state, &observed, record));
+    let servers = gateway.adopted.all(state);
+    let servers = servers.iter().filter(|server| {
+        super::workers::check(caller, state, server.record.id, Action::ReadNodes).is_ok()
+    });
+    own.chain(servers.map(|server| adopted(caller, state, server))).collect()
 }
 
 /// How a GPU is; what it does not tell is absent.
@@ -172,7 +178,7 @@ pub(crate) struct Worker {
     status: WorkerStatus,
     /// Why it is not ready.
     reason: String,
-    /// `cpu` or `cuda`.
+    /// `cpu` or `cuda`; of an adopted server its kind.
     device: String,
     device_name: String,
     memory_bytes: u64,
@@ -199,6 +205,9 @@ pub(crate) struct Worker {
     slow: bool,
     /// Tokens that this node waits for.
     outstanding_tokens: u64,
+    /// Where it is an adopted server: what that is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    adopted: Option<Adopted>,
     /// What it holds, where one worker is asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub placements: Option<Vec<Placement>>,
@@ -235,6 +244,78 @@ pub(super) fn worker(
         health: observed.health.get(&worker.id).copied(),
         slow: observed.slow.contains(&worker.id),
         outstanding_tokens: gateway.workers.outstanding_tokens(worker.id),
+        adopted: None,
+        placements: None,
+    }
+}
+
+/// What an adopted server is, as the node that answers sees it.
+#[derive(Serialize, ToSchema)]
+#[schema(as = AdoptedServer)]
+struct Adopted {
+    /// Where it is.
+    url: String,
+    /// `ollama`, or `openai` where it speaks OpenAI's API alone.
+    #[schema(examples("ollama"))]
+    kind: &'static str,
+    /// Its version, where it tells one.
+    version: String,
+    /// Whether it is asked with an API key.
+    has_key: bool,
+    /// Requests that each node may have in flight there.
+    max_concurrent: u32,
+    /// Those of this node.
+    running: u32,
+    /// Models it has that cannot have a name here.
+    unnamed: usize,
+}
+
+/// Whether an adopted server can be used.
+pub(super) fn status(state: &Snapshot, server: &Server) -> WorkerStatus {
+    let drains = state.orders.get(&server.record.id).is_some_and(|o| o.drained.is_some());
+    match server.seen().status {
+        WorkerStatus::Ready | WorkerStatus::Suspect if drains => WorkerStatus::Draining,
+        status => status,
+    }
+}
+
+/// An adopted server as a worker; its health is as this node sees it.
+pub(super) fn adopted(caller: &Caller, state: &Snapshot, server: &Server) -> Worker {
+    let (record, seen, orders) =
+        (&server.record, server.seen(), state.orders.get(&server.record.id));
+    let drained = orders.and_then(|orders| orders.drained.clone());
+    let models = seen.models.keys().filter(|name| caller.sees(name));
+    let host = record.url.split_once("://").map_or(record.url.as_str(), |(_, rest)| rest);
+    let now = Millis::now();
+    Worker {
+        id: record.id,
+        name: record.name.clone(),
+        status: status(state, server),
+        reason: drained.clone().unwrap_or_else(|| seen.reason.clone()),
+        device: record.kind.to_string(),
+        device_name: format!("adopted {} {}", record.kind, seen.version).trim_end().to_owned(),
+        memory_bytes: 0,
+        threads: 0,
+        address: host.split('/').next().unwrap_or_default().to_owned(),
+        pid: 0,
+        incarnation: Incarnation(0),
+        since: seen.since,
+        models: models.map(ToString::to_string).collect(),
+        labels: orders.map(|orders| orders.labels.clone()).unwrap_or_default(),
+        drained,
+        ns_per_mib: None,
+        health: None,
+        slow: server.meter.is_out(now),
+        outstanding_tokens: server.outstanding_tokens(),
+        adopted: Some(Adopted {
+            url: record.url.clone(),
+            kind: record.kind.name(),
+            version: seen.version.clone(),
+            has_key: record.key.is_some(),
+            max_concurrent: record.places,
+            running: server.meter.running(),
+            unnamed: seen.unnamed,
+        }),
         placements: None,
     }
 }

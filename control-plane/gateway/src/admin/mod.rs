@@ -1,5 +1,6 @@
 //! Our own endpoints under `/admin/v1/`, and who may ask for them.
 
+pub mod adopted;
 pub mod audit;
 pub mod authorities;
 pub mod checkpoints;
@@ -40,6 +41,7 @@ pub(crate) fn routes(routes: Routes) -> Routes {
         .get("/admin/v1/authorities", see_cluster, described!(authorities::list))
         .post("/admin/v1/authorities/rotate", cluster, described!(authorities::rotate))
         .get("/admin/v1/workers", see_nodes, described!(cluster::list_workers))
+        .post("/admin/v1/workers", cluster, described!(adopted::adopt))
         .get("/admin/v1/workers/{id}", see_nodes, described!(workers::get))
         .delete("/admin/v1/workers/{id}", nodes, described!(workers::remove))
         .post("/admin/v1/workers/{id}/drain", nodes, described!(workers::drain))

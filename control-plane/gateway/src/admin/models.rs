@@ -323,7 +323,7 @@ pub(crate) async fn migrate(
     let Migrate { from, to } = body::json(body, gateway.config.body_bytes).await?;
     let state = gateway.control.state();
     let name = caller.model(&state, &name, Action::ManageModels)?.name;
-    let (from, to) = (workers::find(&state, &from)?.id, workers::find(&state, &to)?.id);
+    let (from, to) = (workers::find(&state, &from)?, workers::find(&state, &to)?);
     trial::migrate(&state, &name, from, to)?;
     let command = Command::MigrateModel { name: name.clone(), from, to };
     let proposed = caller.propose(&gateway, "model.migrate", &name, command);

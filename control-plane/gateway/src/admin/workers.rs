@@ -10,7 +10,6 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use ollamamax_core::access::{Action, Object};
-use ollamamax_core::record::WorkerRecord;
 use ollamamax_core::{Command, State as Snapshot};
 use ollamamax_proto::placement::WorkerStatus;
 use ollamamax_proto::{Revision, WorkerId};
@@ -19,21 +18,24 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use utoipa::ToSchema;
 
-/// The worker that `text` means: its name, its id, or the beginning of one.
-pub(super) fn find<'a>(state: &'a Snapshot, text: &str) -> Result<&'a WorkerRecord, Failure> {
-    let named = |worker: &&WorkerRecord| worker.name == text || worker.id.to_string() == text;
-    let begins =
-        |worker: &&WorkerRecord| text.len() >= 4 && worker.id.to_string().starts_with(text);
-    let exact: Vec<_> = state.workers.values().filter(named).collect();
+/// The worker or adopted server that `text` means: its name, its id, or the beginning of one.
+pub(super) fn find(state: &Snapshot, text: &str) -> Result<WorkerId, Failure> {
+    let named = |(id, name): &(WorkerId, &str)| *name == text || id.to_string() == text;
+    let begins = |(id, _): &(WorkerId, &str)| text.len() >= 4 && id.to_string().starts_with(text);
+    let all = || {
+        let servers = state.adopted.values().map(|server| (server.id, server.name.as_str()));
+        state.workers.values().map(|worker| (worker.id, worker.name.as_str())).chain(servers)
+    };
+    let exact: Vec<_> = all().filter(named).collect();
     let found: Vec<_> = match exact.is_empty() {
-        true => state.workers.values().filter(begins).collect(),
+        true => all().filter(begins).collect(),
         false => exact,
     };
     match found.as_slice() {
-        [worker] => Ok(worker),
+        [(id, _)] => Ok(*id),
         [] => Err(Failure::NotFound(format!("worker `{text}` not found"))),
         several => {
-            let ids: Vec<String> = several.iter().map(|worker| worker.id.to_string()).collect();
+            let ids: Vec<String> = several.iter().map(|(id, _)| id.to_string()).collect();
             let text = format!("`{text}` means several workers: {}; name one", ids.join(", "));
             Err(Failure::Conflict(text))
         }
@@ -76,8 +78,14 @@ pub(crate) async fn get(
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
     let state = gateway.control.state();
-    let worker = find(&state, &id)?;
-    check(&caller, &state, worker.id, Action::ReadNodes)?;
+    let id = find(&state, &id)?;
+    check(&caller, &state, id, Action::ReadNodes)?;
+    let Some(worker) = state.workers.get(&id) else {
+        let servers = gateway.adopted.all(&state);
+        let server = servers.iter().find(|server| server.record.id == id);
+        let server = server.ok_or_else(|| Failure::NotFound(format!("worker `{id}` not found")))?;
+        return Ok(stream::plain_json(&super::cluster::adopted(&caller, &state, server)));
+    };
     let mut shown =
         super::cluster::worker(&gateway, &caller, &state, &gateway.control.observed(), worker);
     let held = state
@@ -111,7 +119,7 @@ pub(crate) async fn drain(
     let bytes = body::read(body, gateway.config.body_bytes).await?;
     let empty = bytes.iter().all(u8::is_ascii_whitespace);
     let Drain { reason } = body::parse(if empty { b"{}" } else { &bytes })?;
-    let id = find(&gateway.control.state(), &id)?.id;
+    let id = find(&gateway.control.state(), &id)?;
     let reason = reason.unwrap_or_else(|| "an operator drains it".to_owned());
     order(&gateway, &caller, id, "worker.drain", Command::DrainWorker { id, reason }).await
 }
@@ -125,7 +133,7 @@ pub(crate) async fn resume(
     caller: Caller,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
-    let id = find(&gateway.control.state(), &id)?.id;
+    let id = find(&gateway.control.state(), &id)?;
     order(&gateway, &caller, id, "worker.resume", Command::ResumeWorker { id }).await
 }
 
@@ -149,7 +157,7 @@ pub(crate) async fn label(
     body: Body,
 ) -> Result<Response, Problem> {
     let Label { labels } = body::json(body, gateway.config.body_bytes).await?;
-    let id = find(&gateway.control.state(), &id)?.id;
+    let id = find(&gateway.control.state(), &id)?;
     order(&gateway, &caller, id, "worker.label", Command::LabelWorker { id, labels }).await
 }
 
@@ -165,7 +173,7 @@ pub(super) fn check(
     caller.check(action, Object::Worker(labels), &id.to_string())
 }
 
-/// Forgets a worker; it comes back only with another join token.
+/// Forgets a worker, which comes back only with another join token, or lets an adopted server go.
 #[utoipa::path(delete, path = "/admin/v1/workers/{id}",
     params(("id" = String, Path, description = "Its id, the beginning of it, or its name.", example = "worker-1")),
     responses((status = 200, description = "It is gone.", body = Removed)))]
@@ -178,11 +186,14 @@ pub(crate) async fn remove(
     let enrolled = id.parse().ok().filter(|id| state.access.enrolments.contains_key(id));
     let id = match enrolled {
         Some(id) => id,
-        None => find(&state, &id)?.id,
+        None => find(&state, &id)?,
     };
     check(&caller, &state, id, Action::ManageNodes)?;
-    let command = Command::RemoveWorker { id };
-    let revision = caller.propose(&gateway, "worker.remove", id, command).await?.revision();
+    let (action, command) = match state.adopted.contains_key(&id) {
+        true => ("worker.release", Command::ReleaseServer { id }),
+        false => ("worker.remove", Command::RemoveWorker { id }),
+    };
+    let revision = caller.propose(&gateway, action, id, command).await?.revision();
     Ok(stream::plain_json(&Removed { worker: id, revision }))
 }
 
@@ -196,7 +207,10 @@ async fn order(
     check(caller, &gateway.control.state(), id, Action::ManageNodes)?;
     let revision = caller.propose(gateway, action, id, command).await?.revision();
     let state = gateway.control.state();
+    let servers = gateway.adopted.all(&state);
+    let server = servers.iter().find(|server| server.record.id == id);
     let status = state.workers.get(&id).map(|worker| worker.status);
+    let status = status.or(server.map(|server| super::cluster::status(&state, server)));
     let labels = state.orders.get(&id).map(|orders| orders.labels.clone());
     Ok(stream::plain_json(&Changed { worker: id, status, labels, revision }))
 }

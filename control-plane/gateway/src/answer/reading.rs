@@ -109,6 +109,7 @@ impl Answer {
         let mut parts = Vec::new();
         match event {
             Event::Text(piece) => self.parser.push(piece, &mut parts),
+            Event::Part(part) => parts.push(part),
             Event::Done(summary) => {
                 self.parser.finish(&mut parts);
                 parts.push(Part::Done(summary));

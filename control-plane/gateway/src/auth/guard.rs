@@ -5,7 +5,7 @@ use crate::edge::{self, ClientAddress};
 use crate::error::{Failure, RefusedFor};
 use crate::openapi::{Served, Sheet};
 use crate::request::{Asker, RequestId};
-use crate::{Gateway, shaped};
+use crate::{Gateway, adopted, shaped};
 use axum::Router;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::handler::Handler;
@@ -219,7 +219,7 @@ async fn guard(
         asker.by = caller.note("", "");
     }
     request.extensions_mut().insert(caller.clone());
-    let mut response = next.run(request).await;
+    let mut response = adopted::door::through(&gateway, &caller, request, next).await;
     if policy == Policy::Needs(Action::RunInference) {
         gateway.tell_limits(&caller, response.headers_mut());
     }

@@ -17,6 +17,17 @@ impl Generation {
         Self { first: None, events }
     }
 
+    /// The same, once the first is there: what fails before can still have a status.
+    pub(crate) async fn begun(
+        mut events: mpsc::Receiver<Result<Event, Failure>>,
+    ) -> Result<Self, Failure> {
+        match events.recv().await {
+            Some(Ok(first)) => Ok(Self { first: Some(first), events }),
+            Some(Err(failure)) => Err(failure),
+            None => Err(Failure::Internal("the generation ended without a result".to_owned())),
+        }
+    }
+
     /// The next event; `None` after the last.
     pub async fn next(&mut self) -> Option<Result<Event, Failure>> {
         match self.first.take() {

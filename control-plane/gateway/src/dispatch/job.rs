@@ -1,6 +1,7 @@
 //! What is to be generated, and what comes of it.
 
 use super::Resumed;
+use crate::answer::Part;
 use crate::demand::Want;
 use crate::request::Asker;
 use crate::streams::Kept;
@@ -33,6 +34,8 @@ pub struct Job {
 pub enum Event {
     /// More text.
     Text(Piece),
+    /// A part that was told from the others where it came from.
+    Part(Part),
     /// The end.
     Done(Box<Summary>),
 }

@@ -1,11 +1,12 @@
 //! `POST /api/chat`: a conversation, continued.
 
 use super::{Asked, Head, Metrics, check_generates, merged};
-use crate::answer::{Answer, Call, Part};
+use crate::adopted::ask::{self, Said, Wish};
+use crate::answer::{Answer, Call, Part, Syntax};
 use crate::auth::Caller;
-use crate::converse::{Prepared, Turn};
+use crate::converse::{Choice, Prepared, Turn};
 use crate::demand::Want;
-use crate::dispatch::{Job, Piece, Summary};
+use crate::dispatch::{Generation, Job, Piece, Summary};
 use crate::error::{Failure, OllamaError};
 use crate::keep_alive::KeepAlive;
 use crate::logprobs::{self, Told};
@@ -229,12 +230,53 @@ pub(crate) async fn chat(
     if streamed {
         return Ok(form.respond(generation, 0, id)?);
     }
-    let whole = Answer::begin(generation, &form.syntax, 0)?.whole().await?;
+    Ok(whole(&asked, generation, &form.syntax).await?)
+}
+
+/// An answer in one record.
+pub(crate) async fn whole(
+    asked: &str,
+    generation: Generation,
+    syntax: &Syntax,
+) -> Result<Response, Failure> {
+    let whole = Answer::begin(generation, syntax, 0)?.whole().await?;
     let tool_calls = whole.calls.iter().map(Into::into).collect();
     let message = Reply { role: "", content: &whole.text, thinking: &whole.thinking, tool_calls };
     let logprobs = logprobs::ollama(&whole.logprobs);
-    let last = Record { logprobs, ..Record::last(&asked, message, &whole.summary) };
+    let last = Record { logprobs, ..Record::last(asked, message, &whole.summary) };
     Ok(stream::ollama_json(&last))
+}
+
+/// The same request, for a server that does not speak Ollama's API.
+pub(crate) fn elsewhere(body: &[u8]) -> Result<Wish, Failure> {
+    let request: ChatRequest = body::parse(body)?;
+    let asked = names::named(request.model, None)?;
+    let images = |message: &ChatMessage| message.images.as_ref().is_some_and(|i| !i.is_empty());
+    let images = request.messages.iter().flatten().any(images);
+    let think = Asked { think: request.think.as_ref(), images }.check(&asked)?;
+    if options::logprobs(request.logprobs, request.top_logprobs)?.is_some() {
+        return Err(ask::cannot("a wish for log-probabilities"));
+    }
+    let given = request.options.unwrap_or_default();
+    let mut options = ask::read_options(&given)?;
+    let format = format::ollama(request.format.as_ref(), Some(&given))?;
+    options.format = format.or(options.format);
+    let messages = messages(request.messages.unwrap_or_default())?;
+    let tools = request.tools.unwrap_or_default();
+    check_count("tools", tools.len())?;
+    let unloads = request.keep_alive.is_some_and(KeepAlive::is_unload);
+    if messages.is_empty() && unloads {
+        return Err(ask::cannot("a wish to unload a model"));
+    }
+    let said = Said::Chat { messages, tools, choice: Choice::Auto };
+    let flavour = Flavour::Chat(Lines { model: asked });
+    let streamed = request.stream != Some(false);
+    Ok(Wish { said, given, options, think, streamed, flavour })
+}
+
+/// What is told when nothing was asked of a model that is there.
+pub(crate) fn loaded(asked: &str) -> Response {
+    stream::ollama_json(&Record::loaded(asked, "load"))
 }
 
 fn messages(messages: Vec<ChatMessage>) -> Result<Vec<Message>, Failure> {

@@ -12,12 +12,14 @@ use crate::{Gateway, body, names, stream};
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
+use bytes::Bytes;
 use ollamamax_core::access::Action;
 use ollamamax_core::record::ModelRecord;
 use ollamamax_proto::inference::{EmbedInput, Embedding};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use std::sync::Arc;
+use std::time::Instant;
 use utoipa::ToSchema;
 
 /// Texts to embed.
@@ -82,6 +84,101 @@ pub(crate) async fn embed(
     let dimensions = request.dimensions.and_then(|n| usize::try_from(n).ok()).filter(|&n| n > 0);
     let embeddings = vectors.embeddings.into_iter().map(|e| cut(e, dimensions)).collect();
     Ok(stream::ollama_json(&Embedded { model: &asked, embeddings, metrics }))
+}
+
+/// Texts to embed at a server that does not speak Ollama's API, and how their vectors are told.
+pub(crate) struct EmbedWish {
+    asked: String,
+    texts: Vec<String>,
+    dimensions: Option<usize>,
+    /// One vector, as older clients want it.
+    is_old: bool,
+    begun: Instant,
+}
+
+#[derive(Deserialize)]
+struct Foreign {
+    data: Vec<ForeignVector>,
+    #[serde(default)]
+    usage: Option<ForeignUsage>,
+}
+
+#[derive(Deserialize)]
+struct ForeignVector {
+    embedding: Vec<f32>,
+}
+
+#[derive(Deserialize)]
+struct ForeignUsage {
+    #[serde(default)]
+    prompt_tokens: u64,
+}
+
+impl EmbedWish {
+    /// Of `/api/embed`.
+    pub(crate) fn read(body: &[u8]) -> Result<Self, Failure> {
+        let request: EmbedRequest = body::parse(body)?;
+        let asked = names::named(request.model, None)?;
+        let dimensions = request.dimensions.and_then(|n| usize::try_from(n).ok());
+        let dimensions = dimensions.filter(|&n| n > 0);
+        Self::of(asked, texts(request.input)?, dimensions, false)
+    }
+
+    /// Of `/api/embeddings`.
+    pub(crate) fn read_old(body: &[u8]) -> Result<Self, Failure> {
+        let request: OldRequest = body::parse(body)?;
+        let asked = names::named(request.model, None)?;
+        let prompt = request.prompt.filter(|prompt| !prompt.is_empty());
+        Self::of(asked, prompt.into_iter().map(EmbedInput::Text).collect(), None, true)
+    }
+
+    fn of(
+        asked: String,
+        inputs: Vec<EmbedInput>,
+        dimensions: Option<usize>,
+        is_old: bool,
+    ) -> Result<Self, Failure> {
+        let text = |input| match input {
+            EmbedInput::Text(text) => Ok(text),
+            EmbedInput::Tokens(_) => Err(Failure::invalid("invalid input type")),
+        };
+        let texts = inputs.into_iter().map(text).collect::<Result<_, _>>()?;
+        Ok(Self { asked, texts, dimensions, is_old, begun: Instant::now() })
+    }
+
+    /// Whether there is nothing to embed.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.texts.is_empty()
+    }
+
+    /// What OpenAI's endpoint is asked.
+    pub(crate) fn put(&self, id: &str) -> Bytes {
+        json!({"model": id, "input": self.texts, "encoding_format": "float"}).to_string().into()
+    }
+
+    /// Tells what it answered; an error says what is wrong with that.
+    pub(crate) fn tell(&self, answer: &[u8]) -> Result<Response, String> {
+        let answer = match self.is_empty() {
+            true => Foreign { data: Vec::new(), usage: None },
+            false => serde_json::from_slice(answer).map_err(|error| error.to_string())?,
+        };
+        if answer.data.len() != self.texts.len() {
+            let (got, expected) = (answer.data.len(), self.texts.len());
+            return Err(format!("it answered {got} vectors, expected {expected}"));
+        }
+        let unit = |vector: ForeignVector| {
+            let dimensions = self.dimensions.unwrap_or(vector.embedding.len());
+            at_unit_length(vector.embedding, dimensions)
+        };
+        let embeddings: Vec<Vec<f32>> = answer.data.into_iter().map(unit).collect();
+        if self.is_old {
+            let embedding = embeddings.into_iter().next().unwrap_or_default();
+            return Ok(stream::ollama_json(&OldEmbedded { embedding }));
+        }
+        let total_ns = u64::try_from(self.begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let metrics = Metrics::of_texts(total_ns, answer.usage.map_or(0, |u| u.prompt_tokens));
+        Ok(stream::ollama_json(&Embedded { model: &self.asked, embeddings, metrics }))
+    }
 }
 
 /// A text to embed.
@@ -153,10 +250,14 @@ pub(crate) fn resolve(
 
 /// The first `dimensions` values of a vector, at unit length again.
 pub(crate) fn cut(embedding: Embedding, dimensions: Option<usize>) -> Vec<f32> {
-    let mut values = embedding.values;
-    let Some(dimensions) = dimensions.filter(|&dimensions| dimensions < values.len()) else {
-        return values;
-    };
+    let values = embedding.values;
+    match dimensions.filter(|&dimensions| dimensions < values.len()) {
+        Some(dimensions) => at_unit_length(values, dimensions),
+        None => values,
+    }
+}
+
+fn at_unit_length(mut values: Vec<f32>, dimensions: usize) -> Vec<f32> {
     values.truncate(dimensions);
     let length = values.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
     if length > 0.0 {

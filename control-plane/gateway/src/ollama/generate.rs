@@ -1,11 +1,12 @@
 //! `POST /api/generate`: a prompt, continued.
 
 use super::{Asked, Head, Metrics, check_generates, merged};
-use crate::answer::{Answer, Part};
+use crate::adopted::ask::{self, Said, Wish};
+use crate::answer::{Answer, Part, Syntax};
 use crate::auth::Caller;
-use crate::converse::{Prepared, Text};
+use crate::converse::{Choice, Prepared, Text};
 use crate::demand::Want;
-use crate::dispatch::{Job, Piece, Summary};
+use crate::dispatch::{Generation, Job, Piece, Summary};
 use crate::error::{Failure, OllamaError};
 use crate::keep_alive::KeepAlive;
 use crate::logprobs::{self, Told};
@@ -19,6 +20,7 @@ use axum::extract::State;
 use axum::response::Response;
 use ollamamax_core::access::Action;
 use ollamamax_core::record::ModelRecord;
+use ollamamax_proto::inference::Message;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::sync::Arc;
@@ -214,10 +216,73 @@ pub(crate) async fn generate(
     if streamed {
         return Ok(form.respond(generation, 0, id)?);
     }
-    let whole = Answer::begin(generation, &form.syntax, 0)?.whole().await?;
+    Ok(whole(&asked, generation, &form.syntax, raw).await?)
+}
+
+/// An answer in one record.
+pub(crate) async fn whole(
+    asked: &str,
+    generation: Generation,
+    syntax: &Syntax,
+    raw: bool,
+) -> Result<Response, Failure> {
+    let whole = Answer::begin(generation, syntax, 0)?.whole().await?;
     let piece = Piece { text: whole.text, logprobs: whole.logprobs, ..Piece::default() };
-    let last = Record::last(&asked, &piece, &whole.summary, raw);
+    let last = Record::last(asked, &piece, &whole.summary, raw);
     Ok(stream::ollama_json(&Record { thinking: &whole.thinking, ..last }))
+}
+
+/// The same request, for a server that does not speak Ollama's API.
+pub(crate) fn elsewhere(body: &[u8]) -> Result<Wish, Failure> {
+    let request: GenerateRequest = body::parse(body)?;
+    let asked = request.model.unwrap_or_default();
+    let images = request.images.as_ref().is_some_and(|images| !images.is_empty());
+    let think = Asked { think: request.think.as_ref(), images }.check(&asked)?;
+    if options::logprobs(request.logprobs, request.top_logprobs)?.is_some() {
+        return Err(ask::cannot("a wish for log-probabilities"));
+    }
+    if request.context.is_some_and(|context| !context.is_empty()) {
+        return Err(ask::cannot("`context`, which are tokens of another server's,"));
+    }
+    let template = request.template.is_some_and(|text| !text.is_empty());
+    let (system, raw) = (request.system.unwrap_or_default(), request.raw == Some(true));
+    if raw && (template || !system.is_empty()) {
+        return Err(Failure::invalid("raw mode does not support template, system, or context"));
+    }
+    if template {
+        return Err(ask::cannot("a `template`"));
+    }
+    let given = request.options.unwrap_or_default();
+    let mut options = ask::read_options(&given)?;
+    let format = format::ollama(request.format.as_ref(), Some(&given))?;
+    options.format = format.or(options.format);
+    let prompt = request.prompt.unwrap_or_default();
+    if prompt.is_empty() && request.keep_alive.is_some_and(KeepAlive::is_unload) {
+        return Err(ask::cannot("a wish to unload a model"));
+    }
+    let suffix = request.suffix.unwrap_or_default();
+    let plain = |role: &str, content: String| Message {
+        role: role.to_owned(),
+        content,
+        extra_json: String::new(),
+    };
+    let said = match raw || !suffix.is_empty() {
+        true => Said::Text { prompt, suffix },
+        false => {
+            let mut messages = Vec::new();
+            messages.extend((!system.is_empty()).then(|| plain("system", system)));
+            messages.extend((!prompt.is_empty()).then(|| plain("user", prompt)));
+            Said::Chat { messages, tools: Vec::new(), choice: Choice::Auto }
+        }
+    };
+    let flavour = Flavour::Generate(Lines { model: asked, raw: true });
+    let streamed = request.stream != Some(false);
+    Ok(Wish { said, given, options, think, streamed, flavour })
+}
+
+/// What is told when nothing was asked of a model that is there.
+pub(crate) fn loaded(asked: &str) -> Response {
+    stream::ollama_json(&Record::loaded(asked, "load"))
 }
 
 /// How a stream of records looks.

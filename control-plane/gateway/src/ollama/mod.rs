@@ -119,6 +119,13 @@ pub(crate) struct Metrics {
     eval_duration: u64,
 }
 
+impl Metrics {
+    /// Of texts that were only read.
+    pub(crate) fn of_texts(total_duration: u64, prompt_eval_count: u64) -> Self {
+        Self { total_duration, prompt_eval_count, ..Self::default() }
+    }
+}
+
 fn is_zero(value: &u64) -> bool {
     *value == 0
 }

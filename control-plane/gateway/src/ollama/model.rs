@@ -15,27 +15,27 @@ use std::sync::{Arc, Mutex, PoisonError};
 use utoipa::ToSchema;
 
 /// `details` of tags, show and ps.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 #[schema(as = ModelDetails)]
 pub(crate) struct Details {
     /// The model it was made from.
-    parent_model: String,
-    /// Always `gguf`.
-    format: &'static str,
+    pub parent_model: String,
+    /// `gguf`, but where an adopted server has it in another.
+    pub format: String,
     /// Its architecture.
     #[schema(examples("llama"))]
-    family: String,
-    families: Vec<String>,
+    pub family: String,
+    pub families: Vec<String>,
     /// How many parameters it has.
     #[schema(examples("134.52M"))]
-    parameter_size: String,
+    pub parameter_size: String,
     /// How its weights are packed.
     #[schema(examples("Q4_0"))]
-    quantization_level: String,
+    pub quantization_level: String,
     /// Tokens it was trained with.
-    context_length: u32,
+    pub context_length: u32,
     /// The width of its vectors.
-    embedding_length: u32,
+    pub embedding_length: u32,
 }
 
 impl From<&ModelVersion> for Details {
@@ -43,7 +43,7 @@ impl From<&ModelVersion> for Details {
         let facts = &version.facts;
         Self {
             parent_model: version.parent.clone().unwrap_or_default(),
-            format: "gguf",
+            format: "gguf".to_owned(),
             family: facts.architecture.clone(),
             families: vec![facts.architecture.clone()],
             parameter_size: human_count(facts.parameter_count),

@@ -1,6 +1,8 @@
 //! The catalogue: tags, ps, copy, delete.
 
 use super::model::Details;
+use crate::adopted::door::Passed;
+use crate::adopted::server::Loaded;
 use crate::auth::Caller;
 use crate::error::{Failure, OllamaError};
 use crate::stream::{self, timestamp_of};
@@ -35,7 +37,7 @@ pub(crate) struct ListedModel {
     digest: String,
     details: Details,
     /// `completion`, `tools`, `embedding`.
-    capabilities: Vec<&'static str>,
+    capabilities: Vec<String>,
 }
 
 /// The catalogue.
@@ -48,7 +50,11 @@ pub(crate) struct ModelList {
 /// Lists the models that there are.
 #[utoipa::path(get, path = "/api/tags",
     responses((status = 200, description = "Those that the caller may see.", body = ModelList)))]
-pub(crate) async fn tags(State(gateway): State<Arc<Gateway>>, caller: Caller) -> Response {
+pub(crate) async fn tags(
+    State(gateway): State<Arc<Gateway>>,
+    caller: Caller,
+    passed: Passed,
+) -> Response {
     let state = gateway.control.state();
     let mut models: Vec<_> =
         state.models.values().filter(|model| caller.sees(&model.name)).collect();
@@ -63,9 +69,26 @@ pub(crate) async fn tags(State(gateway): State<Arc<Gateway>>, caller: Caller) ->
             size: version.blob_bytes,
             digest: version.digest.hex(),
             details: Details::from(version),
-            capabilities: gateway.capabilities(version),
+            capabilities: gateway.capabilities(version).into_iter().map(str::to_owned).collect(),
         });
     }
+    for (name, (_, offered)) in gateway.offered_to(passed) {
+        // What the catalogue has, it tells.
+        if state.models.contains_key(&name) || !caller.sees(&name) {
+            continue;
+        }
+        list.push(ListedModel {
+            name: name.clone(),
+            model: name,
+            modified_at: timestamp_of(offered.modified_at),
+            size: offered.size,
+            digest: offered.digest.clone(),
+            details: offered.details.clone(),
+            capabilities: offered.capabilities.clone(),
+        });
+    }
+    // Times of one form sort as texts.
+    list.sort_by(|a, b| b.modified_at.cmp(&a.modified_at));
     stream::ollama_json(&ModelList { models: list })
 }
 
@@ -115,7 +138,11 @@ pub(crate) struct RunningModels {
 /// Lists the models that some worker has loaded.
 #[utoipa::path(get, path = "/api/ps",
     responses((status = 200, description = "Those that the caller may see.", body = RunningModels)))]
-pub(crate) async fn ps(State(gateway): State<Arc<Gateway>>, caller: Caller) -> Response {
+pub(crate) async fn ps(
+    State(gateway): State<Arc<Gateway>>,
+    caller: Caller,
+    passed: Passed,
+) -> Response {
     /// Ollama's "forever" is some centuries away; this is the last moment its clients can parse.
     const FOREVER: Millis = Millis(253_402_214_400_000);
     let state = gateway.control.state();
@@ -156,9 +183,45 @@ pub(crate) async fn ps(State(gateway): State<Arc<Gateway>>, caller: Caller) -> R
         };
         running.push((until, record));
     }
+    for server in gateway.adopted_servers().iter().filter(|_| !passed.0) {
+        for (name, offered) in &server.seen().models {
+            let Some(loaded) = &offered.loaded else { continue };
+            let at = RunningOn {
+                id: server.record.id,
+                name: Some(server.record.name.clone()),
+                device: Some(server.record.kind.to_string()),
+                resident_bytes: loaded.size,
+            };
+            let known = running.iter_mut().find(|(_, record)| record.name == *name);
+            match known {
+                Some((_, record)) => record.workers.push(at),
+                None if state.models.contains_key(name) || !caller.sees(name) => {}
+                None => {
+                    let record = RunningModel {
+                        name: name.clone(),
+                        model: name.clone(),
+                        size: loaded.size,
+                        digest: offered.digest.clone(),
+                        details: offered.details.clone(),
+                        expires_at: expiry(loaded, FOREVER),
+                        size_vram: loaded.size_vram,
+                        context_length: loaded.context_length,
+                        workers: vec![at],
+                    };
+                    running.push((Millis(0), record));
+                }
+            }
+        }
+    }
     running.sort_by_key(|(until, _)| std::cmp::Reverse(*until));
     let models = running.into_iter().map(|(_, record)| record).collect();
     stream::ollama_json(&RunningModels { models })
+}
+
+/// When a model of an adopted server may go, as that tells it; one that says nothing lets none go.
+fn expiry(loaded: &Loaded, forever: Millis) -> String {
+    let told = loaded.expires_at.as_ref().and_then(|at| at.parse::<jiff::Timestamp>().ok());
+    told.map_or_else(|| timestamp_of(forever), |at| format!("{at:.9}"))
 }
 
 /// A model under another name.

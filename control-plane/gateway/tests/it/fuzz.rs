@@ -170,6 +170,12 @@ fn bodies() -> BTreeMap<&'static str, Vec<String>> {
             "/admin/v1/quotas/{*of}",
             vec![text(json!({"tokens_per_day": 1_000_000_000_000u64, "streams": 4_000_000}))],
         ),
+        (
+            "/admin/v1/workers",
+            vec![text(
+                json!({"url": "http://127.0.0.1:1", "name": "n", "api_key": "k", "labels": {"a": "b"}, "max_concurrent": 2}),
+            )],
+        ),
         ("/admin/v1/workers/{id}/drain", vec![text(json!({"reason": "r"}))]),
         ("/admin/v1/workers/{id}/label", vec![text(json!({"labels": {"a": "b", "c": null}}))]),
         ("/admin/v1/checkpoints/{*name}", vec!["value".to_owned()]),

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod admin;
+mod adopted;
 mod auth;
 mod bad_input;
 mod balancing;
@@ -36,4 +37,5 @@ mod shapes;
 mod sharing;
 mod streams;
 mod survival;
+mod upstream;
 mod worker;
