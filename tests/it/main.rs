@@ -1,6 +1,7 @@
 //! Whole processes, driven as a user drives them.
 
 mod access;
+mod chaos;
 mod chat;
 mod cli;
 mod clients;
