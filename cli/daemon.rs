@@ -8,6 +8,7 @@ use crate::{dumps, environment};
 use ollamamax_proto::limits;
 use std::fmt::{self, Write as _};
 use std::io::Read;
+use std::net::IpAddr;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tracing::field::Field;
@@ -22,6 +23,9 @@ pub struct Args {
     /// How log lines look
     #[arg(long, value_enum, default_value_t = LogFormat::Text, env = "OLLAMAMAX_LOG_FORMAT")]
     pub log_format: LogFormat,
+    /// Address that connections to nodes and workers come from, on a machine with several
+    #[arg(long, value_name = "ADDR", env = "OLLAMAMAX_DIAL_FROM")]
+    pub dial_from: Option<IpAddr>,
     /// Stop gracefully when stdin ends
     #[arg(long, hide = true)]
     pub exit_with_stdin: bool,
@@ -39,6 +43,9 @@ impl Args {
         log(self.log_format)?;
         if let Err(why) = self.dumps.apply() {
             tracing::warn!("{why}");
+        }
+        if let Some(source) = self.dial_from {
+            ollamamax_tls::dial_from(source);
         }
         Ok(())
     }

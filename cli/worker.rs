@@ -77,7 +77,8 @@ impl Args {
             sandbox::wake_gpu();
         }
         let reads = self.blob_hint.iter().chain(&self.join_token_file).cloned().collect();
-        let around = Surroundings::look(self.data_dir.clone(), reads, self.listen.port(), gpu);
+        let mut around = Surroundings::look(self.data_dir.clone(), reads, self.listen.port(), gpu);
+        around.binds_calls = self.daemon.dial_from.is_some();
         let entered = sandbox::enter(&around);
         self.confined = Some(entered.map_err(|error| Failure::Other(error.to_string()))?);
         Ok(())

@@ -13,7 +13,7 @@ use ollamamax_core::plan::Observed;
 use ollamamax_core::record::NodeRecord;
 use ollamamax_core::{Command, Outcome, State};
 use ollamamax_gateway::ports::{ControlError, ControlPlane, NodeStatus, QuorumStatus};
-use ollamamax_proto::{NodeId, Revision, limits};
+use ollamamax_proto::{NodeId, Revision, limits, mutant};
 use ollamamax_storage::Identity;
 use openraft::ServerState;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -62,6 +62,7 @@ impl ControlPlane for NodeControl {
     fn quorum(&self) -> QuorumStatus {
         let metrics = self.leadership.metrics();
         let leader = match self.leadership.current() {
+            _ if mutant::planted("everybody-leads") => Some(NodeId(self.identity.node)),
             Some(Leader::Me) => Some(NodeId(self.identity.node)),
             Some(Leader::Other { id, .. }) => Some(id),
             None => None,

@@ -25,7 +25,6 @@ use ollamamax_proto::{Incarnation, Millis, WorkerId, limits};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::net::TcpStream;
 use tonic::Status;
 
 /// What the leader last heard of one worker in this leadership.
@@ -240,7 +239,7 @@ impl Workers {
         let asked = Instant::now();
         tokio::spawn(async move {
             let wait = Duration::from_millis(limits::WORKER_PROBE_TIMEOUT_MS);
-            let tried = tokio::time::timeout(wait, TcpStream::connect(&address)).await;
+            let tried = tokio::time::timeout(wait, ollamamax_tls::tcp(&address)).await;
             let refused = matches!(&tried, Ok(Err(error))
                 if error.kind() == std::io::ErrorKind::ConnectionRefused);
             if refused

@@ -14,6 +14,7 @@ pub mod ids;
 pub mod inference;
 pub mod limits;
 pub mod model;
+pub mod mutant;
 pub mod placement;
 pub mod prefix;
 pub mod sampling;

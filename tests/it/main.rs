@@ -2,6 +2,7 @@
 
 mod access;
 mod adopt;
+mod chaos;
 mod chat;
 mod cli;
 mod clients;

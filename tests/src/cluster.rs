@@ -1,7 +1,9 @@
 //! A cluster of real processes, each of which a test can kill, stop and start again by itself.
 
+mod disk;
 mod waits;
 
+use self::disk::Disk;
 use crate::error::HarnessError;
 use crate::http::Api;
 use crate::ports;
@@ -9,6 +11,7 @@ use crate::process::Process;
 use crate::proxy::Proxy;
 use crate::status::ClusterStatus;
 use std::ffi::OsString;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -35,6 +38,28 @@ pub struct ClusterOptions {
     pub anonymous: String,
     /// Further arguments of every node.
     pub node_args: Vec<OsString>,
+    /// How each node is reached by the others, where that is not directly: by index, none for those beyond.
+    pub node_ways: Vec<Way>,
+    /// Bytes of a file system in memory that each node gets for its data (as root, on Linux); 0: none of its own.
+    pub disk_bytes: u64,
+}
+
+/// How a member is reached by others, and where it comes from when it calls them.
+#[derive(Clone, Debug)]
+pub struct Way {
+    /// Where it listens for them, on this machine.
+    pub port: u16,
+    /// `host:port` by which they call it.
+    pub advertised: String,
+    /// Address its own calls come from.
+    pub source: IpAddr,
+}
+
+impl Way {
+    fn args(&self, advertise: &str) -> [OsString; 4] {
+        let (advertised, source) = (self.advertised.clone(), self.source.to_string());
+        [advertise.into(), advertised.into(), "--dial-from".into(), source.into()]
+    }
 }
 
 impl ClusterOptions {
@@ -49,6 +74,8 @@ impl ClusterOptions {
             env: Vec::new(),
             anonymous: "admin".to_owned(),
             node_args: Vec::new(),
+            node_ways: Vec::new(),
+            disk_bytes: 0,
         }
     }
 
@@ -81,6 +108,7 @@ pub struct Cluster {
     /// Of the first user.
     key: String,
     worker_token: String,
+    disks: Vec<Disk>,
     directory: TempDir,
 }
 
@@ -92,13 +120,15 @@ impl Cluster {
         let count = u16::try_from(options.nodes).unwrap_or(u16::MAX);
         let first = ports::run_of(count)?;
         let http: Vec<u16> = (first..first + count).collect();
-        let raft = http.iter().map(|_| ports::free()).collect::<Result<Vec<_>, _>>()?;
+        let ways = options.node_ways.iter().map(|way| Ok(way.port));
+        let ports = ways.chain(std::iter::repeat_with(ports::free)).take(http.len());
+        let raft = ports.collect::<Result<Vec<_>, _>>()?;
         let apis = http.iter().map(|port| Api::new(&format!("http://127.0.0.1:{port}")));
         let apis = apis.collect::<Result<Vec<_>, _>>()?;
         let (nodes, workers) = (Vec::new(), Vec::new());
-        let (key, worker_token) = (String::new(), String::new());
+        let (key, worker_token, disks) = (String::new(), String::new(), Vec::new());
         let mut cluster =
-            Self { options, http, raft, nodes, workers, apis, key, worker_token, directory };
+            Self { options, http, raft, nodes, workers, apis, key, worker_token, disks, directory };
         for index in 0..cluster.options.nodes {
             cluster.start_node(index).await?;
             if index == 0 {
@@ -144,12 +174,19 @@ impl Cluster {
             args.extend(["--anonymous".into(), self.options.anonymous.clone().into()]);
         }
         args.extend(self.options.node_args.iter().cloned());
+        if let Some(way) = self.options.node_ways.get(index) {
+            args.extend(way.args("--advertise-raft"));
+        }
         let token = match index {
             0 => None,
             _ => Some(self.apis[0].join_token("node", 1).await?),
         };
         if token.is_none() {
             args.push("--bootstrap".into());
+        }
+        if self.options.disk_bytes > 0 {
+            let at = self.directory.path().join(format!("node-{}", index + 1));
+            self.disks.push(Disk::mount(&at, self.options.disk_bytes)?);
         }
         let node = self.spawn(&format!("node-{}", index + 1), args, token)?;
         self.nodes.push(node);
@@ -167,6 +204,24 @@ impl Cluster {
         let link = Proxy::start(&format!("127.0.0.1:{port}")).await?;
         let index = self.add_worker_at(port, &["--advertise".into(), link.address().into()])?;
         Ok((index, link))
+    }
+
+    /// Starts one more worker, which is reached only by that way. Its index.
+    pub fn add_worker_by(&mut self, way: &Way) -> Result<usize, HarnessError> {
+        self.add_worker_at(way.port, &way.args("--advertise"))
+    }
+
+    /// Starts one more node, which joins by itself; by that way, if there is one. Its index.
+    pub async fn add_node(&mut self, way: Option<Way>) -> Result<usize, HarnessError> {
+        let index = self.nodes.len();
+        self.http.push(ports::free()?);
+        self.raft.push(way.as_ref().map_or_else(ports::free, |way| Ok(way.port))?);
+        let base = format!("http://127.0.0.1:{}", self.http[index]);
+        self.apis.push(Api::new(&base)?.with_key(&self.key));
+        self.options.node_ways.truncate(index);
+        self.options.node_ways.extend(way);
+        self.start_node(index).await?;
+        Ok(index)
     }
 
     /// Starts one more worker with so much memory. Its index.

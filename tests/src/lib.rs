@@ -25,7 +25,7 @@ pub mod status;
 pub mod stream;
 pub mod wait;
 
-pub use cluster::{Cluster, ClusterOptions, Member};
+pub use cluster::{Cluster, ClusterOptions, Member, Way};
 pub use error::HarnessError;
 pub use http::Api;
 pub use process::Process;

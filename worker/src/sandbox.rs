@@ -51,6 +51,8 @@ pub struct Surroundings {
     pub reads: Vec<PathBuf>,
     /// Where it listens; 0: any port.
     pub port: u16,
+    /// Whether its own calls are bound to an address, for which the system picks a port.
+    pub binds_calls: bool,
     /// Whether a GPU may be used.
     pub gpu: bool,
     /// Whether it is root's process, who may read what others may not.
@@ -69,7 +71,7 @@ impl Surroundings {
         let libraries = libraries.filter(|path| path.is_absolute()).collect();
         let is_root = rustix::process::geteuid().is_root();
         let kernels = kernels::default_dir();
-        Self { data_dir, reads, port, gpu, is_root, libraries, kernels }
+        Self { data_dir, reads, port, binds_calls: false, gpu, is_root, libraries, kernels }
     }
 }
 
@@ -208,6 +210,10 @@ pub fn enter(around: &Surroundings) -> Result<Confined, SandboxError> {
         .scope(Scope::AbstractUnixSocket | Scope::Signal)?
         .create()?
         .add_rule(NetPort::new(around.port, AccessNet::BindTcp))?;
+    if around.binds_calls {
+        // 0: a port that the system picks.
+        ruleset = ruleset.add_rule(NetPort::new(0, AccessNet::BindTcp))?;
+    }
     for rule in rules(around, &devices) {
         ruleset = add(ruleset, &rule)?;
     }
@@ -303,6 +309,7 @@ mod tests {
             data_dir: "/var/lib/worker".into(),
             reads: vec!["/models".into()],
             port: 7_500,
+            binds_calls: false,
             gpu,
             is_root,
             libraries: vec!["/home/a/.local".into()],

@@ -30,6 +30,7 @@ mod pinned;
 pub mod private;
 mod request;
 mod role;
+mod source;
 mod stream;
 #[doc(hidden)]
 pub mod testing;
@@ -46,6 +47,7 @@ pub use local::LocalServer;
 pub use pinned::{PinError, dial_pinned};
 pub use request::{Request, RequestError};
 pub use role::{Cluster, InvalidCluster, Kind, Role};
+pub use source::{dial_from, tcp};
 pub use stream::{Blocking, ConnectInfo, Peer, Protocol, Stream};
 pub use tls::{Expect, Tls, TlsError};
 pub use token::{Credential, InvalidToken, JoinToken};

@@ -6,6 +6,7 @@ use crate::identity::Identity;
 use crate::incoming::{self, Incoming, OnStage};
 use crate::pinned::PinError;
 use crate::role::{Cluster, Kind, Role};
+use crate::source;
 use crate::stream::{ConnectInfo, Peer, Protocol, Stream};
 use arc_swap::ArcSwap;
 use hyper_util::rt::TokioIo;
@@ -308,7 +309,7 @@ pub(crate) async fn connect(
 ) -> Result<Stream, TlsError> {
     let ms = limits::TLS_DIAL_MS;
     let dialing = async {
-        let tcp = TcpStream::connect(address).await;
+        let tcp = source::tcp(address).await;
         let tcp = tcp
             .and_then(|tcp| tcp.set_nodelay(true).map(|()| tcp))
             .and_then(|tcp| tcp.peer_addr().map(|remote| (tcp, remote)));

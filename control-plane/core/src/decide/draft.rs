@@ -4,7 +4,7 @@
 use crate::change::Change;
 use crate::record::Placement;
 use crate::state::State;
-use ollamamax_proto::{AssignmentId, Generation, Millis, NodeId, ReplicaId, Revision};
+use ollamamax_proto::{AssignmentId, Generation, Millis, NodeId, ReplicaId, Revision, mutant};
 use std::collections::BTreeSet;
 
 pub(super) struct Draft {
@@ -52,6 +52,9 @@ impl Draft {
     }
 
     pub(super) fn next_generation(&mut self) -> Generation {
+        if mutant::planted("one-generation") && self.state.counters.last_generation > 0 {
+            return Generation(self.state.counters.last_generation);
+        }
         self.state.counters.last_generation += 1;
         Generation(self.state.counters.last_generation)
     }

@@ -8,7 +8,7 @@ use crate::orders::{Migration, WorkerOrders};
 use crate::record::{Placement, WorkerRecord};
 use crate::rejection::Rejection;
 use ollamamax_proto::placement::WorkerStatus;
-use ollamamax_proto::{ModelName, WorkerId, limits};
+use ollamamax_proto::{ModelName, WorkerId, limits, mutant};
 use std::collections::BTreeMap;
 
 /// The worker of an order; `None`: it is an adopted server, of which nothing more is kept.
@@ -86,7 +86,7 @@ pub(super) fn drain(draft: &mut Draft, id: WorkerId, reason: &str) -> Result<(),
 pub(super) fn resume(draft: &mut Draft, id: WorkerId) -> Result<(), Rejection> {
     let known = find(draft, id)?;
     let orders = of(draft, id);
-    if orders.drained.is_none() {
+    if orders.drained.is_none() || mutant::planted("drained-for-ever") {
         return Ok(());
     }
     put(draft, WorkerOrders { drained: None, ..orders });

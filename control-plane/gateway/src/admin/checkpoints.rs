@@ -14,7 +14,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::Response;
 use ollamamax_core::Command;
 use ollamamax_core::access::{Action, Object};
-use ollamamax_proto::{Revision, limits};
+use ollamamax_proto::{Revision, limits, mutant};
 use serde::Deserialize;
 use std::sync::Arc;
 use utoipa::IntoParams;
@@ -83,10 +83,34 @@ pub(crate) async fn put(
     let expected = expected(&headers)?;
     let value = body::read(body, limits::CHECKPOINT_VALUE_BYTES).await?.to_vec();
     let command = Command::PutCheckpoint { name: name.clone(), value, expected };
-    let revision = caller.propose(&gateway, "checkpoint.put", &name, command).await?.revision();
+    let revision = match planted(&gateway, &command) {
+        Some(revision) => revision,
+        None => caller.propose(&gateway, "checkpoint.put", &name, command).await?.revision(),
+    };
     let mut response = stream::plain_json(&Named { name, revision });
     response.headers_mut().insert(header::ETAG, etag(revision));
     Ok(response)
+}
+
+/// Bugs of writes: see `docs/chaos.md`. One of them answers by itself.
+fn planted(gateway: &Arc<Gateway>, command: &Command) -> Option<Revision> {
+    if mutant::every("unproposed-write", 20) {
+        return Some(Revision(gateway.control.state().revision().0 + 1));
+    }
+    if mutant::every("proposed-twice", 5) {
+        let (gateway, command) = (Arc::clone(gateway), command.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+            let _ = gateway.control.propose(command).await;
+        });
+    }
+    if mutant::planted("leaked-memory") {
+        Box::leak(vec![1u8; 1 << 20].into_boxed_slice());
+    }
+    if mutant::planted("leaked-descriptors") {
+        std::mem::forget(std::fs::File::open("/dev/null"));
+    }
+    None
 }
 
 /// Removes a small named value.

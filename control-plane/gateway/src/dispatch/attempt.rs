@@ -4,8 +4,8 @@ use super::opening::{self, Opened, millis};
 use super::waiting::Patience;
 use super::{Event, Piece, Run, Summary, nanos};
 use crate::error::Failure;
-use ollamamax_proto::inference::{Done, TokenChunk};
-use ollamamax_proto::limits;
+use ollamamax_proto::inference::{Done, FinishReason, TokenChunk};
+use ollamamax_proto::{limits, mutant};
 use tokio::time::{Duration, Instant};
 use tonic::{Code, Status};
 
@@ -75,6 +75,19 @@ impl Attempt<'_> {
             let Opened { seat, stream, .. } = &mut self.opened;
             let chunk = match opening::next(&self.run.gateway, seat, patience, stream).await {
                 Ok(chunk) => chunk,
+                Err(_) if mutant::planted("early-end") && !self.run.tokens.is_empty() => {
+                    let (reason, context) = (FinishReason::Stop, Vec::new());
+                    let (prompt_tokens, output_tokens, prompt_ns, output_ns) = (0, 1, 0, 0);
+                    let done = Done {
+                        reason,
+                        prompt_tokens,
+                        output_tokens,
+                        prompt_ns,
+                        output_ns,
+                        context,
+                    };
+                    return self.finish(done).await;
+                }
                 Err(end) => return end,
             };
             if !chunk.tokens.is_empty() {
@@ -141,7 +154,14 @@ impl Attempt<'_> {
         if !seen && !chunk.text.is_empty() {
             let logprobs = std::mem::take(&mut self.run.untold);
             let tokens = std::mem::take(&mut self.run.silent);
-            let piece = Piece { text: chunk.text, logprobs, tokens };
+            let mut text = chunk.text;
+            if self.run.resumes > 0 && mutant::every("repeated-token", 20) {
+                text = text.repeat(2);
+            }
+            if self.run.resumes > 0 && mutant::every("lost-token", 20) {
+                text.clear();
+            }
+            let piece = Piece { text, logprobs, tokens };
             if !self.run.send(Event::Text(piece)).await {
                 return Err(End::ClientGone);
             }

@@ -3,7 +3,7 @@
 use super::{Event, Piece, Run, prefix};
 use crate::workers::seat::Seat;
 use ollamamax_proto::inference::{GenerateRequest, Prefix};
-use ollamamax_proto::{AssignmentId, Generation, wire};
+use ollamamax_proto::{AssignmentId, Generation, mutant, wire};
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -90,6 +90,9 @@ impl Run {
         let bare = self.bare_request();
         let mut options = bare.options;
         // A wish for more than was placed is met as far as the place goes.
+        if !self.tokens.is_empty() && mutant::planted("changed-seed") {
+            options.sampling.seed ^= 1;
+        }
         options.context_tokens =
             options.context_tokens.map(|tokens| tokens.min(assignment.context_length));
         GenerateRequest {

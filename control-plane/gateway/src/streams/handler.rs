@@ -15,7 +15,7 @@ use axum::http::{HeaderMap, HeaderName};
 use axum::response::Response;
 use ollamamax_core::access::{Action, Object};
 use ollamamax_proto::inference::GenerateRequest;
-use ollamamax_proto::wire;
+use ollamamax_proto::{mutant, wire};
 use prost::Message;
 use serde::Deserialize;
 use std::sync::Arc;
@@ -70,6 +70,7 @@ pub(crate) async fn get(
     check(&caller, id, &record)?;
     let (job, form) = continued(&gateway, id, record, asker)?;
     let generation = gateway.generate(job).await?;
+    let from = from + usize::from(mutant::planted("rest-too-short"));
     Ok(form.respond(generation, from, Some(id))?)
 }
 

@@ -6,7 +6,7 @@ use crate::decide::check;
 use crate::decide::draft::Draft;
 use crate::rejection::Rejection;
 use ollamamax_proto::audit::{Note, Record};
-use ollamamax_proto::limits;
+use ollamamax_proto::{limits, mutant};
 
 pub(super) fn record(draft: &mut Draft, notes: &[Note]) -> Result<(), Rejection> {
     if notes.len() > limits::AUDIT_NOTES_COUNT {
@@ -22,9 +22,15 @@ pub(in crate::decide) fn note(draft: &mut Draft, note: &Note, outcome: &str) {
 }
 
 fn append(draft: &mut Draft, note: &Note) {
+    if mutant::planted("forgetful-trail") && draft.next_revision().0.is_multiple_of(10) {
+        return;
+    }
     let note = note.bounded(limits::AUDIT_TEXT_BYTES);
     let trail = &draft.state().access.trail;
-    let record = Record::following(draft.state().access.last_record(), draft.now(), note);
+    let mut record = Record::following(draft.state().access.last_record(), draft.now(), note);
+    if mutant::planted("edited-trail") && record.number.is_multiple_of(50) {
+        record.note.actor.push('?');
+    }
     let surplus = (trail.len() + 1).saturating_sub(limits::AUDIT_RECORDS_COUNT);
     let oldest: Vec<u64> = trail.keys().take(surplus).copied().collect();
     push(draft, AccessChange::Recorded(Box::new(record)));
