@@ -143,7 +143,8 @@ pub(crate) fn elsewhere(body: &[u8]) -> Result<Wish, Failure> {
     let guess = messages.iter().map(|message| message.content.len() / 4 + 4).sum::<usize>();
     let key = format!("{:024x}", rand::random::<u128>() >> 32);
     let guess = u32::try_from(guess).unwrap_or(u32::MAX);
-    let flavour = Flavour::Messages(Frame { key, model: asked, guess });
+    // Such a server does not tell which stop it was.
+    let flavour = Flavour::Messages(Frame { key, model: asked, guess, own_stops: false });
     let said = Said::Chat { messages, tools, choice };
     Ok(Wish { said, given, options, think, streamed, flavour })
 }

@@ -227,6 +227,7 @@ fn summary(flow: &Flow, begun: Option<Instant>) -> Summary {
             Some("length") => FinishReason::Length,
             _ => FinishReason::Stop,
         },
+        stop: None,
         prompt_tokens: count(tally.prompt_tokens.unwrap_or(0)),
         cached_tokens: count(tally.cached_tokens),
         output_tokens: count(tally.output_tokens),

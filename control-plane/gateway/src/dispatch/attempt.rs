@@ -80,6 +80,7 @@ impl Attempt<'_> {
                     let (prompt_tokens, output_tokens, prompt_ns, output_ns) = (0, 1, 0, 0);
                     let done = Done {
                         reason,
+                        stop: None,
                         prompt_tokens,
                         output_tokens,
                         prompt_ns,
