@@ -234,6 +234,8 @@ pub struct Timings {
     pub drain_ms: u64,
     /// How long bytes no model needs stay in the blob store.
     pub blob_grace_ms: u64,
+    /// How often each blob is read again to see whether it has rotted.
+    pub blob_scrub_ms: u64,
     /// How long a certificate of a node or worker is good.
     pub certificate_ms: u64,
     /// How long an authority is trusted before it signs.
@@ -256,6 +258,7 @@ impl Default for Timings {
             quorum_lost_ms: limits::QUORUM_LOST_MS,
             drain_ms: limits::DRAIN_TIMEOUT_MS,
             blob_grace_ms: limits::BLOB_GRACE_MS,
+            blob_scrub_ms: 7 * 24 * 3_600_000,
             certificate_ms: limits::TLS_LIFETIME_MS,
             authority_lead_ms: limits::AUTHORITY_LEAD_MS,
             signing_key_rotation_ms: limits::SIGNING_KEY_ROTATION_MS,

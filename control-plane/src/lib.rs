@@ -28,6 +28,7 @@ mod open;
 pub mod raft;
 mod reconcile;
 pub mod running;
+mod scrub;
 mod service;
 mod status;
 mod telemetry;

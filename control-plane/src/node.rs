@@ -28,6 +28,7 @@ use crate::raft::peers::Peers;
 use crate::raft::{self, Raft};
 use crate::reconcile::Reconciler;
 pub use crate::running::Running;
+use crate::scrub;
 use crate::service::usage;
 use crate::status::NodeControl;
 use crate::upkeep::Upkeep;
@@ -284,6 +285,8 @@ impl Core {
         };
         tasks.spawn(reconciler.run());
         tasks.spawn(Arc::clone(blobs).replicate());
+        let period = Duration::from_millis(timings.blob_scrub_ms);
+        tasks.spawn(scrub::run(Arc::clone(blobs), period));
         tasks
     }
 }

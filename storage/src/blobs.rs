@@ -4,6 +4,7 @@
 //! to `<hex>`, so a name without suffix always means verified bytes. A partial file outlives the process, and the next
 //! [`BlobStore::writer`] for the same digest goes on behind it.
 
+use crate::check::ROTTEN;
 use crate::error::{Context, StorageError};
 use ollamamax_proto::ids::Digest;
 use ollamamax_proto::limits;
@@ -68,15 +69,18 @@ impl BlobStore {
         sync_dir(&self.dir)
     }
 
-    /// Removes what was begun, which nobody has written to for so long and nobody writes now. How many files went.
+    /// Removes what was begun, which nobody has written to for so long and nobody writes now, and what had rotted and is there
+    /// again. How many files went.
     pub fn sweep(&self, older_than: Duration) -> Result<usize, StorageError> {
         let mut removed = 0;
         for item in fs::read_dir(&self.dir).context("list", &self.dir)? {
             let path = item.context("list", &self.dir)?.path();
             let modified = fs::metadata(&path).and_then(|found| found.modified());
             let age = modified.ok().and_then(|at| SystemTime::now().duration_since(at).ok());
-            let is_partial = path.extension().is_some_and(|extension| extension == PARTIAL);
-            if is_partial && age.is_some_and(|age| age >= older_than) {
+            let is = |name: &str| path.extension().is_some_and(|extension| extension == name);
+            // What has rotted is worth nothing once there is a sound one.
+            let goes = is(PARTIAL) || (is(ROTTEN) && path.with_extension("").exists());
+            if goes && age.is_some_and(|age| age >= older_than) {
                 let file = File::open(&path).context("open", &path)?;
                 if file.try_lock().is_ok() {
                     fs::remove_file(&path).context("remove", &path)?;

@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 pub mod blobs;
+pub mod check;
 pub mod disk;
 mod error;
 pub mod fault;

@@ -16,7 +16,7 @@ use axum::response::{IntoResponse, Response};
 use ollamamax_core::Rejection;
 use ollamamax_proto::limits;
 use serde::Serialize;
-use std::io;
+use std::io::ErrorKind;
 
 /// Why a request got no answer, or only half of one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -139,14 +139,13 @@ impl Failure {
         match self {
             Self::Invalid(_) | Self::InvalidField { .. } => StatusCode::BAD_REQUEST,
             Self::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
-            Self::Forbidden(_) => StatusCode::FORBIDDEN,
+            Self::Forbidden(_) | Self::ForeignOrigin(_) => StatusCode::FORBIDDEN,
             Self::NotFound(_) | Self::NoPath => StatusCode::NOT_FOUND,
             Self::NoMethod => StatusCode::METHOD_NOT_ALLOWED,
             Self::Conflict(_) => StatusCode::CONFLICT,
             Self::Precondition(_) => StatusCode::PRECONDITION_FAILED,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Misdirected(_) => StatusCode::MISDIRECTED_REQUEST,
-            Self::ForeignOrigin(_) => StatusCode::FORBIDDEN,
             Self::LongUrl { .. } => StatusCode::URI_TOO_LONG,
             Self::MediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::SlowBody(_) => StatusCode::REQUEST_TIMEOUT,
@@ -355,9 +354,7 @@ impl From<BlobError> for Failure {
             BlobError::Mismatch { .. } | BlobError::Upload(_) => Self::Invalid(text),
             BlobError::NotFound(_) => Self::NotFound(text),
             BlobError::TooLarge { limit } => Self::TooLarge { limit },
-            BlobError::Io(cause) if cause.kind() == io::ErrorKind::StorageFull => {
-                Self::StorageFull(text)
-            }
+            BlobError::Io(e) if e.kind() == ErrorKind::StorageFull => Self::StorageFull(text),
             BlobError::Io(_) => Self::Internal(text),
         }
     }

@@ -55,8 +55,8 @@ pub(crate) async fn get_manifest(
 #[utoipa::path(get, path = "/v2/{namespace}/{model}/blobs/{digest}",
     params(("namespace" = String, Path), ("model" = String, Path),
         ("digest" = String, Path, description = "`sha256:` and 64 hex digits, of a layer of one of the model's tags.")),
-    responses((status = 200, description = "All of it.", content_type = "application/octet-stream"),
-        (status = 206, description = "The range that was asked for.", content_type = "application/octet-stream")))]
+    responses((status = 200, description = "All of it.", content(("application/octet-stream"))),
+        (status = 206, description = "The range that was asked for.", content(("application/octet-stream")))))]
 pub(crate) async fn get_blob(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,

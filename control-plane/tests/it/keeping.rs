@@ -39,3 +39,28 @@ async fn no_blob_goes_that_somebody_is_about_to_name() {
     control.propose(delete).await.expect("accepted");
     eventually("it goes", || blobs.stat(digest).is_none()).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_that_is_lost_or_rots_on_one_node_comes_back_from_another() {
+    let cluster = Cluster::start_with(3, |config| config.timings.blob_scrub_ms = 100).await;
+    let ids: Vec<u64> = cluster.nodes.keys().copied().collect();
+    let bytes = bytes::Bytes::from(vec![7; 3 << 20]);
+    let digest = Digest::of(&bytes);
+    let body = Box::pin(tokio_stream::iter([Ok(bytes.clone())]));
+    cluster.nodes[&ids[0]].blobs().put(digest, body).await.expect("kept");
+    cluster.control(ids[0]).propose(model("m", &bytes)).await.expect("named");
+    let path = |id: u64| cluster.data_dir(id).join("blobs").join(digest.hex());
+    let sound = |id: u64| std::fs::read(path(id)).is_ok_and(|read| read == bytes);
+    eventually("all have it", || ids.iter().all(|id| sound(*id))).await;
+
+    std::fs::remove_file(path(ids[1])).expect("lost");
+    cluster.control(ids[0]).propose(checkpoint("a", "wakes")).await.expect("accepted");
+    eventually("what was lost comes back", || sound(ids[1])).await;
+
+    let mut rotten = bytes.to_vec();
+    rotten[2 << 20] ^= 1;
+    std::fs::write(path(ids[2]), rotten).expect("rots");
+    assert!(!sound(ids[2]));
+    eventually("what has rotted comes back", || sound(ids[2])).await;
+    assert!(sound(ids[0]) && sound(ids[1]));
+}

@@ -20,7 +20,7 @@ use axum::extract::State;
 use axum::response::Response;
 use ollamamax_core::Command;
 use ollamamax_core::access::{Action, Object};
-use ollamamax_proto::model::ModelVersion;
+use ollamamax_proto::model::{ModelFacts, ModelVersion};
 use ollamamax_proto::{Digest, ModelName, limits};
 use ollamamax_sources::download::{Origin, Wanted, fetch};
 use ollamamax_sources::registry::File;
@@ -179,12 +179,19 @@ impl Pull {
         let Some(model) = manifest.of(Kind::Model).next().copied() else {
             return Err(Failure::Internal("a manifest without a model".to_owned()));
         };
+        // What it is beside its bytes is little: whether that can be used is known before many come.
+        let (dress, parent) = self.dress(registry, &manifest).await?;
+        dress.check()?;
+        dress.dress(&mut create::bare(model.digest, model.bytes, ModelFacts::default()))?;
         // Nobody removes what is about to be named.
         let _hold = self.gateway.blobs.hold(model.digest);
         let turn = self.gateway.transfers.turn(model.digest);
         let _turn = turn.lock().await;
         let weights = self.weights(registry, &model).await?;
-        let (dress, parent) = self.dress(registry, &manifest).await?;
+        for layer in manifest.layers.iter().filter(|layer| layer.kind != Kind::Model) {
+            let status = format!("pulling {}", layer.digest.short());
+            self.steps.bytes(&status, Some(layer.digest), layer.bytes, layer.bytes);
+        }
         self.keep(weights, dress, parent).await
     }
 
@@ -254,10 +261,7 @@ impl Pull {
         let (mut dress, mut parent) = (CreateRequest::default(), None);
         let mut licenses = Vec::new();
         for layer in manifest.layers.iter().filter(|layer| layer.kind != Kind::Model) {
-            let status = format!("pulling {}", layer.digest.short());
-            self.steps.bytes(&status, Some(layer.digest), layer.bytes, 0);
             let bytes = registry.text(layer).await.map_err(failed)?;
-            self.steps.bytes(&status, Some(layer.digest), layer.bytes, layer.bytes);
             let what = layer.kind.media_type();
             let unclear = |why: String| {
                 Failure::Upstream(format!(

@@ -153,6 +153,10 @@ pub fn fits(template: &str, path: &str) -> bool {
     let after = rest.split_once('}').map_or("", |(_, after)| after);
     match after {
         "" => !path.is_empty(),
+        // One of several holds no slash.
+        after if after.contains('{') => path
+            .split_once('/')
+            .is_some_and(|(name, rest)| !name.is_empty() && fits(after, &format!("/{rest}"))),
         after => path.strip_suffix(after).is_some_and(|name| !name.is_empty()),
     }
 }
