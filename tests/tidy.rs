@@ -158,7 +158,7 @@ fn crates_import_only_what_the_map_allows() {
 #[test]
 fn nobody_imports_tests_chaos_or_bench() {
     for (name, dependencies) in crate_graph() {
-        for outer in ["ollamamax-chaos", "ollamamax-bench"] {
+        for outer in ["ollamamax-chaos", "ollamamax-sim", "ollamamax-bench"] {
             assert!(!dependencies.contains(outer), "{name} imports {outer}");
         }
         if !matches!(name.as_str(), "ollamamax-chaos" | "ollamamax-bench") {
