@@ -38,7 +38,9 @@ pub fn may_repeat(command: &Command) -> bool {
         | Command::MigrateModel { .. }
         | Command::ScaleModel { .. }
         | Command::ShiftTraffic { .. }
-        | Command::RevertRollout { .. } => false,
+        | Command::RevertRollout { .. }
+        | Command::AdoptServer { .. }
+        | Command::ReleaseServer { .. } => false,
         // The trail then tells of both, as it should: both happened.
         Command::Noted { command, .. } => may_repeat(command),
         // A refresh is answered the same way twice; whoever asked has not used the answer yet.

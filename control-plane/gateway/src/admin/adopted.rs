@@ -2,6 +2,7 @@
 
 use super::cluster::{Worker, adopted};
 use crate::adopted::place::{self, Place};
+use crate::adopted::server::Look;
 use crate::adopted::{KEY_PURPOSE, probe};
 use crate::auth::Caller;
 use crate::error::{Failure, Problem};
@@ -17,7 +18,6 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
@@ -76,15 +76,14 @@ pub(crate) async fn adopt(
     let port = url.port_or_known_default().unwrap_or_default();
     let name = request.name.unwrap_or_else(|| format!("{host}:{port}"));
     let url = place::kept(&url);
-    let wait = gateway.adopted.pace.look;
-    let found = find_out(&gateway, &url, key, wait).await?;
+    let (kind, look) = find_out(&gateway, &url, key).await?;
     let id = WorkerId(rand::random());
     let sealed = key.map(|key| Hidden(gateway.config.sealing.seal(KEY_PURPOSE, key.as_bytes())));
     let server = AdoptedServer {
         id,
         name: name.clone(),
         url,
-        kind: found,
+        kind,
         key: sealed,
         places: request.max_concurrent.unwrap_or(limits::ADOPTED_PLACES_DEFAULT_COUNT),
         adopted_at: Millis::now(),
@@ -102,14 +101,10 @@ pub(crate) async fn adopt(
             return Err(error.into());
         }
     }
-    // Whoever adopts wants to see what came of it.
-    let deadline = tokio::time::Instant::now() + wait;
     let servers = gateway.adopted_servers();
     let own = servers.iter().find(|server| server.record.id == id);
     let own = own.ok_or_else(|| Failure::NotFound(format!("worker `{name}` was let go again")))?;
-    while !own.seen().ever && tokio::time::Instant::now() < deadline {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    own.saw(Ok(look), Millis::now());
     Ok(stream::plain_json(&adopted(&caller, &gateway.control.state(), own)))
 }
 
@@ -117,11 +112,10 @@ async fn find_out(
     gateway: &Gateway,
     url: &str,
     key: Option<&str>,
-    wait: Duration,
-) -> Result<ServerKind, Failure> {
+) -> Result<(ServerKind, Look), Failure> {
     let place = Place::new(url, key.map(str::as_bytes));
-    let found = probe::detect(&gateway.adopted.http, &place, wait).await;
-    found.map(|(kind, _)| kind).map_err(|why| Failure::invalid(format!("`{url}`: {why}")))
+    let found = probe::detect(&gateway.adopted.http, &place, gateway.adopted.pace.look).await;
+    found.map_err(|why| Failure::invalid(format!("`{url}`: {why}")))
 }
 
 /// Whether every node is on the machine that answers: then its own addresses mean the same to all.

@@ -54,19 +54,25 @@ impl Place {
     }
 }
 
-/// What all of them are talked to with.
+/// What all of them are talked to with. A machine without any authority talks to none by `https`, and goes on with the others.
 pub(crate) fn client() -> Client {
-    let careful = Client::builder()
-        .redirect(reqwest::redirect::Policy::none())
-        .referer(false)
-        .no_proxy()
-        .http1_only()
-        .tcp_nodelay(true)
-        .connect_timeout(Duration::from_millis(limits::ADOPTED_CONNECT_MS))
-        .pool_idle_timeout(Duration::from_millis(limits::ADOPTED_IDLE_MS))
-        .dns_resolver(Arc::new(Careful))
-        .build();
-    careful.expect("the settings of the client are constants that it takes")
+    let careful = |builder: reqwest::ClientBuilder| {
+        builder
+            .redirect(reqwest::redirect::Policy::none())
+            .referer(false)
+            .no_proxy()
+            .http1_only()
+            .tcp_nodelay(true)
+            .connect_timeout(Duration::from_millis(limits::ADOPTED_CONNECT_MS))
+            .pool_idle_timeout(Duration::from_millis(limits::ADOPTED_IDLE_MS))
+            .dns_resolver(Arc::new(Careful))
+            .build()
+    };
+    let client = careful(Client::builder()).or_else(|error| {
+        tracing::warn!(error = cause(&error), "no adopted server can be asked by https");
+        careful(Client::builder().tls_certs_only([]))
+    });
+    client.expect("without authorities the settings are constants that the client takes")
 }
 
 /// Resolves names to addresses that may be asked.
