@@ -14,6 +14,7 @@ mod ask;
 mod audit;
 mod bearer;
 mod bench;
+mod chaos;
 mod chat;
 mod client;
 mod cluster;
@@ -130,6 +131,8 @@ enum Command {
     /// See who holds what, what the planner would do, and why
     #[command(subcommand)]
     Placement(placement::Args),
+    /// Try what the cluster promises: each worker is drained and resumed while answers are compared
+    Chaos(chaos::Args),
     /// Even out what the workers hold
     Rebalance(placement::Rebalance),
     /// Move a model from one worker to another
@@ -277,6 +280,13 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::JoinToken(args) => talk(host, async |c| join_token::run(c, &args).await).await,
         Command::Deploy(args) => talk(host, async |c| deploy::run(c, &args).await).await,
         Command::Placement(args) => talk(host, async |c| placement::run(c, &args).await).await,
+        Command::Chaos(args) => {
+            let host = args.against.as_deref().or(host.host);
+            talk(Server { host, ca_file: cli.ca_file.as_deref() }, async |c| {
+                chaos::run(c, &args).await
+            })
+            .await
+        }
         Command::Rebalance(args) => {
             talk(host, async |c| placement::rebalance(c, &args).await).await
         }

@@ -20,6 +20,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long an order of an operator may take.
 const ORDER: Duration = Duration::from_secs(8);
+/// How long a node whose disk failed may take to end.
+const ENDING: Duration = Duration::from_secs(15);
 
 /// A fault that is under way.
 pub struct Active {
@@ -115,16 +117,11 @@ impl World {
                     damage::corrupt(&directory.join(part), planned.coin)?;
                 }
             }
-            Kind::RotateSigningKey => self.order("/admin/v1/signing-keys/rotate").await?,
-            Kind::RotateAuthority => self.order("/admin/v1/authorities/rotate").await?,
-            Kind::Join => {
-                let index = self.cluster.nodes();
-                let way = self.net.add(Member::Node(index)).await?;
-                active.node = Some(self.join(Some(way)).await?);
-            }
-            Kind::Drain => {
-                for member in &members {
-                    self.order(&format!("/admin/v1/workers/{}/drain", name(*member))).await?;
+            Kind::RotateSigningKey | Kind::RotateAuthority | Kind::Join | Kind::Drain => {
+                // Without a quorum it is refused, as it should be: then nothing has happened.
+                if self.operate(&mut active).await.is_err() {
+                    members.iter().for_each(|member| drop(self.hit.remove(member)));
+                    return Ok(None);
                 }
             }
             Kind::Herd => herd(self.operator().cloned(), fault.clients).await,
@@ -157,7 +154,8 @@ impl World {
                     std::fs::remove_file(file).map_err(HarnessError::io(file))
                 })?;
                 for member in &members {
-                    if !self.cluster.process_mut(*member).is_running() {
+                    // It takes a moment to end; one that noticed nothing goes on.
+                    if self.cluster.process_mut(*member).wait(ENDING).await.is_ok() {
                         self.restart(*member)?;
                     }
                 }
@@ -280,6 +278,25 @@ impl World {
         links.iter().for_each(|link| self.net.links.change(*link, &change));
     }
 
+    /// What operators do.
+    async fn operate(&mut self, active: &mut Active) -> Result<(), HarnessError> {
+        match active.kind {
+            Kind::RotateSigningKey => self.order("/admin/v1/signing-keys/rotate").await,
+            Kind::RotateAuthority => self.order("/admin/v1/authorities/rotate").await,
+            Kind::Join => {
+                let way = self.net.add(Member::Node(self.cluster.nodes())).await?;
+                active.node = Some(self.join(Some(way)).await?);
+                Ok(())
+            }
+            _ => {
+                for member in &active.members {
+                    self.order(&format!("/admin/v1/workers/{}/drain", name(*member))).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+
     /// An order of an operator; refused ones are tried again while there is time.
     async fn order(&self, path: &str) -> Result<(), HarnessError> {
         let ordered = ollamamax_tests::wait_until(ORDER, path, async || {
@@ -306,6 +323,14 @@ impl World {
     /// A node leaves for good, dead or alive.
     async fn remove(&mut self, node: usize) -> Result<(), HarnessError> {
         let member = Member::Node(node);
+        let is_known = self.watched.life(member).id.is_some();
+        if !is_known && !self.cluster.process_mut(member).is_running() {
+            // Nobody could let it in: without a quorum that is right, and there is nothing to remove.
+            self.gone.insert(node);
+            self.hit.remove(&member);
+            self.watched.ended(member);
+            return Ok(());
+        }
         let id = self.cluster.wait("its id", PATIENCE, async || {
             self.watched.life(member).id.ok_or_else(|| format!("{member:?} has told nobody"))
         });

@@ -121,8 +121,21 @@ pub struct Stream {
     pub restarts: u32,
     /// The longest time between two records.
     pub pause_us: u64,
+    /// What gateways said that could not go on with it.
+    pub told: Vec<Told>,
     /// Why it did not end, if it did not.
     pub error: Option<String>,
+}
+
+/// A gateway said in the middle of a stream that it cannot go on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// When.
+    pub at_us: u64,
+    /// Which.
+    pub node: usize,
+    /// In its words.
+    pub words: String,
 }
 
 /// What a node says.
@@ -251,6 +264,16 @@ impl History {
         let touches =
             |fault: &Span| fault.begun_us <= to_us && fault.ended_us + AFTER_US >= from_us;
         self.faults.iter().any(touches)
+    }
+
+    /// Whether a fault had hit a node then, or a short while before.
+    pub fn is_hit(&self, node: usize, at_us: u64) -> bool {
+        const AFTER_US: u64 = 5_000_000;
+        let name = format!("node-{}", node + 1);
+        self.faults.iter().any(|fault| {
+            let is_then = fault.begun_us <= at_us && at_us <= fault.ended_us + AFTER_US;
+            is_then && fault.target.split(", ").any(|target| target == name)
+        })
     }
 
     /// When the last fault was over.

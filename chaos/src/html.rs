@@ -274,6 +274,7 @@ mod tests {
             moves: 1,
             restarts: 0,
             pause_us: 0,
+            told: Vec::new(),
             error: None,
         });
         let scenario = shipped().expect("scenarios").swap_remove(0);

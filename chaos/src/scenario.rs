@@ -120,7 +120,7 @@ pub struct Bars {
 impl Default for Bars {
     fn default() -> Self {
         Self {
-            writes_per_s: 5.0,
+            writes_per_s: 1.0,
             streams: 3,
             writes_heal_s: 10.0,
             heal_s: 30.0,

@@ -179,7 +179,7 @@ impl Cluster {
         }
         let token = match index {
             0 => None,
-            _ => Some(self.apis[0].join_token("node", 1).await?),
+            _ => Some(self.running_api().join_token("node", 1).await?),
         };
         if token.is_none() {
             args.push("--bootstrap".into());
@@ -220,7 +220,11 @@ impl Cluster {
         self.apis.push(Api::new(&base)?.with_key(&self.key));
         self.options.node_ways.truncate(index);
         self.options.node_ways.extend(way);
-        self.start_node(index).await?;
+        if let Err(error) = self.start_node(index).await {
+            // As if nobody had asked.
+            (self.http.truncate(index), self.raft.truncate(index), self.apis.truncate(index));
+            return Err(error);
+        }
         Ok(index)
     }
 
@@ -298,6 +302,12 @@ impl Cluster {
     /// A client of a node.
     pub fn api(&self, node: usize) -> &Api {
         &self.apis[node]
+    }
+
+    /// A client of the first node that runs, or of the first one when none does.
+    fn running_api(&self) -> &Api {
+        let running = self.nodes.iter().position(|node| node.pid().is_some());
+        &self.apis[running.unwrap_or(0)]
     }
 
     /// `http://127.0.0.1:port` of a node.

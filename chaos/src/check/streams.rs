@@ -1,4 +1,7 @@
 //! Every stream ends exactly once, with the bytes that it has undisturbed.
+//!
+//! A gateway that is itself cut off may say that it cannot go on: then its client gets the rest at another one. Any other has to go
+//! on, whatever happens to workers.
 
 use super::{Bars, Verdict};
 use crate::history::History;
@@ -16,6 +19,11 @@ pub fn check(history: &History, _: &Bars) -> Verdict {
         if let Some(error) = &stream.error {
             findings.push(format!("{which} did not end: {error}"));
             continue;
+        }
+        for told in stream.told.iter().filter(|told| !history.is_hit(told.node, told.at_us)) {
+            let (node, at) = (told.node + 1, told.at_us / 1_000);
+            findings
+                .push(format!("{which} was broken off by node {node} at {at} ms: {}", told.words));
         }
         if stream.ends != 1 || stream.after_end != 0 {
             findings.push(format!(
@@ -43,7 +51,7 @@ pub fn check(history: &History, _: &Bars) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::Stream;
+    use crate::history::{Span, Stream, Told};
 
     fn judge(change: impl FnOnce(&mut Stream)) -> Verdict {
         let mut stream = Stream {
@@ -57,11 +65,14 @@ mod tests {
             moves: 1,
             restarts: 0,
             pause_us: 2,
+            told: Vec::new(),
             error: None,
         };
         change(&mut stream);
         let references = [(3, "one two three".to_owned())].into();
-        let history = History { streams: vec![stream], references, ..History::default() };
+        let (what, target, means) = (String::new(), "node-2, worker-1".to_owned(), String::new());
+        let faults = vec![Span { what, target, means, begun_us: 10, ended_us: 20 }];
+        let history = History { streams: vec![stream], references, faults, ..History::default() };
         check(&history, &Bars::default())
     }
 
@@ -75,6 +86,15 @@ mod tests {
         for text in ["one two two three", "one three", "one two thrice", "one two three four", ""] {
             assert!(judge(|stream| stream.text = text.to_owned()).is_failure(), "{text}");
         }
+    }
+
+    #[test]
+    fn only_a_gateway_that_is_hit_itself_may_break_a_stream_off() {
+        let told = |node| {
+            judge(|stream| stream.told = vec![Told { at_us: 15, node, words: String::new() }])
+        };
+        assert!(told(1).is_pass());
+        assert!(told(0).is_failure());
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! asks again, and only what never ends is an error. What breaks a stream that has begun is told as it is.
 
 use super::{Clients, MODEL};
-use crate::history::Stream;
+use crate::history::{Stream, Told};
 use crate::recorder::Recorder;
 use ollamamax_tests::stream::text_of;
 use ollamamax_tests::{Api, HarnessError, Records};
@@ -82,6 +82,7 @@ impl<'a> Reader<'a> {
             moves: 0,
             restarts: 0,
             pause_us: 0,
+            told: Vec::new(),
             error: None,
         };
         Self { clients, recorder: &clients.recorder, stream, at: node, id: None, last: None }
@@ -105,7 +106,11 @@ impl<'a> Reader<'a> {
                 Ok(()) if self.stream.ends > 0 => return Ok(()),
                 Ok(()) => why = "it stopped without a last record".to_owned(),
                 // The gateway is there and says that it cannot go on.
-                Err(HarnessError::Shape { got, .. }) => return Err(format!("a record says {got}")),
+                Err(HarnessError::Shape { got: words, .. }) => {
+                    let (at_us, node) = (self.recorder.now_us(), self.at);
+                    why.clone_from(&words);
+                    self.stream.told.push(Told { at_us, node, words });
+                }
                 Err(error) => why = error.to_string(),
             }
             if self.stream.ends > 0 {
