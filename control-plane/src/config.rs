@@ -258,7 +258,7 @@ impl Default for Timings {
             quorum_lost_ms: limits::QUORUM_LOST_MS,
             drain_ms: limits::DRAIN_TIMEOUT_MS,
             blob_grace_ms: limits::BLOB_GRACE_MS,
-            blob_scrub_ms: 7 * 24 * 3_600_000,
+            blob_scrub_ms: limits::BLOB_SCRUB_MS,
             certificate_ms: limits::TLS_LIFETIME_MS,
             authority_lead_ms: limits::AUTHORITY_LEAD_MS,
             signing_key_rotation_ms: limits::SIGNING_KEY_ROTATION_MS,

@@ -12,9 +12,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-const SCRUB_PIECE_BYTES: u64 = 8 * 1024 * 1024;
-const SCRUB_PAUSE_MS: u64 = 200;
-
 /// Reads every blob again at the start and then once in `period`; until cancelled.
 pub async fn run(blobs: Arc<NodeBlobs>, period: Duration) {
     let mut checked: HashMap<Digest, Option<Instant>> = HashMap::new();
@@ -60,7 +57,7 @@ async fn look(blobs: &NodeBlobs, digest: Digest) -> Result<(), StorageError> {
             Checked::Sound => return Ok(()),
             Checked::Rotten => break,
         }
-        tokio::time::sleep(Duration::from_millis(SCRUB_PAUSE_MS)).await;
+        tokio::time::sleep(Duration::from_millis(limits::SCRUB_PAUSE_MS)).await;
     }
     tracing::error!(%digest, "a blob has rotted on this disk; it is fetched again");
     let aside = tokio::task::spawn_blocking(move || check.put_aside()).await;
@@ -77,7 +74,7 @@ async fn look(blobs: &NodeBlobs, digest: Digest) -> Result<(), StorageError> {
 /// One piece, where it blocks nobody. `None` when this process ends.
 async fn more(mut check: Check) -> Option<(Checked, Check)> {
     let piece = tokio::task::spawn_blocking(move || {
-        let found = check.more(SCRUB_PIECE_BYTES);
+        let found = check.more(limits::SCRUB_PIECE_BYTES);
         (found, check)
     });
     piece.await.ok()

@@ -115,6 +115,12 @@ pub const BLOB_GRACE_MS: u64 = 3_600_000;
 pub const BLOB_SWEEP_MS: u64 = 5_000;
 /// Silence in a blob transfer between nodes after which another peer is tried.
 pub const BLOB_STALL_MS: u64 = 5_000;
+/// How often each blob is read again to see whether it has rotted, in milliseconds: a week.
+pub const BLOB_SCRUB_MS: u64 = 7 * 24 * 3_600_000;
+/// Bytes of a blob that are read again at once.
+pub const SCRUB_PIECE_BYTES: u64 = 8 * 1024 * 1024;
+/// Pause between two such pieces, in milliseconds: some tens of MB/s, of which nobody notices anything.
+pub const SCRUB_PAUSE_MS: u64 = 200;
 /// Silence of a worker after which the leader tries its port: a refused connection means its process is gone.
 pub const WORKER_PROBE_MS: u64 = 900;
 /// How long such a try may take.

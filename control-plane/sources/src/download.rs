@@ -8,22 +8,25 @@
 //! more, bytes come at some pace, and what has the wrong digest is removed. A source that cannot do ranges sends everything, and
 //! that is taken from the beginning.
 
+mod opening;
+mod pace;
+
 use crate::error::SourceError;
 use crate::guard::shown;
-use crate::http::{failed, refused};
+use crate::http::failed;
 use crate::staging::{Staged, Staging};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, try_join_all};
-use ollamamax_proto::backoff::delay_ms;
 use ollamamax_proto::{Digest, limits};
-use reqwest::header::{CONTENT_RANGE, ETAG, HeaderMap, LAST_MODIFIED};
-use reqwest::{Response, StatusCode, Url};
+use opening::{Opening, begin, opening};
+use pace::{Pace, Tries};
+use reqwest::{Response, Url};
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
@@ -76,7 +79,7 @@ pub async fn fetch(
         }
         let staged = match transfer(origin, wanted, staging, tell).await {
             Ok(staged) => staged,
-            // It has no ranges, so that it is asked for everything again.
+            // It has no ranges, or another file: it is asked for everything again.
             Err(Ended { error, whole: true }) if error.may_pass() => {
                 tries.again(error, 0).await?;
                 continue;
@@ -114,21 +117,10 @@ async fn open(dir: &Path, key: Digest) -> Result<Staging, SourceError> {
     }
 }
 
-/// What the first answer says of the file.
-struct Opening {
-    answer: Response,
-    range: Range<u64>,
-    /// How many bytes the file has; `None`: it ends where it ends.
-    total: Option<u64>,
-    /// Whether the answer holds the range alone.
-    partial: bool,
-    validator: String,
-}
-
 /// A transfer that came to nothing.
 struct Ended {
     error: SourceError,
-    /// Whether the source sends everything or nothing.
+    /// Whether it begins again from nothing.
     whole: bool,
 }
 
@@ -180,15 +172,17 @@ async fn transfer(
         wanted,
         total: opening.total,
         partial: opening.partial,
+        validator: opening.validator.clone(),
         todo: Mutex::new(todo),
         sender,
         done: AtomicU64::new(staging.had().bytes()),
         came: AtomicU64::new(0),
+        changed: AtomicBool::new(false),
         tell,
     };
     let writer = tokio::task::spawn_blocking(move || write(staging, receiver));
     let fetched = work.all(opening).await;
-    let whole = !work.partial;
+    let whole = !work.can_go_on();
     drop(work);
     // Whatever happened, what came is written down first; the disk's own failure is the one to tell.
     let staging = writer.await.map_err(io::Error::other)??;
@@ -216,85 +210,27 @@ fn write(mut staging: Staging, mut pieces: mpsc::Receiver<(u64, Bytes)>) -> io::
     Ok(staging)
 }
 
-/// The first answer, which says how long the file is.
-async fn begin(
-    origin: &dyn Origin,
-    wanted: &Wanted,
-    range: Range<u64>,
-) -> Result<Opening, SourceError> {
-    let mut tries = Tries::default();
-    loop {
-        match opening(origin, wanted, range.clone()).await {
-            Err(error) if error.may_pass() => tries.again(error, 0).await?,
-            done => return done,
-        }
-    }
-}
-
-async fn opening(
-    origin: &dyn Origin,
-    wanted: &Wanted,
-    mut range: Range<u64>,
-) -> Result<Opening, SourceError> {
-    let host = || shown(origin.url());
-    let lied = |what: String| Err(SourceError::Lied { host: host(), what });
-    let answer = origin.get(range.clone()).await?;
-    let partial = match answer.status() {
-        StatusCode::PARTIAL_CONTENT => true,
-        StatusCode::OK => false,
-        status => return Err(refused(origin.url(), status)),
-    };
-    let total = if partial {
-        match content_range(answer.headers()) {
-            Some((start, end, total)) if start == range.start && end <= range.end => {
-                range.end = end;
-                Some(total)
-            }
-            _ => return lied("answers with another range than was asked for".to_owned()),
-        }
-    } else {
-        range = 0..answer.content_length().unwrap_or(wanted.bytes.unwrap_or(wanted.limit));
-        answer.content_length().or(wanted.bytes)
-    };
-    if let (Some(total), Some(expected)) = (total, wanted.bytes)
-        && total != expected
-    {
-        return lied(format!("has {total} bytes where its manifest says {expected}"));
-    }
-    if let Some(bytes) = total.filter(|total| *total > wanted.limit) {
-        let what = format!("the file at `{}`", host());
-        return Err(SourceError::TooLarge { what, bytes, limit: wanted.limit });
-    }
-    let headers = answer.headers();
-    let strong = headers.get(ETAG).filter(|tag| !tag.as_bytes().starts_with(b"W/"));
-    let validator = strong.or_else(|| headers.get(LAST_MODIFIED));
-    let validator = validator.and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
-    Ok(Opening { answer, range, total, partial, validator })
-}
-
-/// `bytes start-end/total`, as a half-open range.
-fn content_range(headers: &HeaderMap) -> Option<(u64, u64, u64)> {
-    let text = headers.get(CONTENT_RANGE)?.to_str().ok()?;
-    let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
-    let (start, last) = range.split_once('-')?;
-    let (start, last, total): (u64, u64, u64) =
-        (start.parse().ok()?, last.parse().ok()?, total.parse().ok()?);
-    (start <= last && last < total).then_some((start, last.checked_add(1)?, total))
-}
-
 struct Work<'a> {
     origin: &'a dyn Origin,
     wanted: &'a Wanted,
     total: Option<u64>,
     partial: bool,
+    validator: String,
     todo: Mutex<VecDeque<Range<u64>>>,
     sender: mpsc::Sender<(u64, Bytes)>,
     done: AtomicU64,
     came: AtomicU64,
+    /// Whether the source has another file than at first, or sends no ranges any more.
+    changed: AtomicBool,
     tell: Tell<'a>,
 }
 
 impl Work<'_> {
+    /// Whether what breaks off can go on where it was.
+    fn can_go_on(&self) -> bool {
+        self.partial && !self.changed.load(Ordering::Relaxed)
+    }
+
     async fn all(&self, opening: Opening) -> Result<(), SourceError> {
         self.told(0);
         let count = if self.partial { limits::PULL_RANGES_COUNT } else { 1 };
@@ -335,7 +271,7 @@ impl Work<'_> {
             let before = range.start;
             match self.once(&mut range, answer.take()).await {
                 Ok(()) => return Ok(()),
-                Err(error) if error.may_pass() && self.partial => {
+                Err(error) if error.may_pass() && self.can_go_on() => {
                     tries.again(error, range.start - before).await?;
                 }
                 Err(error) => return Err(error),
@@ -356,8 +292,11 @@ impl Work<'_> {
             None => {
                 let asked = range.clone();
                 let again = opening(self.origin, self.wanted, asked.clone()).await?;
-                if again.partial != self.partial || again.total != self.total {
-                    return lied("has changed its file meanwhile");
+                let edition = self.wanted.digest.is_some() || again.validator == self.validator;
+                if again.partial != self.partial || again.total != self.total || !edition {
+                    self.changed.store(true, Ordering::Relaxed);
+                    let why = "it has another file meanwhile".to_owned();
+                    return Err(SourceError::Broken { host: shown(url), why });
                 }
                 range.end = if self.partial { again.range.end } else { range.end };
                 if range.end < asked.end {
@@ -396,49 +335,5 @@ impl Work<'_> {
         }
         let why = format!("it broke off {} bytes early", range.end - range.start);
         Err(SourceError::Broken { host: shown(url), why })
-    }
-}
-
-/// Tries in a row that brought little.
-#[derive(Default)]
-struct Tries(u32);
-
-impl Tries {
-    /// Waits for the next try, or gives up.
-    async fn again(&mut self, error: SourceError, bytes: u64) -> Result<(), SourceError> {
-        self.0 = if bytes >= limits::PULL_PACE_BYTES { 0 } else { self.0 + 1 };
-        if self.0 >= limits::PULL_ATTEMPTS_COUNT {
-            return Err(error);
-        }
-        tracing::debug!(%error, attempt = self.0, "a source is asked again");
-        let (first, most) = (limits::PULL_RETRY_FIRST_MS, limits::PULL_RETRY_MOST_MS);
-        let wait = delay_ms(self.0, first, most, rand::random());
-        tokio::time::sleep(Duration::from_millis(wait)).await;
-        Ok(())
-    }
-}
-
-/// That bytes come at some pace: a byte now and then would hold a place for ever.
-struct Pace {
-    since: Instant,
-    bytes: u64,
-}
-
-impl Pace {
-    fn new() -> Self {
-        Self { since: Instant::now(), bytes: 0 }
-    }
-
-    fn took(&mut self, bytes: u64, url: &Url) -> Result<(), SourceError> {
-        self.bytes += bytes;
-        if self.since.elapsed() < Duration::from_millis(limits::PULL_STALL_MS) {
-            return Ok(());
-        }
-        if self.bytes < limits::PULL_PACE_BYTES {
-            let why = "its bytes come too slowly".to_owned();
-            return Err(SourceError::Broken { host: shown(url), why });
-        }
-        *self = Self::new();
-        Ok(())
     }
 }
