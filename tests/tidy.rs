@@ -12,7 +12,7 @@ const LINES_MAX: usize = 400;
 
 /// Files that are longer for a reason, with the length they must not outgrow.
 const LONG: &[(&str, usize)] =
-    &[("storage/src/log.rs", 470), ("storage/src/sled.rs", 430), ("proto/src/limits.rs", 760)];
+    &[("storage/src/log.rs", 470), ("storage/src/sled.rs", 430), ("proto/src/limits.rs", 770)];
 
 /// Which of our crates each of our crates may import, dev-dependencies apart.
 const IMPORTS: &[(&str, &[&str])] = &[
@@ -21,9 +21,16 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("ollamamax-tls", &["ollamamax-proto"]),
     ("ollamamax-core", &["ollamamax-proto"]),
     ("ollamamax-storage", &["ollamamax-proto"]),
+    ("ollamamax-import", &["ollamamax-gguf", "ollamamax-proto"]),
     (
         "ollamamax-gateway",
-        &["ollamamax-core", "ollamamax-gguf", "ollamamax-proto", "ollamamax-tls"],
+        &[
+            "ollamamax-core",
+            "ollamamax-gguf",
+            "ollamamax-import",
+            "ollamamax-proto",
+            "ollamamax-tls",
+        ],
     ),
     (
         "ollamamax-control-plane",
@@ -68,7 +75,7 @@ const FENCED: &[(&str, &[&str])] = &[
 ];
 
 /// Crates that must stay free of runtimes, sockets and clocks.
-const PURE: &[&str] = &["ollamamax-core", "ollamamax-engine", "ollamamax-gguf"];
+const PURE: &[&str] = &["ollamamax-core", "ollamamax-engine", "ollamamax-gguf", "ollamamax-import"];
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
