@@ -12,7 +12,7 @@ const LINES_MAX: usize = 400;
 
 /// Files that are longer for a reason, with the length they must not outgrow.
 const LONG: &[(&str, usize)] =
-    &[("storage/src/log.rs", 470), ("storage/src/sled.rs", 430), ("proto/src/limits.rs", 840)];
+    &[("storage/src/log.rs", 470), ("storage/src/sled.rs", 430), ("proto/src/limits.rs", 860)];
 
 /// Which of our crates each of our crates may import, dev-dependencies apart.
 const IMPORTS: &[(&str, &[&str])] = &[
@@ -23,11 +23,13 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("ollamamax-core", &["ollamamax-proto"]),
     ("ollamamax-storage", &["ollamamax-proto"]),
     ("ollamamax-sources", &["ollamamax-proto"]),
+    ("ollamamax-import", &["ollamamax-gguf", "ollamamax-proto"]),
     (
         "ollamamax-gateway",
         &[
             "ollamamax-core",
             "ollamamax-gguf",
+            "ollamamax-import",
             "ollamamax-proto",
             "ollamamax-sources",
             "ollamamax-template",
@@ -86,8 +88,13 @@ const FENCED: &[(&str, &[&str])] = &[
 ];
 
 /// Crates that must stay free of runtimes, sockets and clocks.
-const PURE: &[&str] =
-    &["ollamamax-core", "ollamamax-engine", "ollamamax-gguf", "ollamamax-template"];
+const PURE: &[&str] = &[
+    "ollamamax-core",
+    "ollamamax-engine",
+    "ollamamax-gguf",
+    "ollamamax-import",
+    "ollamamax-template",
+];
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))

@@ -389,6 +389,21 @@ pub const GGUF_ARRAY_COUNT: u64 = 16 * 1024 * 1024;
 /// Bytes of a GGUF before its tensor data: the largest vocabularies with merges take tens of megabytes.
 pub const GGUF_HEADER_BYTES: u64 = 256 * 1024 * 1024;
 
+/// Bytes of the JSON header of a safetensors file: the format's own limit.
+pub const SAFETENSORS_HEADER_BYTES: u64 = 100_000_000;
+/// Bytes of a JSON file of a checkpoint: tokenizers of the largest vocabularies take some 35 MB.
+pub const CHECKPOINT_JSON_BYTES: u64 = 64 * 1024 * 1024;
+/// Files of a checkpoint: the largest are cut into some 200.
+pub const CHECKPOINT_FILES_COUNT: usize = 1_024;
+/// Rank of an adapter: few have more than 256, and two matrices of one layer are held at a time.
+pub const ADAPTER_RANK_COUNT: u64 = 1_024;
+/// Bytes of floats that a thread converts at once: large enough for its start not to count, small beside any model.
+pub const IMPORT_PART_BYTES: u64 = 4 * 1024 * 1024;
+/// Models a node converts or quantises at a time: each takes half of its processors.
+pub const IMPORTS_COUNT: usize = 1;
+/// Seconds after which to try again when a node converts another model: some take minutes.
+pub const IMPORT_RETRY_S: u32 = 30;
+
 /// Longest name of a cluster or worker: shown to people, kept in every node's memory.
 pub const DISPLAY_NAME_CHARS: usize = 200;
 /// Longest host:port: a DNS name has at most 253 characters.

@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod binary;
+pub mod checkpoint;
 pub mod cluster;
 pub mod error;
 pub mod http;
