@@ -1,10 +1,11 @@
-//! `create`: a model from a Modelfile. The server never reads this machine's paths: a file is hashed and uploaded here.
+//! `create`: a model from a Modelfile. The server never reads this machine's paths: files are hashed and uploaded here.
 
 use crate::client::Client;
 use crate::exit::Failure;
-use crate::modelfile::{self, Modelfile};
+use crate::modelfile;
 use crate::progress::Progress;
 use crate::upload;
+use crate::weights;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 
@@ -33,15 +34,15 @@ pub async fn run(client: &Client, args: &Args) -> Result<(), Failure> {
     let progress = Progress::new();
     progress.status("gathering model components");
     let directory = args.file.parent().unwrap_or(Path::new("")).to_owned();
-    match local_file(&file, &directory)? {
-        Some(path) => {
-            let digest = upload::ensure(client, &path, &progress).await?;
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            request.insert("files".to_owned(), json!({name: digest.to_string()}));
-        }
-        None => {
-            request.insert("from".to_owned(), json!(file.from));
-        }
+    let from = local_files(&file.from, &directory)?;
+    let adapter = file.adapter.as_ref().map(|path| adapter_files(path, &directory)).transpose()?;
+    if from.is_empty() {
+        request.insert("from".to_owned(), json!(file.from));
+    } else {
+        request.insert("files".to_owned(), uploaded(client, &from, &progress).await?);
+    }
+    if let Some(adapter) = adapter {
+        request.insert("adapters".to_owned(), uploaded(client, &adapter, &progress).await?);
     }
     if let Some(level) = &args.quantize {
         request.insert("quantize".to_owned(), json!(level));
@@ -84,24 +85,56 @@ fn read(path: &Path) -> Result<String, Failure> {
     Ok(text)
 }
 
-/// The file that FROM names, if it names one: an existing path, or something that can only be a path.
-fn local_file(file: &Modelfile, directory: &Path) -> Result<Option<PathBuf>, Failure> {
-    let from = Path::new(&file.from);
-    let path = match (from.strip_prefix("~"), std::env::var_os("HOME")) {
-        (Ok(below), Some(home)) => Path::new(&home).join(below),
-        _ => directory.join(from),
-    };
-    if path.is_dir() && (looks_like_path(&file.from) || path.join("config.json").exists()) {
-        return only_gguf(&path).map(Some);
+/// Makes sure the cluster has files; their digests by name.
+async fn uploaded(
+    client: &Client,
+    files: &[PathBuf],
+    progress: &Progress,
+) -> Result<Value, Failure> {
+    let mut digests = Map::new();
+    for path in files {
+        let digest = upload::ensure(client, path, progress).await?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        digests.insert(name, json!(digest.to_string()));
+    }
+    Ok(Value::Object(digests))
+}
+
+/// The files that FROM names, if it names any: an existing path, or something that can only be a path.
+fn local_files(from: &str, directory: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let path = resolved(from, directory);
+    if path.is_dir() && (looks_like_path(from) || path.join("config.json").exists()) {
+        return weights::of_folder(&path);
     }
     if path.is_file() {
-        return Ok(Some(path));
+        return Ok(vec![path]);
     }
-    if looks_like_path(&file.from) {
-        let source = std::io::ErrorKind::NotFound.into();
-        return Err(Failure::File { action: "read", path, source });
+    if looks_like_path(from) {
+        return Err(missing(path));
     }
-    Ok(None)
+    Ok(Vec::new())
+}
+
+/// The files of an adapter: always on this machine.
+fn adapter_files(adapter: &str, directory: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let path = resolved(adapter, directory);
+    match (path.is_dir(), path.is_file()) {
+        (true, _) => weights::of_folder(&path),
+        (false, true) => Ok(vec![path]),
+        (false, false) => Err(missing(path)),
+    }
+}
+
+fn missing(path: PathBuf) -> Failure {
+    let source = std::io::ErrorKind::NotFound.into();
+    Failure::File { action: "read", path, source }
+}
+
+fn resolved(path: &str, directory: &Path) -> PathBuf {
+    match (Path::new(path).strip_prefix("~"), std::env::var_os("HOME")) {
+        (Ok(below), Some(home)) => Path::new(&home).join(below),
+        _ => directory.join(path),
+    }
 }
 
 fn looks_like_path(from: &str) -> bool {
@@ -109,48 +142,26 @@ fn looks_like_path(from: &str) -> bool {
     starts || from == "." || from == ".." || from.to_lowercase().ends_with(".gguf")
 }
 
-fn only_gguf(directory: &Path) -> Result<PathBuf, Failure> {
-    let entries = std::fs::read_dir(directory).map_err(Failure::file("read", directory))?;
-    let mut found: Vec<PathBuf> = entries
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")))
-        .collect();
-    match (found.pop(), found.is_empty()) {
-        (Some(path), true) => Ok(path),
-        (None, _) => Err(Failure::Usage(format!(
-            "`{}` holds no .gguf file; convert the model to GGUF first",
-            directory.display()
-        ))),
-        (Some(_), false) => Err(Failure::Usage(format!(
-            "`{}` holds {} .gguf files; name one of them in FROM",
-            directory.display(),
-            found.len() + 1
-        ))),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn from(text: &str) -> Modelfile {
-        Modelfile { from: text.to_owned(), ..Modelfile::default() }
-    }
 
     #[test]
     fn from_is_a_file_where_there_is_one_and_a_name_otherwise() {
         let directory = tempfile::tempdir().expect("a directory");
         let model = directory.path().join("m.gguf");
-        let at = |text: &str| local_file(&from(text), directory.path());
-        assert!(matches!(at("smollm2:135m"), Ok(None)));
+        let at = |text: &str| local_files(text, directory.path());
+        assert!(at("smollm2:135m").expect("a name").is_empty());
         assert!(matches!(at("./m.gguf"), Err(Failure::File { .. })));
         assert!(matches!(at("."), Err(Failure::Usage(_))));
         std::fs::write(&model, b"x").expect("written");
         for text in ["m.gguf", "./m.gguf", ".", model.to_str().expect("utf-8")] {
-            let found = at(text).expect("found").expect("a file");
+            let found = at(text).expect("found").remove(0);
             assert_eq!(found.file_name(), model.file_name(), "{text}");
         }
         std::fs::write(directory.path().join("n.gguf"), b"x").expect("written");
         assert!(matches!(at("."), Err(Failure::Usage(_))));
+        assert!(matches!(adapter_files("lora", directory.path()), Err(Failure::File { .. })));
+        assert_eq!(adapter_files("n.gguf", directory.path()).expect("found").len(), 1);
     }
 }

@@ -71,6 +71,7 @@ mod upload;
 mod users;
 mod version;
 mod watch;
+mod weights;
 mod worker;
 mod workers;
 mod wrap;

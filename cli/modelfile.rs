@@ -18,6 +18,8 @@ pub struct Modelfile {
     pub licenses: Vec<String>,
     /// Options in order of appearance.
     pub parameters: Vec<(String, String)>,
+    /// An adapter to merge: a path.
+    pub adapter: Option<String>,
     /// Messages (role, text) in order.
     pub messages: Vec<(String, String)>,
     /// `RENDERER`, `PARSER`, `REQUIRES`: passed on by their lower-case names.
@@ -71,8 +73,14 @@ pub enum ModelfileError {
         /// What it must be.
         expected: &'static str,
     },
+    /// A second adapter.
+    #[error("line {line}: a second ADAPTER; create from this one's result with another Modelfile")]
+    SecondAdapter {
+        /// Counted from 1.
+        line: usize,
+    },
     /// An instruction that is not supported.
-    #[error("line {line}: `{instruction}` is not supported; merge it into the model first")]
+    #[error("line {line}: `{instruction}` is not supported; leave it out")]
     Unsupported {
         /// Counted from 1.
         line: usize,
@@ -85,7 +93,7 @@ pub enum ModelfileError {
 }
 
 const INSTRUCTIONS: &str =
-    "FROM, PARAMETER, TEMPLATE, SYSTEM, LICENSE, MESSAGE, RENDERER, PARSER, REQUIRES";
+    "FROM, PARAMETER, TEMPLATE, SYSTEM, ADAPTER, LICENSE, MESSAGE, RENDERER, PARSER, REQUIRES";
 
 /// Parses a Modelfile.
 pub fn parse(text: &str) -> Result<Modelfile, ModelfileError> {
@@ -126,7 +134,11 @@ pub fn parse(text: &str) -> Result<Modelfile, ModelfileError> {
                 let text = value(&mut reader, "a value")?;
                 file.others.push((instruction.to_lowercase(), text));
             }
-            "ADAPTER" | "DRAFT" => return Err(ModelfileError::Unsupported { line, instruction }),
+            "ADAPTER" if file.adapter.is_some() => {
+                return Err(ModelfileError::SecondAdapter { line });
+            }
+            "ADAPTER" => file.adapter = Some(value(&mut reader, "a path")?),
+            "DRAFT" => return Err(ModelfileError::Unsupported { line, instruction }),
             _ => return Err(ModelfileError::UnknownInstruction { line, word }),
         }
     }

@@ -40,8 +40,8 @@ fn what_is_wrong_is_said_with_its_line() {
         ("# FROM x", "no FROM line"),
         (
             "FROM x\n\nFORM y",
-            "line 3: unknown instruction `FORM`; expected one of FROM, PARAMETER, TEMPLATE, SYSTEM, LICENSE, \
-             MESSAGE, RENDERER, PARSER, REQUIRES",
+            "line 3: unknown instruction `FORM`; expected one of FROM, PARAMETER, TEMPLATE, SYSTEM, ADAPTER, \
+             LICENSE, MESSAGE, RENDERER, PARSER, REQUIRES",
         ),
         ("FROM x\nSYSTEM \"\"\"a\nb", "line 2: the quoted text never ends; close it with \"\"\""),
         ("FROM", "line 1: `FROM` needs a model name or a path"),
@@ -50,9 +50,11 @@ fn what_is_wrong_is_said_with_its_line() {
             "FROM x\nSYSTEM \"\"\"a\n\n\"\"\"\nMESSAGE robot hi",
             "line 5: unknown role `robot`; expected `system`, `user` or `assistant`",
         ),
+        ("FROM x\nDRAFT y", "line 2: `DRAFT` is not supported; leave it out"),
+        ("FROM x\nADAPTER", "line 2: `ADAPTER` needs a path"),
         (
-            "FROM x\nADAPTER ./a.gguf",
-            "line 2: `ADAPTER` is not supported; merge it into the model first",
+            "FROM x\nADAPTER ./a\nADAPTER ./b",
+            "line 3: a second ADAPTER; create from this one's result with another Modelfile",
         ),
     ] {
         assert_eq!(parse(text).expect_err(text).to_string(), error);

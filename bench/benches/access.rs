@@ -15,7 +15,9 @@ use ollamamax_core::access::{
 use ollamamax_core::record::ClusterRecord;
 use ollamamax_core::{Command, Outcome, State};
 use ollamamax_gateway::auth::jwt::{Alg, Tokens, new_signing_key};
-use ollamamax_gateway::ports::{BlobError, Blobs, ControlError, ControlPlane, Hold, QuorumStatus};
+use ollamamax_gateway::ports::{
+    BlobError, Blobs, ControlError, ControlPlane, Hold, Maker, QuorumStatus,
+};
 use ollamamax_gateway::secrets::{self, SealingKey};
 use ollamamax_gateway::{Config, Gateway};
 use ollamamax_proto::{Digest, Millis, NodeId, Revision};
@@ -66,6 +68,10 @@ impl Blobs for Nothing {
         _: BoxStream<'static, io::Result<Bytes>>,
     ) -> BoxFuture<'_, Result<bool, BlobError>> {
         Box::pin(async move { Err(BlobError::NotFound(digest)) })
+    }
+
+    fn make(&self, _: Maker) -> BoxFuture<'_, Result<(Digest, u64), BlobError>> {
+        Box::pin(async { Err(BlobError::NotFound(Digest::of(b""))) })
     }
 
     fn open(&self, digest: Digest) -> BoxFuture<'_, Result<PathBuf, BlobError>> {

@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use futures_util::{FutureExt, StreamExt};
 use ollamamax_core::record::NodeRecord;
-use ollamamax_gateway::ports::{BlobError, Blobs, Hold};
+use ollamamax_gateway::ports::{BlobError, Blobs, Hold, Maker};
 use ollamamax_proto::wire::blobs_client::BlobsClient;
 use ollamamax_proto::wire::{BlobFetchRequest, BlobStatRequest};
 use ollamamax_proto::{Digest, limits};
@@ -293,6 +293,11 @@ impl Blobs for NodeBlobs {
         body: BoxStream<'static, io::Result<Bytes>>,
     ) -> BoxFuture<'_, Result<bool, BlobError>> {
         self.receive(digest, body).boxed()
+    }
+
+    fn make(&self, write: Maker) -> BoxFuture<'_, Result<(Digest, u64), BlobError>> {
+        let store = self.store.clone();
+        async move { Ok(blocking(move || store.make(write)).await?) }.boxed()
     }
 
     fn open(&self, digest: Digest) -> BoxFuture<'_, Result<PathBuf, BlobError>> {

@@ -148,6 +148,21 @@ impl BlobStore {
 
     /// Stores all of `source`, whatever its digest, and says which it is.
     pub fn put(&self, source: &mut dyn Read) -> Result<(Digest, u64), StorageError> {
+        self.begin(|writer| writer.copy(source))
+    }
+
+    /// Stores all that `write` writes, whatever its digest, and says which it is. Nothing stays when it fails.
+    pub fn make(
+        &self,
+        write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<(Digest, u64), StorageError> {
+        self.begin(|writer| write(&mut *writer).context("write", &writer.path))
+    }
+
+    fn begin(
+        &self,
+        fill: impl FnOnce(&mut Writer) -> Result<(), StorageError>,
+    ) -> Result<(Digest, u64), StorageError> {
         let number = self.counter.fetch_add(1, Ordering::Relaxed);
         let path = self.dir.join(format!("{}-{number}.tmp", std::process::id()));
         let mut options = OpenOptions::new();
@@ -156,9 +171,9 @@ impl BlobStore {
         let store = self.clone();
         let mut writer =
             Writer { store, expected: None, path, file, hash: Sha256::new(), offset: 0 };
-        let done = writer.copy(source).and_then(|()| writer.place());
+        let done = fill(&mut writer).and_then(|()| writer.place());
         if done.is_err() {
-            // The copy failed already, and a start removes what stays behind.
+            // The failure is told already, and a start removes what stays behind.
             let _ = fs::remove_file(&writer.path);
         }
         done
@@ -263,6 +278,17 @@ impl Writer {
     }
 }
 
+impl Write for Writer {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Self::write(self, bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 fn sync_dir(dir: &Path) -> Result<(), StorageError> {
     File::open(dir).and_then(|dir| dir.sync_all()).context("sync", dir)
 }
@@ -303,5 +329,21 @@ mod tests {
         assert_eq!(fs::metadata(&writer.path).expect("there").len(), 0);
         writer.write(b"a long blob").expect("written from the start");
         writer.commit().expect("the digest fits");
+    }
+
+    #[test]
+    fn what_is_made_is_there_under_its_digest_and_what_fails_leaves_nothing() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = BlobStore::open(dir.path()).expect("opened");
+        let made = store.make(|out| out.write_all(b"a ").and_then(|()| out.write_all(b"blob")));
+        let digest = Digest::of(b"a blob");
+        assert_eq!(made.expect("made"), (digest, 6));
+        assert_eq!(fs::read(store.path(&digest)).expect("there"), b"a blob");
+        let failed = store.make(|out| {
+            out.write_all(b"half")?;
+            Err(ErrorKind::Interrupted.into())
+        });
+        failed.expect_err("given up");
+        assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 1);
     }
 }

@@ -161,6 +161,9 @@ impl Drop for Hold {
     }
 }
 
+/// Writes a blob, on a thread that may block.
+pub type Maker = Box<dyn FnOnce(&mut dyn io::Write) -> io::Result<()> + Send>;
+
 /// Content-addressed bytes on this node and its peers.
 pub trait Blobs: Send + Sync + 'static {
     /// Size of a blob held here.
@@ -172,6 +175,10 @@ pub trait Blobs: Send + Sync + 'static {
         digest: Digest,
         body: BoxStream<'static, io::Result<Bytes>>,
     ) -> BoxFuture<'_, Result<bool, BlobError>>;
+
+    /// Stores what is written, whatever its digest, and says which it is and how many bytes. What was written goes when the
+    /// writing fails.
+    fn make(&self, write: Maker) -> BoxFuture<'_, Result<(Digest, u64), BlobError>>;
 
     /// A file with the blob's bytes, fetched from a peer first when only a peer has it.
     fn open(&self, digest: Digest) -> BoxFuture<'_, Result<PathBuf, BlobError>>;

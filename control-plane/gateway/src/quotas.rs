@@ -5,6 +5,7 @@
 //! `anybody`. Other gateways hear of it within a second.
 
 mod making;
+pub(crate) use making::Upload;
 
 pub(crate) use making::Upload;
 

@@ -1,23 +1,27 @@
-//! `POST /api/create`: a model from a GGUF that was uploaded, or from another model.
+//! `POST /api/create`: a model from files that were uploaded (a GGUF, or a checkpoint that is converted), or from another model;
+//! quantised, and with an adapter merged, where that is asked for.
 //!
-//! Everything is checked before the first record goes out, so that a file that cannot be used still gets a status of its own.
+//! Everything that headers tell is checked before the first record goes out, so that files that cannot be used still get a status
+//! of their own. What takes long is done by [`super::import`] while records tell how far it is.
 
 use super::chat::check_role;
+use super::import::Origin;
+use super::making::{self, Making, Progress, tell};
 use super::model::read_gguf;
 use crate::auth::Caller;
 use crate::converse::check_template;
 use crate::error::{Failure, OllamaError};
-use crate::stream;
+use crate::ports::Hold;
 use crate::{Gateway, body, names, options};
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
-use ollamamax_core::Command;
 use ollamamax_core::access::{Action, Object};
 use ollamamax_gguf::model_facts;
+use ollamamax_import::Quantisation;
 use ollamamax_proto::model::{ModelFacts, ModelVersion, SeedMessage};
 use ollamamax_proto::{Digest, limits};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -37,10 +41,10 @@ pub(crate) struct CreateRequest {
     /// A model to start from.
     #[serde(default)]
     from: Option<String>,
-    /// The digest of a file that was uploaded, by its name.
+    /// The digests of files that were uploaded, by their names: a GGUF, or the files of a checkpoint in safetensors.
     #[serde(default)]
     files: Option<BTreeMap<String, String>>,
-    /// Not supported yet.
+    /// The digests of the files of an adapter (LoRA), by their names: a GGUF, or those that PEFT saves.
     #[serde(default)]
     adapters: Option<BTreeMap<String, String>>,
     /// How conversations become prompts.
@@ -59,27 +63,14 @@ pub(crate) struct CreateRequest {
     /// What comes before every conversation.
     #[serde(default)]
     pub(super) messages: Option<Vec<CreateMessage>>,
-    /// Not supported yet.
+    /// How its weights shall be packed; as they are when absent.
     #[serde(default)]
+    #[schema(examples("q4_K_M"))]
     quantize: Option<String>,
     /// Records as they come, or the last one only.
     #[serde(default)]
     #[schema(default = true)]
     stream: Option<bool>,
-}
-
-/// A step that is done.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Progress {
-    /// The last says `success`.
-    #[schema(examples("success"))]
-    status: String,
-}
-
-impl Progress {
-    fn of(status: impl Into<String>) -> Self {
-        Self { status: status.into() }
-    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -98,10 +89,12 @@ pub(super) struct CreateMessage {
     content: String,
 }
 
-/// Makes a model from a GGUF that was uploaded, or from another model.
+/// Makes a model from files that were uploaded, or from another model.
+///
+/// Safetensors of llama, mistral, qwen2 and qwen3 models are converted. Whoever hangs up before the end gets nothing.
 #[utoipa::path(post, path = "/api/create", request_body = CreateRequest, responses(
     (status = 200, description = "What was done, a record on each line, or the last only.",
-        content((Progress = "application/x-ndjson"), (Progress = "application/json"))), (status = 500)))]
+        content((Progress = "application/x-ndjson"), (Progress = "application/json"))), (status = 500), (status = 507)))]
 pub(crate) async fn create(
     State(gateway): State<Arc<Gateway>>,
     caller: Caller,
@@ -115,34 +108,32 @@ pub(crate) async fn create(
     caller.check(Action::ManageModels, Object::Model(&shown), &shown)?;
     request.check()?;
     // Nobody removes what is about to be named.
-    let _hold = request.file()?.map(|digest| gateway.blobs.hold(digest));
-    let mut records = Vec::new();
-    let mut version = gateway.base(&caller, &request, &mut records).await?;
-    request.dress(&mut version)?;
-    version.digest = version.compute_digest();
-    gateway.let_make(&caller)?;
-    let command = Command::RollOut { name, version: Box::new(version), weight: 100 };
-    caller.propose(&gateway, "model.create", shown, command).await?;
-    records.push(Progress::of("writing manifest"));
-    records.push(Progress::of("success"));
-    if !streamed {
-        return Ok(stream::ollama_json(&Progress::of("success")));
+    let mut holds = gateway.hold_all(request.named()?);
+    let (records, answers) = making::records();
+    let (mut version, origin) = gateway.base(&caller, &request, &records).await?;
+    if let Origin::Gguf(digest) = &origin {
+        holds.push(gateway.blobs.hold(*digest));
     }
-    let mut lines = Vec::new();
-    records.iter().for_each(|record| stream::line(record, &mut lines));
-    Ok(stream::typed("application/x-ndjson", lines))
+    request.dress(&mut version)?;
+    let work = match request.work(&origin, &version)? {
+        None => None,
+        Some((quantisation, adapter)) => {
+            adapter.values().try_for_each(|digest| gateway.may_use(&caller, *digest))?;
+            Some(gateway.read_headers(origin, adapter, quantisation).await?)
+        }
+    };
+    gateway.let_make(&caller)?;
+    let making = Making { gateway, caller, name, version, holds };
+    match work {
+        None => making.end(&records).await?,
+        Some(work) => drop(tokio::spawn(making.run(work, records.clone()))),
+    }
+    drop(records);
+    if streamed { Ok(making::stream_of(answers)) } else { making::last_of(answers).await }
 }
 
 impl CreateRequest {
     pub(super) fn check(&self) -> Result<(), Failure> {
-        if self.quantize.as_ref().is_some_and(|text| !text.is_empty()) {
-            return Err(Failure::invalid(
-                "`quantize` is not supported yet; create from a file that is quantized already",
-            ));
-        }
-        if self.adapters.as_ref().is_some_and(|adapters| !adapters.is_empty()) {
-            return Err(Failure::invalid("`adapters` are not supported yet"));
-        }
         let licenses = self.license.iter().flat_map(|license| match license {
             Texts::One(text) => std::slice::from_ref(text),
             Texts::Many(texts) => texts,
@@ -190,23 +181,59 @@ impl CreateRequest {
         Ok(())
     }
 
-    /// The only file, when there are files.
-    fn file(&self) -> Result<Option<Digest>, Failure> {
-        let Some(files) = self.files.as_ref().filter(|files| !files.is_empty()) else {
-            return Ok(None);
-        };
-        if let Some(name) = files.keys().find(|name| !is_relative(name)) {
-            return Err(Failure::invalid(format!("file path must be relative: {name:?}")));
-        }
-        if files.len() > 1 {
-            let count = files.len();
-            return Err(Failure::invalid(format!(
-                "`files` names {count} files; models of several files are not supported yet"
-            )));
-        }
-        let digest = files.values().next().map(|text| text.parse());
-        digest.transpose().map_err(|_| Failure::invalid("invalid digest format"))
+    /// All bytes it names.
+    fn named(&self) -> Result<Vec<Digest>, Failure> {
+        let (files, adapter) = (digests(self.files.as_ref())?, digests(self.adapters.as_ref())?);
+        Ok(files.into_values().chain(adapter.into_values()).collect())
     }
+
+    /// The files it names, if it does.
+    fn origin(&self) -> Result<Option<Origin>, Failure> {
+        let files = digests(self.files.as_ref())?;
+        let is_weights = |name: &String| name.to_ascii_lowercase().ends_with(".safetensors");
+        if files.keys().any(is_weights) {
+            return Ok(Some(Origin::Checkpoint(files)));
+        }
+        let count = files.len();
+        match (files.into_values().next(), count) {
+            (None, _) => Ok(None),
+            (Some(digest), 1) => Ok(Some(Origin::Gguf(digest))),
+            (Some(_), _) => Err(Failure::invalid(format!(
+                "`files` names {count} files, none of them in safetensors; expected one GGUF or a checkpoint"
+            ))),
+        }
+    }
+
+    /// What is to be done to the bytes, if anything is.
+    fn work(
+        &self,
+        origin: &Origin,
+        version: &ModelVersion,
+    ) -> Result<Option<(Option<Quantisation>, BTreeMap<String, Digest>)>, Failure> {
+        let quantize = self.quantize.as_ref().filter(|text| !text.is_empty());
+        let quantisation = quantize.map(|text| text.parse::<Quantisation>()).transpose();
+        let quantisation = quantisation.map_err(|error| Failure::invalid(error.to_string()))?;
+        let adapter = digests(self.adapters.as_ref())?;
+        let is_so = quantisation.is_none_or(|q| q.name() == version.facts.quantization);
+        let nothing = matches!(origin, Origin::Gguf(_)) && is_so && adapter.is_empty();
+        Ok((!nothing).then_some((quantisation, adapter)))
+    }
+}
+
+/// Files by their names without folders.
+fn digests(files: Option<&BTreeMap<String, String>>) -> Result<BTreeMap<String, Digest>, Failure> {
+    let mut all = BTreeMap::new();
+    for (path, digest) in files.into_iter().flatten() {
+        if !is_relative(path) {
+            return Err(Failure::invalid(format!("file path must be relative: {path:?}")));
+        }
+        let digest = digest.parse().map_err(|_| Failure::invalid("invalid digest format"))?;
+        let name = path.rsplit(['/', '\\']).next().unwrap_or_default().to_owned();
+        if all.insert(name, digest).is_some() {
+            return Err(Failure::invalid(format!("two files are called as {path:?} is")));
+        }
+    }
+    Ok(all)
 }
 
 fn is_relative(name: &str) -> bool {
@@ -217,27 +244,42 @@ fn is_relative(name: &str) -> bool {
 }
 
 impl Gateway {
-    /// The version to start from: another model's, or the bare file's.
+    /// The version to start from (another model's, or one with nothing but a file), and where its bytes come from.
     async fn base(
         &self,
         caller: &Caller,
         request: &CreateRequest,
-        records: &mut Vec<Progress>,
-    ) -> Result<ModelVersion, Failure> {
-        if let Some(digest) = request.file()? {
-            records.push(Progress::of("parsing GGUF"));
-            self.may_use(caller, digest)?;
-            let (facts, blob_bytes) = self.facts(digest).await?;
-            records.push(Progress::of(format!("using existing layer {digest}")));
-            return Ok(bare(digest, blob_bytes, facts));
+        records: &making::Records,
+    ) -> Result<(ModelVersion, Origin), Failure> {
+        match request.origin()? {
+            Some(Origin::Gguf(digest)) => {
+                tell(records, "parsing GGUF").await?;
+                self.may_use(caller, digest)?;
+                let (facts, blob_bytes) = self.facts(digest).await?;
+                tell(records, format!("using existing layer {digest}")).await?;
+                Ok((bare(digest, blob_bytes, facts), Origin::Gguf(digest)))
+            }
+            Some(Origin::Checkpoint(files)) => {
+                files.values().try_for_each(|digest| self.may_use(caller, *digest))?;
+                let none = Digest([0; 32]);
+                Ok((bare(none, 0, ModelFacts::default()), Origin::Checkpoint(files)))
+            }
+            None => {
+                let from = request.from.as_ref().filter(|from| !from.is_empty());
+                let from = from
+                    .ok_or_else(|| Failure::invalid("neither 'from' or 'files' was specified"))?;
+                let parent = caller.model(&self.control.state(), from, Action::RunInference)?;
+                let blob = parent.version.blob;
+                tell(records, format!("using existing layer {blob}")).await?;
+                let parent_name = Some(parent.name.to_string());
+                let version = ModelVersion { parent: parent_name, ..parent.version };
+                Ok((version, Origin::Gguf(blob)))
+            }
         }
-        let from = request.from.as_ref().filter(|from| !from.is_empty());
-        let from =
-            from.ok_or_else(|| Failure::invalid("neither 'from' or 'files' was specified"))?;
-        let parent = caller.model(&self.control.state(), from, Action::RunInference)?;
-        let blob = parent.version.blob;
-        records.push(Progress::of(format!("using existing layer {blob}")));
-        Ok(ModelVersion { parent: Some(parent.name.to_string()), ..parent.version })
+    }
+
+    fn hold_all(&self, digests: Vec<Digest>) -> Vec<Hold> {
+        digests.into_iter().map(|digest| self.blobs.hold(digest)).collect()
     }
 
     /// Bytes that are a model's already are for those whom one of its names answers.

@@ -5,6 +5,8 @@ pub mod chat;
 pub mod create;
 pub mod embed;
 pub mod generate;
+pub(crate) mod import;
+mod making;
 pub mod model;
 pub mod models;
 pub mod pull;

@@ -8,7 +8,7 @@ use ollamamax_core::command::{PlanStep, Transition};
 use ollamamax_core::record::ClusterRecord;
 use ollamamax_core::{Command, Entry, Outcome, State, apply};
 use ollamamax_gateway::ports::{
-    BlobError, Blobs, ControlError, ControlPlane, Hold, NodeStatus, QuorumStatus,
+    BlobError, Blobs, ControlError, ControlPlane, Hold, Maker, NodeStatus, QuorumStatus,
 };
 use ollamamax_gguf::{Array, GgmlType, GgufWriter, Value};
 use ollamamax_proto::model::{ModelFacts, ModelVersion};
@@ -222,6 +222,10 @@ impl FakeBlobs {
         std::fs::read_dir(self.directory.path()).unwrap().next().is_none()
     }
 
+    pub fn count(&self) -> usize {
+        std::fs::read_dir(self.directory.path()).unwrap().count()
+    }
+
     /// Files that are coming, or have come and were not taken in.
     pub fn incoming_count(&self) -> usize {
         std::fs::read_dir(self.incoming()).map_or(0, Iterator::count)
@@ -260,6 +264,17 @@ impl Blobs for FakeBlobs {
             let known = self.stat(digest).is_some();
             self.add(&bytes);
             Ok(!known)
+        })
+    }
+
+    fn make(&self, write: Maker) -> BoxFuture<'_, Result<(Digest, u64), BlobError>> {
+        Box::pin(async move {
+            let work = move || {
+                let mut bytes = Vec::new();
+                write(&mut bytes).map(|()| bytes)
+            };
+            let bytes = tokio::task::spawn_blocking(work).await.map_err(io::Error::other)??;
+            Ok((self.add(&bytes), bytes.len() as u64))
         })
     }
 

@@ -20,6 +20,7 @@ mod format;
 mod fuzz;
 mod history;
 mod http;
+mod import;
 mod joins;
 mod keys;
 mod load;

@@ -1,4 +1,4 @@
-//! The quantisers against ggml's: the same blocks to the bit. What the engine reads back is held in `worker/engine/tests/imported.rs`.
+//! The quantisers against ggml's: the same blocks to the bit.
 
 use ollamamax_gguf::GgmlType::{self, *};
 use ollamamax_import::quantise;

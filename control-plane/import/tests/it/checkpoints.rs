@@ -1,5 +1,4 @@
-//! Checkpoints become GGUFs, and those that cannot are refused with the reason. What the engine computes with them is held in
-//! `worker/engine/tests/imported.rs`.
+//! Checkpoints become GGUFs, and those that cannot are refused with the reason.
 
 use crate::support::{model, written};
 use ollamamax_gguf::{GgmlType, Gguf, Value};

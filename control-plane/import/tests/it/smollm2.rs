@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 /// What llama.cpp v0.5.0 (`llama_model_quantize` of libllama, npm package `@node-llama-cpp/linux-x64` 3.22.1) makes of the
 /// dequantised weights, without an importance matrix: see [`fingerprint`]. `F32` is what it was given.
-const LLAMA_CPP: [(Quantisation, &str); 10] = [
+const LLAMA_CPP: [(Quantisation, &str); 13] = [
     (Quantisation::F32, "4748597ac004475b"),
     (Quantisation::F16, "f0070a92ff6702c3"),
     (Quantisation::BF16, "5ea50c61c4c8d7d6"),
@@ -24,6 +24,9 @@ const LLAMA_CPP: [(Quantisation, &str); 10] = [
     (Quantisation::Q5_1, "70cfeee5792e8df6"),
     (Quantisation::Q4_K_S, "efd8b1c3ddaac8ea"),
     (Quantisation::Q4_K_M, "3a9528f02c21c4b1"),
+    (Quantisation::Q5_K_S, "848665fcc0f0b348"),
+    (Quantisation::Q5_K_M, "c93edbf6b011e885"),
+    (Quantisation::Q6_K, "1cbfdcb37cb1bd9f"),
 ];
 
 /// The first eight bytes of the SHA-256 over all tensors by name: the name, a zero, the type, a zero, the bytes.
