@@ -4,6 +4,7 @@
 
 mod admin;
 mod adopted;
+mod adopted_failures;
 mod auth;
 mod bad_input;
 mod balancing;
