@@ -31,10 +31,7 @@ async fn digest_of(cluster: &Cluster, name: &str) -> String {
     let tags = cluster.api(0).get("/api/tags").await.expect("tags");
     let all = tags["models"].as_array().expect("models").clone();
     let found = all.iter().find(|model| model["name"] == name);
-    found.unwrap_or_else(|| panic!("no {name}: {tags}"))["digest"]
-        .as_str()
-        .expect("text")
-        .to_owned()
+    found.expect("the model is listed")["digest"].as_str().expect("text").to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]

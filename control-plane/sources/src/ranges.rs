@@ -17,7 +17,7 @@ impl Ranges {
         let touched = &self.0[first..after];
         let start = touched.first().map_or(range.start, |had| had.start.min(range.start));
         let end = touched.last().map_or(range.end, |had| had.end.max(range.end));
-        self.0.splice(first..after, [start..end]);
+        self.0.splice(first..after, std::iter::once(start..end));
     }
 
     /// How many bytes there are.
