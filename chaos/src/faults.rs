@@ -120,11 +120,11 @@ impl World {
             Kind::RotateSigningKey | Kind::RotateAuthority | Kind::Join | Kind::Drain => {
                 // Without a quorum it is refused, as it should be: then nothing has happened.
                 if self.operate(&mut active).await.is_err() {
-                    members.iter().for_each(|member| drop(self.hit.remove(member)));
+                    self.hit.retain(|member| !members.contains(member));
                     return Ok(None);
                 }
             }
-            Kind::Herd => herd(self.operator().cloned(), fault.clients).await,
+            Kind::Herd => self.herd(fault.clients).await,
         }
         Ok(Some(active))
     }
@@ -274,6 +274,23 @@ impl World {
         pairs.filter(|(a, b)| a != b).collect()
     }
 
+    /// Many clients that connect at the same moment, ask for little, and go.
+    async fn herd(&self, clients: usize) {
+        let urls = self.nodes().into_iter().map(|node| self.cluster.url(node)).cycle();
+        let asking = urls.take(clients).map(|url| {
+            let api = Api::new(&url).map(|api| api.with_key(self.cluster.key()));
+            tokio::spawn(async move {
+                let Ok(api) = api else { return };
+                let request = api.request(Method::GET, "/api/tags").timeout(ORDER);
+                // Whether it is let in is its own affair; that others are served is looked at.
+                let _ = request.send().await;
+            })
+        });
+        for asked in asking.collect::<Vec<_>>() {
+            let _ = asked.await;
+        }
+    }
+
     fn weather(&self, links: &[Link], change: impl Fn(&mut Weather)) {
         links.iter().for_each(|link| self.net.links.change(*link, &change));
     }
@@ -376,21 +393,5 @@ impl Weather {
 
     fn clear(&mut self) {
         *self = Self::default();
-    }
-}
-
-/// Many clients that connect at the same moment and ask for little.
-async fn herd(api: Option<Api>, clients: usize) {
-    let Some(api) = api else { return };
-    let asking = (0..clients).map(|_| {
-        let api = api.clone();
-        tokio::spawn(async move {
-            let request = api.request(Method::GET, "/api/tags").timeout(ORDER);
-            // Whether it is let in is its own affair; that others are served is looked at.
-            let _ = request.send().await;
-        })
-    });
-    for asked in asking.collect::<Vec<_>>() {
-        let _ = asked.await;
     }
 }
