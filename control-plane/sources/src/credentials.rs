@@ -181,7 +181,7 @@ mod tests {
     fn challenges_are_read_as_registries_write_them() {
         let text = r#"Bearer realm="https://a.lan/token",service="r, lan",scope="repository:a/b:pull,push""#;
         let Some(Challenge::Bearer { realm, service, scope }) = Challenge::parse(text) else {
-            panic!()
+            unreachable!("a challenge")
         };
         assert_eq!(realm, "https://a.lan/token");
         assert_eq!(service.as_deref(), Some("r, lan"));

@@ -240,7 +240,9 @@ mod tests {
         let url = "https://x.lan/dir/Tiny.Q4.gguf?download=true";
         assert_eq!(at(url), ("tiny.q4:latest".to_owned(), url.to_owned()));
         let pinned = Reference::parse(&format!("{url}#sha256={hex}")).expect("a file");
-        let Source::File { digest: Some(digest), url: plain } = pinned.source else { panic!() };
+        let Source::File { digest: Some(digest), url: plain } = pinned.source else {
+            unreachable!()
+        };
         assert_eq!((digest.hex(), plain.as_str()), (hex, url));
         assert_eq!(
             at("pip:Some_Model==1.0"),
