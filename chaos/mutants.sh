@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 list="
-stale-read            leader-paused      linearizable
+stale-read            leader-isolated    linearizable
 unchecked-revision    herd               linearizable
 proposed-twice        herd               linearizable
 unproposed-write      herd               durable

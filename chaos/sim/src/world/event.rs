@@ -53,7 +53,7 @@ pub(super) enum Event {
     /// A gateway tells the others what was used.
     Gossip { node: usize, life: u64 },
     /// Another hears it.
-    Absorb { node: usize, from: usize, news: Box<Vec<News>> },
+    Absorb { node: usize, from: usize, news: Vec<News> },
 }
 
 /// What a worker says of itself.

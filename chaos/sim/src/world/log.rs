@@ -28,6 +28,9 @@ const COMPARE_ENTRIES: u64 = 32;
 /// The wall clock at the start.
 const EPOCH_MS: u64 = 1_800_000_000_000;
 
+/// Rows of a state, as they are stored.
+type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
+
 /// A node of the control plane.
 #[derive(Debug, Default)]
 pub(super) struct Node {
@@ -42,7 +45,7 @@ pub(super) struct Node {
     /// The last entry it was told of and has not taken in yet.
     heard: u64,
     /// Rows of the state at an entry, on its disk.
-    snapshot: (u64, Arc<BTreeMap<Vec<u8>, Vec<u8>>>),
+    snapshot: (u64, Arc<Rows>),
     /// How much later it hears of commits, in microseconds.
     pub lag_us: u64,
     /// How far its clock is off, in milliseconds.

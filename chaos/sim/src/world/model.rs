@@ -40,7 +40,7 @@ impl Prefix {
 
     /// The token that follows.
     pub fn next(self) -> u32 {
-        let hash = mix(self.0 ^ 0x7065_6163_65);
+        let hash = mix(self.0 ^ 0x70_6561_6365);
         if hash.is_multiple_of(END_CHANCE) { END } else { (hash >> 32) as u32 % END }
     }
 }

@@ -61,7 +61,7 @@ impl World {
         for other in (0..self.gateways.len()).filter(|&other| other != node) {
             if !news.is_empty() && self.log.reach(node, other) {
                 let delay = self.delay(300..3_000, 40 + other as u64 * 64);
-                let news = Box::new(news.clone());
+                let news = news.clone();
                 self.later(delay, Event::Absorb { node: other, from: node, news });
             }
         }
