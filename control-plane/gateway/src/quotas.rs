@@ -7,8 +7,6 @@
 mod making;
 pub(crate) use making::Upload;
 
-pub(crate) use making::Upload;
-
 use crate::Gateway;
 use crate::auth::Caller;
 use crate::error::Failure;
