@@ -12,6 +12,7 @@ use bytes::Bytes;
 use ollamamax_core::adopted::ServerKind;
 
 /// A request in words that servers do not speak, read.
+#[allow(clippy::large_enum_variant, reason = "there is one for each request, and not for long")]
 pub(super) enum Other {
     Wish(Wish),
     Embed(EmbedWish),
