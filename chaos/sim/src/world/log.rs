@@ -28,7 +28,6 @@ const COMPARE_ENTRIES: u64 = 32;
 /// The wall clock at the start.
 const EPOCH_MS: u64 = 1_800_000_000_000;
 
-/// Rows of a state, as they are stored.
 type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// A node of the control plane.
