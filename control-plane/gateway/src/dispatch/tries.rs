@@ -13,6 +13,9 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use tokio::time::{Duration, Instant};
 
+/// Which part of the time that a stream may take to go on elsewhere is waited for a worker that was not tried yet.
+const LAST_CHANCE_PART: u32 = 4;
+
 /// The tries of one request so far.
 #[derive(Debug)]
 pub(super) struct Tries {
@@ -41,13 +44,17 @@ impl Tries {
         let deadline = Instant::now() + gateway.config.resume_timeout;
         let wait_ms = backoff::delay_ms(self.attempts, 250, 4_000, rand::random());
         let second_chance = Instant::now() + Duration::from_millis(wait_ms);
+        // The last attempt is kept for a worker that was not tried yet, as long as there may come one.
+        let is_last = self.attempts + 1 >= gateway.config.attempts;
+        let patience = gateway.config.resume_timeout / LAST_CHANCE_PART;
+        let second_chance =
+            if is_last { second_chance.max(Instant::now() + patience) } else { second_chance };
         loop {
             revisions.borrow_and_update();
             let state = gateway.control.state();
             let route = gateway.workers.route(&state, model);
             let now = Instant::now();
-            // One attempt is kept for a worker that was not tried yet.
-            let again = now >= second_chance && self.attempts + 1 < gateway.config.attempts;
+            let again = now >= second_chance;
             let tried =
                 |candidate: &Candidate| !again && self.tried.contains(&candidate.identity());
             let picked = route.pick(ask, Millis::now(), rand::random(), tried);

@@ -156,6 +156,19 @@ async fn a_stream_that_cannot_go_on_ends_with_an_error_line() {
 }
 
 #[tokio::test]
+async fn the_last_try_goes_to_a_worker_that_failed_when_no_other_comes() {
+    let config = Config { attempts: 2, resume_timeout: Duration::from_secs(8), ..quick() };
+    let bench = Bench::with(&[Script::FailAfter(10)], config);
+    let request = bench.post("/api/generate", ask(30));
+    let heal = async {
+        until("it is asked", || !bench.workers[0].requests().is_empty()).await;
+        bench.workers[0].script(Script::Answer);
+    };
+    let (answer, ()) = tokio::join!(request, heal);
+    assert_eq!(all_text(&answer.lines()), text(42, 30));
+}
+
+#[tokio::test]
 async fn running_models_are_served_without_a_quorum() {
     let bench = Bench::new(&[Script::Answer]);
     bench.control.place("m", 1, Phase::Ready);
