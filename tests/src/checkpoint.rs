@@ -176,7 +176,7 @@ pub fn of_gguf(
             _ => 0,
         };
         for row in 0..rows {
-            let from = if heads == 0 { row } else { unpaired(row, rows / heads) };
+            let from = rows.checked_div(heads).map_or(row, |head_rows| unpaired(row, head_rows));
             for value in &values[from * width..(from + 1) * width] {
                 out.write_all(&value.to_le_bytes())?;
             }

@@ -222,7 +222,9 @@ impl Cluster {
         self.options.node_ways.extend(way);
         if let Err(error) = self.start_node(index).await {
             // As if nobody had asked.
-            (self.http.truncate(index), self.raft.truncate(index), self.apis.truncate(index));
+            self.http.truncate(index);
+            self.raft.truncate(index);
+            self.apis.truncate(index);
             return Err(error);
         }
         Ok(index)
