@@ -54,9 +54,8 @@ async fn take(
         let now = *weather.borrow();
         // Bytes of one connection never overtake each other.
         last = last.max(Instant::now() + Duration::from_millis(wait_ms(&now)));
-        if now.bytes_per_s > 0 {
-            last += Duration::from_micros(read as u64 * 1_000_000 / now.bytes_per_s);
-        }
+        let micros = (read as u64 * 1_000_000).checked_div(now.bytes_per_s);
+        last += Duration::from_micros(micros.unwrap_or(0));
         if pieces.send((last, piece)).await.is_err() {
             return;
         }

@@ -60,6 +60,11 @@ impl Clock {
         }
     }
 
+    /// Whether all that `other` knows is known.
+    pub fn knows(&self, other: &Self) -> bool {
+        other.iter().all(|(site, count)| count <= self.count(site))
+    }
+
     /// Sites of which anything is known, each with how many edits.
     pub fn iter(&self) -> impl Iterator<Item = (SiteId, u64)> + '_ {
         self.0.iter().map(|(site, count)| (*site, *count))
@@ -79,8 +84,7 @@ impl Clock {
 /// Less is known by the one than by the other; `None` when each knows what the other does not.
 impl PartialOrd for Clock {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        let within = |a: &Self, b: &Self| a.iter().all(|(site, count)| count <= b.count(site));
-        match (within(self, other), within(other, self)) {
+        match (other.knows(self), self.knows(other)) {
             (true, true) => Some(Ordering::Equal),
             (true, false) => Some(Ordering::Less),
             (false, true) => Some(Ordering::Greater),

@@ -60,7 +60,7 @@ impl History {
             .collect();
         // What the other has heard of and does not hold any more was replaced.
         self.edits.retain(|dot, _| other.edits.contains_key(dot) || !other.seen.covers(*dot));
-        let changed = !fresh.is_empty() || self.edits.len() != before || !(other.seen <= self.seen);
+        let changed = !fresh.is_empty() || self.edits.len() != before || self.is_behind(other);
         self.edits.extend(fresh);
         self.seen.join(&other.seen);
         changed
@@ -68,7 +68,7 @@ impl History {
 
     /// Whether `other` knows of anything that this does not.
     pub fn is_behind(&self, other: &Self) -> bool {
-        !(other.seen <= self.seen)
+        !self.seen.knows(&other.seen)
     }
 
     /// The contents that stand, each once, in order.

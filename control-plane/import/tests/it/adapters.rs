@@ -138,7 +138,8 @@ fn an_adapter_that_wants_something_else_is_refused() {
         let read = peft(&config(), &tensors);
         read.and_then(|adapter| adapter.merge_into(&mut fresh)).expect_err("refused").to_string()
     };
-    let table: [(&str, fn(&mut Vec<Floats>)); 7] = [
+    type Case<'a> = (&'a str, fn(&mut Vec<Floats>));
+    let table: [Case<'_>; 7] = [
         ("changes nothing", |t| t.clear()),
         ("only one of its two", |t| t.truncate(3)),
         ("the model has no `blk.7.attn_q.weight`", |t| {
