@@ -49,7 +49,8 @@ fn each_planted_bug_is_found_and_shrunk_to_a_few_operations() {
         let mut runs =
             (1..=60).map(|seed| run(seed, Script::Seed { steps: 6_000 }, plant).expect("runs"));
         let failed = runs.find(|run| run.violation.is_some());
-        let failed = failed.unwrap_or_else(|| panic!("{plant:?} is not found in 60 seeds"));
+        assert!(failed.is_some(), "{plant:?} is not found in 60 seeds");
+        let failed = failed.expect("as asserted");
         let (seed, before) = (failed.seed, failed.script.len());
         let found = failed.violation.clone().expect("found").invariant;
         assert!(invariants.contains(&found), "{plant:?} shows as {:?}", failed.violation);

@@ -132,6 +132,9 @@ pub(crate) async fn create(
     if streamed { Ok(making::stream_of(answers)) } else { making::last_of(answers).await }
 }
 
+/// How weights shall be packed, and the files of the adapter that is merged.
+type Wanted = (Option<Quantisation>, BTreeMap<String, Digest>);
+
 impl CreateRequest {
     pub(super) fn check(&self) -> Result<(), Failure> {
         let licenses = self.license.iter().flat_map(|license| match license {
@@ -205,11 +208,7 @@ impl CreateRequest {
     }
 
     /// What is to be done to the bytes, if anything is.
-    fn work(
-        &self,
-        origin: &Origin,
-        version: &ModelVersion,
-    ) -> Result<Option<(Option<Quantisation>, BTreeMap<String, Digest>)>, Failure> {
+    fn work(&self, origin: &Origin, version: &ModelVersion) -> Result<Option<Wanted>, Failure> {
         let quantize = self.quantize.as_ref().filter(|text| !text.is_empty());
         let quantisation = quantize.map(|text| text.parse::<Quantisation>()).transpose();
         let quantisation = quantisation.map_err(|error| Failure::invalid(error.to_string()))?;
