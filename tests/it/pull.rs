@@ -100,10 +100,15 @@ async fn a_cluster_pulls_from_a_registry_goes_on_after_a_kill_answers_and_pushes
     assert_eq!(digest_of(&cluster, &copy).await, pushed, "bit for bit");
     let refused = run_cli(&cluster, &["pull", "127.0.0.1:1/a/b"]).expect_err("not allowed");
     assert!(refused.contains("--pull-allow"), "{refused}");
-    let trail = run_cli(&cluster, &["audit", "tail"]).expect("a trail");
-    for action in ["model.pull", "model.push", "access.refused"] {
-        assert!(trail.contains(action), "{action}: {trail}");
-    }
+    // Refusals are gathered before they are written.
+    cluster
+        .wait("the trail tells of all", PATIENCE, async || {
+            let trail = run_cli(&cluster, &["audit", "tail"]).expect("a trail");
+            let told = ["model.pull", "model.push", "access.refused"].map(|a| trail.contains(a));
+            if told == [true; 3] { Ok(()) } else { Err(trail) }
+        })
+        .await
+        .expect("told");
 }
 
 #[tokio::test(flavor = "multi_thread")]
