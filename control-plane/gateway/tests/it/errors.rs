@@ -76,7 +76,7 @@ async fn bad_requests_are_400_with_the_field_named() {
     refused(&bench, "/api/generate", suffix, 400, "does not support insert").await;
     for (template, words) in [
         ("{{ if .Prompt }}no end", "template error: the template cannot be read"),
-        ("{{ .Prompt }}\n{{ .Colour }}", "`.Colour` (line 2)"),
+        ("{{ .Prompt }}\n{{ .Colour }}", "`.Colour (line 2)`"),
         ("{% if %}", "template error: the template cannot be read"),
     ] {
         let asks = json!({"model": "m", "prompt": "x", "template": template});
